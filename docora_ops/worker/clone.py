@@ -1,4 +1,4 @@
-"""Keeps a bare shallow clone of each repository for all of its links, and reads the clone."""
+"""Keeps one bare shallow clone per repository, which all of its links share, and reads it."""
 
 import codecs
 import hashlib
@@ -105,7 +105,7 @@ class RepositoryLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock. Raises RedisError, and SnapshotError if others hold it for a minute."""
+        """Holds the lock in the block. Raises RedisError; SnapshotError after waiting a minute."""
         with redis_errors(self._client):
             is_ours = self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner)
         if not is_ours:
@@ -118,7 +118,7 @@ class RepositoryLock:
             self.release()
 
     def release(self) -> None:
-        """Releases the lock of the job, also from another process after the job was killed."""
+        """Releases the lock if the job holds it. Works in any process, even after a kill."""
         self._lock.local.token = self._owner.encode()
         with suppress(redis.RedisError):  # a lock that cannot be released expires
             self._lock.release()
@@ -224,7 +224,7 @@ class Clone:
 class Objects:
     """Reads the objects of a clone with one `git cat-file`, started when first needed.
 
-    Raises BrokenCloneError, also in the middle of a content.
+    Raises BrokenCloneError, even in the middle of a content.
     """
 
     def __init__(self, git: Git, clone: Path) -> None:
@@ -271,7 +271,7 @@ class Objects:
         return [(path.decode(errors="replace"), object_id) for path, object_id in sorted(files)]
 
     def read(self, object_ids: Iterable[str], kind: bytes = b"blob") -> Iterator[Iterator[bytes]]:
-        """Yields the content of each object. Read it to its end before you take the next."""
+        """Yields the content of each object. Read each content to its end before you go on."""
         if self._running is None:
             self._running = self._git.start(["cat-file", "--batch"], self._clone)
         stdin, stdout = self._running.stdin, self._running.stdout
@@ -315,8 +315,8 @@ def _entries(tree: bytes) -> Iterator[tuple[bytes, bytes, str]]:
 def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
     """Returns the regular files of the commit, sorted by path, and stores them in the clone.
 
-    If the last scan was of this commit, its result is returned. If not, only files with a new git
-    object are read. Raises BrokenCloneError, SnapshotError.
+    If the last scan was of the same commit, returns its result. Otherwise, reads only files whose
+    path or git object is new. Raises BrokenCloneError, SnapshotError.
     """
     stored = clone / _SCAN
     known: dict[tuple[str, str], File] = {}

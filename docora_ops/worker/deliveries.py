@@ -85,7 +85,7 @@ def fits_index(path: str) -> bool:
 class Sender:
     """Sends changes of one repository at one commit to an app.
 
-    look: called before each POST; what it raises prevents the POST.
+    look: called before each POST. To prevent the POST, it raises an error.
     """
 
     webhook: Webhook
@@ -132,7 +132,7 @@ class Sender:
     def _frame(
         self, change: Change, file: File, chunk: dict[str, dict[str, object]]
     ) -> tuple[bytes, bytes]:
-        """Returns the body of a creation or an update before and after the content."""
+        """Returns what stands before and after the content in a creation or an update."""
         encoding = {} if file.is_text else {"content_encoding": "base64"}
         content = {"size": file.size, "content": "", **encoding, **chunk}
         # No value can contain this, because quotes in values are escaped.

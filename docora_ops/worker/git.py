@@ -1,6 +1,5 @@
 """Runs git without a shell, without prompts, and with no configuration but our own."""
 
-import math
 import os
 import re
 import shutil
@@ -15,7 +14,6 @@ from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from docora_ops.errors import ConfigurationError, GitError, SnapshotError
-from docora_ops.settings import Settings
 from docora_ops.worker.host import certificate_hint
 from docora_ops.worker.interrupts import deferred
 
@@ -63,7 +61,7 @@ class Git:
     """Runs git for one repository. Calls raise GitError; an unsafe URL raises SnapshotError.
 
     token: the login at the server, None for a public repository.
-    protocols: the only ones that git may use.
+    protocols: the only ones that git may use, separated by commas.
     timeout: seconds that a call may take.
     keep_alive: called every 20 s during a call. An error of `keep_alive` ends git and the call.
     location: the URL to which the server redirects; `url` if it does not.
@@ -71,13 +69,13 @@ class Git:
 
     url: str
     token: str | None = field(repr=False)
-    protocols: Sequence[str]
+    protocols: str
     timeout: float
     keep_alive: Callable[[], None]
     location: str = field(init=False)
 
     def __post_init__(self) -> None:
-        _check_url(self.url, self.protocols)
+        _check_url(self.url, self.protocols.split(","))
         self.location = self.url
 
     def list_refs(self, *patterns: str) -> str:
@@ -154,7 +152,7 @@ class Git:
         environment = kept | {
             "HOME": os.devnull,  # no .netrc; ssh finds its keys without HOME
             "LC_ALL": "C",
-            "GIT_ALLOW_PROTOCOL": ":".join(self.protocols),
+            "GIT_ALLOW_PROTOCOL": self.protocols.replace(",", ":"),
             "GIT_ASKPASS": "",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_NOSYSTEM": "1",
@@ -173,24 +171,6 @@ class Git:
         return environment
 
 
-def git_for(
-    settings: Settings,
-    url: str,
-    token: str | None,
-    keep_alive: Callable[[], None],
-    *,
-    limit: float = math.inf,
-) -> Git:
-    """Returns a Git with the protocols and the timeout of the settings.
-
-    limit: seconds that a call may take even if the timeout is longer.
-
-    Raises SnapshotError for an unsafe URL.
-    """
-    timeout = min(settings.git_timeout, limit)
-    return Git(url, token, settings.git_protocols.split(","), timeout, keep_alive)
-
-
 def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """Starts git. If the time of the job ends just now, ends git before it raises."""
     process = None
@@ -206,7 +186,7 @@ def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """Ends git, so that it removes its temporary files, and the processes that git has started."""
+    """Ends git and the processes that it has started. On SIGTERM, git removes temporary files."""
     for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
         with suppress(OSError):
             stream.close()
@@ -221,9 +201,10 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Returns the child processes of a process, and theirs, which git leaves; none without /proc.
+    """Returns the ids of the child processes of a process, and of theirs; none without /proc.
 
-    A process group of its own would end all of git at once, but RQ kills a job by its group.
+    git does not end them. A process group of its own would end all of git at once, but RQ kills a
+    job by its group.
     """
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
@@ -259,7 +240,7 @@ def _server(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def _check_url(url: str, protocols: Sequence[str]) -> None:
-    """Raises SnapshotError, which shows no login, for a URL that git may not be given."""
+    """Raises SnapshotError for a URL that is unsafe or not allowed. The error shows no login."""
     shown = repr(re.sub("//.*@", "//***@", url, flags=re.DOTALL)[:200])
     try:
         parts = urlsplit(url)
@@ -276,7 +257,7 @@ def _check_url(url: str, protocols: Sequence[str]) -> None:
 
 
 def _gist(complaint: str) -> str:
-    """Returns the lines of git's stderr that tell the error, with a hint about certificates."""
+    """Returns the lines of git's stderr that name the error; of certificates, with a hint."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     lines = [line for line in lines if _TRACED not in line]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]

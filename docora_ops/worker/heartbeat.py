@@ -42,7 +42,7 @@ class Heartbeat:
 
 
 def heartbeat_path(settings: Settings) -> Path:
-    """Returns the path of the file: as configured, or the user's own for these two servers."""
+    """Returns the configured path of the file, or a path for this user and these two servers."""
     if settings.heartbeat_file is not None:
         return settings.heartbeat_file
     folder = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108

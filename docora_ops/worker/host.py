@@ -23,16 +23,8 @@ from docora_ops.worker.log import log
 FOLDER = ".docora-ops"  # below REPOS_BASE_PATH, for whatever workers write
 _MOST_MEMORY = 2 << 30  # bytes for a job, and for each git that it starts
 _CHUNKS = 4  # copies of a chunk that its delivery needs
-_AUTHORITY_HINT = (
-    "if a private authority has issued it, set NODE_EXTRA_CA_CERTS, or for git GIT_SSL_CAINFO, to "
-    "a file with the authority's certificate: docora-ops help workers"
-)
 EXPIRED_HINT = (
     "whoever runs the server must renew its certificate, unless this host's clock is wrong"
-)
-_TOO_EARLY_HINT = "check this host's clock; otherwise whoever runs the server must replace it"
-_NAME_HINT = (
-    "use the host name that the certificate is for, or have whoever runs the server replace it"
 )
 AUTHORITY_VARIABLES = ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _SYSTEM_FILES = (
@@ -60,7 +52,7 @@ _measured_at = 0.0  # by the host's clock, which goes on while the host is suspe
 
 
 def measure_clock(client: Redis) -> None:
-    """Reads Redis's clock, which `timestamp` and `now` go by. Raises the client's RedisError."""
+    """Sets the clock of `timestamp` and `now` by Redis's. Raises the client's RedisError."""
     global _offset, _measured_at  # noqa: PLW0603 - one clock for all that a process writes
     before = time.monotonic()
     redis_time = server_time(client)
@@ -69,7 +61,7 @@ def measure_clock(client: Redis) -> None:
 
 
 def keep_clock(client: Redis) -> None:
-    """Reads Redis's clock, unless that was done just now. Raises the client's RedisError."""
+    """Calls `measure_clock` if the last call was over 10 s ago. Raises the same error."""
     if not 0 <= time.time() - _measured_at < _OFFSET_TTL:
         measure_clock(client)
 
@@ -90,7 +82,7 @@ def seconds_ahead() -> float:
 
 
 def limit_memory(settings: Settings) -> None:
-    """Limits the memory of this process, and of each that it starts.
+    """Limits the memory of this process, and of each process that it starts.
 
     A repository, or an answer of a server, may be of any size.
     """
@@ -112,10 +104,8 @@ def is_scarcity(error: BaseException | None) -> bool:
     return False
 
 
-def words_of(error: OSError | MemoryError) -> str:
+def words_of(error: OSError) -> str:
     """Returns the system's text for an error, with the name of the file if there is one."""
-    if not isinstance(error, OSError):
-        return os.strerror(errno.ENOMEM)
     words = error.strerror or type(error).__name__
     return f"{words}: {error.filename}" if error.filename else words
 
@@ -138,7 +128,7 @@ def find_fault(base: Path) -> HostFaultError | None:
             os._exit(0)
         os.waitpid(pid, 0)
     except (OSError, MemoryError) as error:
-        reason = error.strerror if isinstance(error, OSError) else words_of(error)
+        reason = getattr(error, "strerror", os.strerror(errno.ENOMEM))
         return HostFaultError(
             f"{os.uname().nodename} {failing}: {reason}",
             hint="make room there, or see the limits of the worker's user",
@@ -200,5 +190,13 @@ def certificate_hint(problem: str) -> str:
     if "expired" in problem:
         return EXPIRED_HINT
     if "not yet valid" in problem:
-        return _TOO_EARLY_HINT
-    return _NAME_HINT if re.search("mismatch|not match|subject name", problem) else _AUTHORITY_HINT
+        return "check this host's clock; otherwise whoever runs the server must replace it"
+    if re.search("mismatch|not match|subject name", problem):
+        return (
+            "use the host name that the certificate is for, or have whoever runs the server "
+            "replace it"
+        )
+    return (
+        "if a private authority has issued it, set NODE_EXTRA_CA_CERTS, or for git GIT_SSL_CAINFO, "
+        "to a file with the authority's certificate: docora-ops help workers"
+    )

@@ -23,7 +23,10 @@ def handle_ending(handler: Callable[[int, FrameType | None], None]) -> dict[sign
 
 @contextmanager
 def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Calls the handlers of signals after the block. Unlike blocked, processes still get them."""
+    """Runs the handlers of these signals only after the block.
+
+    Unlike blocked signals, they still reach the processes that the block starts.
+    """
     came: list[int] = []
     before = {
         number: signal.signal(number, lambda sent, _: came.append(sent)) for number in signals

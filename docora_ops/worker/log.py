@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from redis import Redis, RedisError
@@ -61,6 +62,33 @@ class OneLineHandler(logging.Handler):
             os.write(sys.stderr.fileno(), line.encode(errors="backslashreplace"))
 
 
+def tell(
+    about: Mapping[str, object],
+    text: str,
+    level: int = logging.INFO,
+    outcome: SnapshotOutcome | None = None,
+) -> None:
+    """Logs an event of a link's job, without secrets in the names.
+
+    about: the arguments of the job, or the fields of a payload. A name may be missing.
+    outcome: for the event that ends the job.
+    """
+    ref = LinkRef("", str(about.get("app_id")), str(about.get("repository_id")))
+    title = f"{ref.app_id} {ref.repository_id}"
+    ids = (ref.app_id, None, ref.repository_id, None, ref.job_id)
+    fields: dict[str, object] = dict(zip(_LINK_FIELDS, ids, strict=True))
+    app_name, owner, name = (about.get(key) for key in ("app_name", "owner", "name"))
+    if isinstance(app_name, str) and isinstance(owner, str) and isinstance(name, str):
+        names = mask(app_name), mask(f"{owner}/{name}")
+        fields["app_name"], fields["repository_name"] = names
+        title = link_name(*names)
+    if outcome is not None:
+        fields |= {field: getattr(outcome, field) for field in _END_FIELDS}
+        if outcome.seconds is None:  # nobody has counted the files of a killed job
+            fields["files"] = None
+    log.log(level, "%s: %s", inert(title), inert(text), extra=fields)
+
+
 def record(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool = True) -> None:
     """Writes the outcome of a job to the record. Never raises: the link has its verdict already."""
     try:
@@ -68,38 +96,5 @@ def record(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool = True) 
     except RedisDeniedError:
         pass  # the worker reports that, once
     except Exception as error:  # noqa: BLE001 - such as the time limit of the job
-        ids = LinkRef("", outcome.app_id, outcome.repository_id).words
-        text = getattr(error, "message", type(error).__name__)
-        log.warning("%s: its outcome is not recorded: %s", inert(ids), inert(text))
-
-
-def name_of_link(about: Mapping[str, object]) -> str:
-    """Returns `App ← owner/name` or, if a name is missing, the ids; inert and without secrets.
-
-    about: the arguments of a job, or the fields of a payload.
-    """
-    names = _names(about)
-    if names is not None:
-        return inert(mask(link_name(*names)))
-    return inert(f"{about.get('app_id')} {about.get('repository_id')}")
-
-
-def fields_of_link(about: Mapping[str, object]) -> dict[str, object]:
-    """Returns the fields of a link in an event, without secrets.
-
-    about: the arguments of a job, or the fields of a payload.
-    """
-    app_id, repository_id = str(about.get("app_id")), str(about.get("repository_id"))
-    names = _names(about)
-    app_name, repository_name = map(mask, names) if names is not None else (None, None)
-    job_id = LinkRef("", app_id, repository_id).job_id
-    values = (app_id, app_name, repository_id, repository_name, job_id)
-    return dict(zip(_LINK_FIELDS, values, strict=True))
-
-
-def _names(about: Mapping[str, object]) -> tuple[str, str] | None:
-    """Returns the names of the app and of the repository; None if one is missing."""
-    app_name, owner, name = (about.get(key) for key in ("app_name", "owner", "name"))
-    if isinstance(app_name, str) and isinstance(owner, str) and isinstance(name, str):
-        return app_name, f"{owner}/{name}"
-    return None
+        reason = getattr(error, "message", type(error).__name__)
+        tell(asdict(outcome), f"its outcome is not recorded: {reason}", logging.WARNING)

@@ -1,4 +1,4 @@
-"""Probes what a worker on this host meets at an app and at a git server. Sends no file."""
+"""Tests from this host what a worker would meet at an app and a git server. Sends no file."""
 
 import math
 import os
@@ -10,6 +10,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
@@ -31,10 +32,10 @@ from docora_ops.settings import Settings
 from docora_ops.text import amount, mask_url
 from docora_ops.worker import host
 from docora_ops.worker.clone import newest_commit
-from docora_ops.worker.git import git_for, require_git
+from docora_ops.worker.git import Git, require_git
 from docora_ops.worker.interrupts import held_back
+from docora_ops.worker.resources import DELIVERY_TIMEOUT
 from docora_ops.worker.secrets import Cleaner
-from docora_ops.worker.snapshot_job import DELIVERY_TIMEOUT
 from docora_ops.worker.webhook import FAILURES, LOGIN_HINT, Route, route_to
 
 _LIMIT = 60  # seconds for all steps; those to the app have the time of a delivery together
@@ -90,9 +91,7 @@ def probe(
     """
     database, settings = docora.database, docora.settings
     known_app = None if app is None else resolve_app(database, app)
-    base_url = new_url
-    if known_app is not None and base_url is None:
-        base_url = base_url_of(database, known_app)
+    base_url = (new_url or base_url_of(database, known_app)) if known_app else None
     known_repository, url, cleaner = None, None, Cleaner()
     tokens: _Tokens = {}
     if repository is not None:
@@ -126,7 +125,7 @@ def probe(
 
 @contextmanager
 def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
-    """Trusts the certificate authorities that a worker with these settings trusts, in the block.
+    """Within the block, trusts the certificate authorities that a worker would trust.
 
     for_git: also limit the memory of this process, and of git, to that of a job.
 
@@ -158,7 +157,7 @@ def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
 
 
 class _App:
-    """The steps to an app, up to the first that fails."""
+    """The steps that probe an app. The first that fails is the last."""
 
     def __init__(self, app: App, base_url: str, settings: Settings) -> None:
         self.app_id = app.app_id
@@ -202,11 +201,12 @@ class _App:
                 with suppress(*FAILURES):
                     limit = self.end - time.monotonic()
                     pem = ssl.get_server_certificate(route.endpoint, timeout=limit)
-                    certificate = ssl.PEM_cert_to_DER_cert(pem)
-                    if _has_expired(certificate):  # which OpenSSL says of known authorities only
+                    words, end = _certificate(ssl.PEM_cert_to_DER_cert(pem))
+                    # OpenSSL says so of known authorities only.
+                    if end is not None and end < host.now():
                         finding = f"the certificate of {route.url.netloc} has expired"
                         self.hint = host.EXPIRED_HINT
-                    finding += _certificate(certificate)
+                    finding += words
         seconds = round(time.monotonic() - began, 3)
         return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, seconds)
 
@@ -216,8 +216,7 @@ class _App:
         connection.request("HEAD", target, headers=route.headers, preload_content=False)
         with closing(connection.getresponse()) as answer:
             status, location = answer.status, answer.headers.get("Location", "")
-        self.hint = self.moved_to(location) if status in _PERMANENT else None
-        self.hint = self.hint or _hint_of(status)
+        self.hint = (status in _PERMANENT and self.moved_to(location)) or _hint_of(status)
         to = f" to {mask_url(location)}" if location else ""
         note = "" if self.hint or status in _SUCCESS else ": reached; only POST tells"
         return f"HTTP {status}{to}{', through the proxy' * route.is_forwarded}{note}"
@@ -267,29 +266,24 @@ def _shake_hands(connection: HTTPConnection) -> str:
     connection.connect()
     sock = connection.sock
     assert isinstance(sock, ssl.SSLSocket)  # noqa: S101 - of an HTTPSConnection
-    return f"{sock.version()}{_certificate(sock.getpeercert(binary_form=True))}"
+    words, _ = _certificate(sock.getpeercert(binary_form=True))
+    return f"{sock.version()}{words}"
 
 
-def _certificate(der: bytes | None) -> str:
-    """Tells who has signed a certificate, and until when it is valid."""
+def _certificate(der: bytes | None) -> tuple[str, datetime | None]:
+    """Returns who has signed a certificate, in words, and until when it is valid."""
     with suppress(ValueError, x509.InvalidVersion):  # the server may send anything
         certificate = x509.load_der_x509_certificate(der or b"")
         issuer, end = certificate.issuer.rfc4514_string(), certificate.not_valid_after_utc
-        return f", signed by {issuer}, valid until {end:%Y-%m-%d}"
-    return ""
-
-
-def _has_expired(der: bytes) -> bool:
-    with suppress(ValueError, x509.InvalidVersion):
-        end = x509.load_der_x509_certificate(der).not_valid_after_utc
-        return end < host.now()
-    return False
+        return f", signed by {issuer}, valid until {end:%Y-%m-%d}", end
+    return "", None
 
 
 def _within(seconds: float, call: Callable[[], str]) -> str:
-    """Calls a function in a thread, because nothing can interrupt a wait for a name server.
+    """Returns the result of a function that may take `seconds`.
 
-    Raises TimeoutError, and the error of the function.
+    Calls it in a thread, because nothing can interrupt a wait for a name server. Raises
+    TimeoutError, and the error of the function.
     """
     answers: SimpleQueue[str | Exception] = SimpleQueue()
 
@@ -311,7 +305,7 @@ def _within(seconds: float, call: Callable[[], str]) -> str:
 
 
 def _decrypted(settings: Settings, links: Sequence[LinkToken], cleaner: Cleaner) -> _Tokens:
-    """Decrypts the tokens. Raises ConfigurationError if there are any, and no key."""
+    """Decrypts the tokens. Raises ConfigurationError if a link has one and there is no key."""
     tokens: dict[tuple[str | None, str], list[App]] = {}
     for link in links:
         token, problem = link.encrypted, ""
@@ -336,8 +330,9 @@ def _git_steps(
             if began >= end:
                 state, finding = CheckState.NOT_CHECKED, f"no time was left of {_LIMIT} s"
             elif not problem:
-                limit = math.ceil(end - began)
-                commit = newest_commit(git_for(settings, url, token, lambda: None, limit=limit))
+                timeout = min(settings.git_timeout, math.ceil(end - began))
+                git = Git(url, token, settings.git_protocols, timeout, lambda: None)
+                commit = newest_commit(git)
                 state = CheckState.OK if commit else CheckState.WARNING
                 finding = f"{commit.branch} at {commit.sha[:12]}" if commit else "no branch"
         except SnapshotError as error:

@@ -18,8 +18,8 @@ from docora_ops.worker import host
 from docora_ops.worker.git import require_git
 from docora_ops.worker.interrupts import handle_ending, held_back
 from docora_ops.worker.log import log
+from docora_ops.worker.resources import use_settings
 from docora_ops.worker.rq_worker import SnapshotWorker
-from docora_ops.worker.snapshot_job import use_settings
 from docora_ops.worker.watchdog import INTERVAL, Watchdog
 
 _PAUSE = 1.0  # seconds before a killed child is replaced
@@ -52,7 +52,7 @@ def serve(
     grace: int | None,
     parent: int | None = None,
 ) -> None:
-    """Runs a worker in this process; SnapshotWorker has the parameters. Raises DocoraOpsError."""
+    """Runs a worker in this process. Raises DocoraOpsError. Parameters: see `SnapshotWorker`."""
     client = connect(settings)
     use_settings(settings, client)
     try:

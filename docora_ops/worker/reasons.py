@@ -1,4 +1,4 @@
-"""Why a worker takes no job. It looks for these reasons before it takes the next job."""
+"""The reasons why a worker takes no job. It checks for them before it takes the next job."""
 
 import socket
 import time
@@ -48,7 +48,7 @@ class Bar:
     """A reason why a worker takes no job.
 
     message: a few words for lists of workers.
-    error: is logged; a worker with --burst exits with it.
+    error: what the worker logs; with --burst, it exits with this error.
     """
 
     code: NoJobCode
@@ -77,7 +77,7 @@ _BESIDE_BULLMQ = Bar(
 
 
 class Doubt:
-    """A check that runs when a fault is suspected, then after pauses until the fault is gone."""
+    """Checks for a fault when it is suspected, then again after pauses until it is gone."""
 
     def __init__(self, check: Callable[[], Bar | None], *, is_suspected: bool = False) -> None:
         self._check = check
@@ -87,17 +87,20 @@ class Doubt:
         self._pause = _PAUSE
 
     def suspect(self) -> None:
-        """Has the next call of `bar` check, unless a pause after the last fault goes on."""
+        """Makes `bar` run the check at its next call, or at the first call after the pause."""
         self._is_suspected = True
 
     def bar(self) -> Bar | None:
-        """Returns the fault that the last check found, or None; checks before if that is due."""
+        """Runs the check if it is due. Returns the fault that the last check found, or None."""
         is_due = self._is_suspected and time.monotonic() >= self._due_at
         return self.look() if is_due else self._bar
 
     def look(self) -> Bar | None:
-        """Checks at once; returns the fault, or None."""
-        self._bar = self._check()
+        """Runs the check at once. Returns the fault, or None. A PostgresError is a fault, too."""
+        try:
+            self._bar = self._check()
+        except PostgresError as error:
+            self._bar = Bar(NoJobCode.POSTGRES, error.message, error)
         self._is_suspected = self._bar is not None
         if self._bar is None:
             self._due_at, self._pause = 0, _PAUSE
@@ -153,7 +156,7 @@ class Reasons:
         return self._mark.is_permitted
 
     def _look_at_record(self) -> None:
-        """Finds out whether our user of Redis may write the record of outcomes; says so once."""
+        """Finds out whether our user of Redis may write the record of outcomes; warns once."""
         before, self.may_record = self.may_record, may_record(self._client)
         if before and not self.may_record:
             hint = "docora-ops help privileges has the keys of the user for workers"
@@ -164,9 +167,9 @@ class Reasons:
         self._next_look = 0.0
 
     def is_hosts_fault(self, job_id: str) -> bool:
-        """Tries what jobs need of the host, and tells whether the error of a job is its fault.
+        """Tries what jobs need of the host. Returns True if it lacks that.
 
-        The third such error of a job in a row is the fault of its link, whatever the trial says.
+        From a job's third such error in a row on, returns False: its link is to blame.
         """
         if self.host.look() is None:
             return False
@@ -174,7 +177,7 @@ class Reasons:
         return self._faults[job_id] < _MOST_FAULTS
 
     def forget_faults(self, job_id: str) -> None:
-        """Forgets the faults of the host that the job had, because the job has succeeded."""
+        """Forgets the errors that were the host's fault, because the job has succeeded."""
         del self._faults[job_id]
 
     def _judge_clock(self) -> Bar | None:
@@ -191,15 +194,11 @@ class Reasons:
 
     def _try_postgres(self) -> Bar | None:
         """Checks that Postgres takes changes, and that our key decrypts its values."""
-        settings = self._settings
-        try:
-            with closing(Database(settings)) as database:
-                with database.transaction():
-                    pass
-                keys = some_auth_keys(database)
-        except PostgresError as error:
-            return Bar(NoJobCode.POSTGRES, error.message, error)
-        if not (count := count_foreign(keys, settings.require_encryption_key())):
+        with closing(Database(self._settings)) as database:
+            with database.transaction():
+                pass
+            keys = some_auth_keys(database)
+        if not (count := count_foreign(keys, self._settings.require_encryption_key())):
             return None
         return Bar(
             NoJobCode.WRONG_KEY,
@@ -211,11 +210,8 @@ class Reasons:
         )
 
     def _try_pair(self) -> Bar | None:
-        try:
-            with closing(Database(self._settings)) as database:
-                pair, _ = compare_with_mark(database, self._mark)
-        except PostgresError as error:
-            return Bar(NoJobCode.POSTGRES, error.message, error)
+        with closing(Database(self._settings)) as database:
+            pair, _ = compare_with_mark(database, self._mark)
         if pair.state is not PairState.OTHER:
             return None
         other = PairMismatchedError(pair.finding, hint=TO_ACCEPT)

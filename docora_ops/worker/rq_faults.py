@@ -1,4 +1,4 @@
-"""Works around faults of RQ, each in a function of its own: delete it when RQ is fixed."""
+"""Works around faults of RQ. Each has its own function, to be deleted when RQ is fixed."""
 
 from redis import Redis
 from redis.client import Pipeline
@@ -51,7 +51,7 @@ def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) ->
 
 
 def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
-    """Makes a job count as running that was taken, never began, and is about to fail.
+    """Makes a job that was taken, but never began, count as running just before it fails.
 
     RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: the job counts as waiting until it
     has failed, so a retry would leave it alone. RQ also keeps the moment when the job was first
@@ -77,25 +77,3 @@ def is_queued_again(client: Redis, job: Job, execution: Execution) -> bool:
         return job.get_status() in {JobStatus.QUEUED, JobStatus.SCHEDULED}
     except InvalidJobOperation:
         return False
-
-
-class OneStepRetry(Job):
-    """A job whose status and place change in one step when its next try is scheduled.
-
-    RQ 3.0, `rq.job.Job.retry`: the status is written before the job is added to the schedule. If
-    the process is killed in between, the job is in no list.
-    """
-
-    _retry_pipeline: Pipeline | None = None
-
-    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
-        """Queues or schedules the next try in the pipeline."""
-        self._retry_pipeline = pipeline
-        try:
-            super().retry(queue, pipeline)
-        finally:
-            self._retry_pipeline = None
-
-    def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
-        """Sets the status, during `retry` in its pipeline."""
-        super().set_status(status, self._retry_pipeline if pipeline is None else pipeline)

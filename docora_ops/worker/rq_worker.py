@@ -1,19 +1,15 @@
-"""The worker: RQ's own, with another loop, and with processes that run several jobs."""
+"""The loop of a worker: takes job after job, and looks after the jobs of killed workers."""
 
 import json
 import os
-import resource
-import signal
-import socket
 import time
 from contextlib import suppress
 from dataclasses import asdict
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
-from rq import Queue, Worker
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
@@ -23,16 +19,10 @@ from rq.utils import utcformat
 from rq.worker import WorkerStatus
 from rq.worker_registration import clean_worker_registry
 
-from docora_ops.errors import (
-    DocoraOpsError,
-    HostFaultError,
-    PostgresError,
-    SnapshotError,
-    WorkerNameTakenError,
-)
+from docora_ops.errors import DocoraOpsError, PostgresError, WorkerNameTakenError
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
 from docora_ops.queue.redis_client import describe
-from docora_ops.queue.redis_errors import explain, explained, is_outage
+from docora_ops.queue.redis_errors import explained, is_outage
 from docora_ops.queue.rq_workers import (
     MAY_COMPARE,
     MAY_RECORD,
@@ -43,39 +33,31 @@ from docora_ops.queue.rq_workers import (
 from docora_ops.queue.take import Finding, JobTaker
 from docora_ops.settings import Settings
 from docora_ops.text import inert
-from docora_ops.worker import host, rq_faults, snapshot_job
-from docora_ops.worker.interrupts import deferred, handle_ending
+from docora_ops.worker import host, rq_faults
+from docora_ops.worker.interrupts import handle_ending
 from docora_ops.worker.log import log
 from docora_ops.worker.reasons import Bar, Reasons
-from docora_ops.worker.recovery import LinkRecovery, SnapshotJob
 from docora_ops.worker.watchdog import Watchdog
+from docora_ops.worker.work_horse import JobRunner
 
-_WORKER_TTL = 45  # seconds; RQ adds a minute, after which the name of a killed worker is free
 _MAINTENANCE_INTERVAL = 30  # seconds
 _PAUSE = 1  # seconds between two heartbeats, or looks for due jobs
 _LONGEST_PAUSE = 10  # seconds between two attempts to reach a server that is away
 # Seconds after a signal in which another one counts as the same: Ctrl-C reaches a worker both from
 # the terminal and from its parent, and a closed terminal often sends two.
 _SAME_SIGNAL = 1
-_POLL = 0.2  # seconds between two looks whether a job is to be cut off
-_MOST_GROWTH = 1 << 15  # KiB by which a work-horse may grow before it is replaced
-# What a work-horse sends to its worker: its job has succeeded; is the error the host's fault?
-_SUCCEEDED, _ASKS = b"1", b"?"
-# The answers to the question.
-_OF_HOST, _OF_LINK = b"h", b"l"
-
 _ENDS_OF_BURST = {
     Finding.EMPTY: "since the queue is empty",
     Finding.HELD: "since the apps of all waiting jobs are held",
 }
 
 
-class SnapshotWorker(Worker):
-    """A worker of one queue, which also updates the links of jobs that were killed.
+class SnapshotWorker(JobRunner):
+    """A worker that also updates the links of jobs that were killed.
 
-    RQ's loop, `work`, is not used, because most errors of Redis end it. The work-horse, as RQ calls
-    the process that runs a job, also runs the jobs that follow, because a fork takes as long as a
-    job without changes. The comment above each override says what RQ does in its place.
+    RQ's loop, `work`, is not used, because most errors of Redis end it. The methods run in the
+    worker; RQ also calls `heartbeat` in the work-horse. The comment above each override says what
+    RQ does in its place.
 
     parent: the process id of the parent. The worker ends when its parent has died.
     watchdog: is told that the loop is alive.
@@ -89,32 +71,16 @@ class SnapshotWorker(Worker):
         parent: int | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
-        super().__init__(
-            [Queue(QUEUE_NAME, connection=client, job_class=SnapshotJob)],
-            name=name,
-            connection=client,
-            job_class=SnapshotJob,
-            worker_ttl=_WORKER_TTL,
-            work_horse_killed_handler=self._job_process_was_killed,
-        )
-        self.recovery = LinkRecovery(settings, client)
-        self._is_told_to_end = False
-        self._settings = settings
-        self._parent = parent
-        self._watchdog = watchdog
-        self._grace: int | None = None
-        self._told_at = self._cut_off_at = float("inf")
-        self._cuts_off = False
-        self._due_at: dict[str, float] = {}  # by the name of what is repeated
         self._taker = JobTaker(client, reserves=settings.reserve_slot)
-        self._reasons = Reasons(settings, client, self._taker)
+        super().__init__(settings, client, name, Reasons(settings, client, self._taker), watchdog)
+        self._parent = parent
+        self._is_told_to_end = False
+        self._told_at = float("inf")
+        self._grace: int | None = None
+        self._due_at: dict[str, float] = {}  # by the name of what is repeated
         self._bar: Bar | None = None
         self._misses_redis = False
         self._redis_pause = _PAUSE  # before the next attempt
-        # The two ends between the worker and a living work-horse.
-        self._to_horse: socket.socket | None = None
-        self._to_worker: socket.socket | None = None
-        self._living_horse = 0
 
     # The loop
 
@@ -139,7 +105,7 @@ class SnapshotWorker(Worker):
             log.info("worker %s: listening on %s, Redis %s", self.name, QUEUE_NAME, server)
             reason = self._work_until_stopped(burst)
         finally:
-            self._end_work_horse()
+            self.end_work_horse()
             if self.birth_date is not None:
                 with suppress(RedisError):
                     self.register_death()  # type: ignore[no-untyped-call]
@@ -160,59 +126,66 @@ class SnapshotWorker(Worker):
         self.set_state(WorkerStatus.STARTED)
 
     def _work_until_stopped(self, burst: bool) -> str:
-        """Takes and runs jobs; returns why it has ended."""
-        while not self._must_end():
+        """Takes and runs jobs; returns why it has ended. Outlasts outages, except in a burst."""
+        reason = None
+        while reason is None:
+            if self._must_end():
+                return "as told"
             try:
-                self._beat()
-                self.heartbeat()
-                if self._misses_redis:
-                    self._find_redis()
-                    self.set_state(WorkerStatus.IDLE)
-                bar = self._reasons.find()
-                if burst and bar is not None:
-                    if bar.code is NoJobCode.SUSPENDED:
-                        return f"since {bar.error.message}; to go on: docora-ops resume"
-                    raise bar.error
-                self._show_bar(bar)
-                if bar is not None:
-                    time.sleep(_PAUSE)
-                    continue
-                if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
-                    self.maintain()
-                    continue  # it may have found that Postgres is away
-                self._queue_due_jobs()
-                job, finding = self._take()
-                if job is not None:
-                    self._run(job, self.queues[0])
-                elif burst and finding in _ENDS_OF_BURST:
-                    return _ENDS_OF_BURST[finding]
-                elif finding in {Finding.EMPTY, Finding.HELD, Finding.FULL}:
-                    if finding is not Finding.FULL:  # a job may be taken as soon as another ends
-                        self._end_work_horse()
-                    if self.get_state() != WorkerStatus.IDLE:
-                        self.set_state(WorkerStatus.IDLE)
-                    self._taker.wait(_PAUSE)
-            except HostFaultError:
-                self._wait(_PAUSE)
+                reason = self._take_and_run(burst)
             except RedisError as error:
                 if burst or not is_outage(error):
                     raise
                 self._miss_redis(error)
                 # A job whose end could not be recorded is left to a later maintenance.
                 self.executions.clear()
-                self._end_work_horse()
+                self.end_work_horse()
                 self.connection.connection_pool.disconnect()  # may lead to a former primary
                 self._due_at.pop("heartbeat", None)  # another server may answer now
                 self._reasons.look_again()
                 self._wait(self._redis_pause)
                 self._redis_pause = min(2 * self._redis_pause, _LONGEST_PAUSE)
-        return "as told"
+        return reason
+
+    def _take_and_run(self, burst: bool) -> str | None:
+        """Takes and runs at most one job. Returns why the worker must end; None if it goes on."""
+        self.beat()
+        self.heartbeat()
+        if self._misses_redis:
+            self._find_redis()
+            self.set_state(WorkerStatus.IDLE)
+        bar = self._reasons.find()
+        if burst and bar is not None:
+            if bar.code is NoJobCode.SUSPENDED:
+                return f"since {bar.error.message}; to go on: docora-ops resume"
+            raise bar.error
+        self._show_bar(bar)
+        if bar is not None:
+            time.sleep(_PAUSE)
+            return None
+        if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
+            self.maintain()
+            return None  # it may have found that Postgres is away
+        self._queue_due_jobs()
+        job, finding = self._take()
+        if job is not None:
+            self.execute_job(job, self.queues[0])
+            return None
+        if burst and finding in _ENDS_OF_BURST:
+            return _ENDS_OF_BURST[finding]
+        if finding in {Finding.EMPTY, Finding.HELD, Finding.FULL}:
+            if finding is not Finding.FULL:  # a job may be taken as soon as another ends
+                self.end_work_horse()
+            if self.get_state() != WorkerStatus.IDLE:
+                self.set_state(WorkerStatus.IDLE)
+            self._taker.wait(_PAUSE)
+        return None
 
     def _show_bar(self, bar: Bar | None) -> None:
         """Says what keeps the worker from taking jobs, or that it takes jobs again, once."""
         before, self._bar = self._bar, bar
         if bar is not None and self.get_state() != WorkerStatus.SUSPENDED:
-            self._end_work_horse()
+            self.end_work_horse()
             self.set_state(WorkerStatus.SUSPENDED)
         if (bar and bar.code) is (before and before.code):
             return
@@ -225,16 +198,11 @@ class SnapshotWorker(Worker):
         self._due_at.pop("heartbeat", None)  # it tells the reason
         self.heartbeat()
 
-    def _beat(self) -> None:
-        """Shows that the loop is alive."""
-        if self._watchdog is not None:
-            self._watchdog.beat()
-
     def _wait(self, seconds: float) -> None:
         """Waits for `seconds`, or until the worker must end."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self._must_end():
-            self._beat()
+            self.beat()
             time.sleep(_PAUSE)
 
     def _miss_redis(self, error: RedisError) -> None:
@@ -261,7 +229,7 @@ class SnapshotWorker(Worker):
     def _take(self) -> tuple[Job | None, Finding]:
         """Takes a job, if one may run now. Returns it, and what was found in the list.
 
-        Puts it back and raises HostFaultError if the host can't even read it.
+        Puts the job back, and waits, if the host can't even read it.
         """
         found, [queue] = self._taker.take(), self.queues
         if found.finding is Finding.UNREADABLE:
@@ -275,21 +243,18 @@ class SnapshotWorker(Worker):
             raise
         except NoSuchJobError:
             pass
-        except Exception as error:  # a job of another program can raise anything
+        except Exception as error:  # noqa: BLE001 - a job of another program can raise anything
             if host.is_scarcity(error):
                 with self.connection.pipeline() as pipeline:
                     pipeline.lrem(queue.intermediate_queue_key, 1, job_id)
                     queue.push_job_id(job_id, pipeline, at_front=True)
                     pipeline.execute()
-                raise self._host_fault(error) from error
+                self._reasons.host.suspect()
+                self._wait(_PAUSE)
+                return None, found.finding
             log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
         queue.intermediate_queue.remove(job_id)
         return None, found.finding
-
-    def _host_fault(self, error: BaseException) -> HostFaultError:
-        """Has the host tried before the next job is taken. Returns the error to raise."""
-        self._reasons.host.suspect()
-        return HostFaultError(f"a job can't begin: {type(error).__name__}")
 
     def _queue_due_jobs(self) -> None:
         """Queues the delayed jobs that are due, at most once a second and in one worker at a time.
@@ -317,8 +282,8 @@ class SnapshotWorker(Worker):
     def handle_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Lets the job finish at the first signal, and cuts it off at the second.
 
-        Raises nothing, since a job that was just taken would be lost: a worker that waits ends a
-        second later.
+        Raises nothing, because a job that was just taken would be lost. A worker that waits ends
+        within about a second.
         """
         moment = time.monotonic()
         if self._is_told_to_end:
@@ -390,9 +355,9 @@ class SnapshotWorker(Worker):
     def maintain(self) -> None:
         """Cleans RQ's registries and recovers abandoned links, unless clock or servers are wrong.
 
-        One worker at a time: RQ reads abandoned jobs and queues them again some time later, and a
-        link that another worker recovered in between would have two jobs.
-        A job that RQ cannot read ends RQ's part only.
+        Only one worker does this at a time: RQ reads an abandoned job, and queues it again later.
+        If another worker recovered its link in between, the link would have two jobs.
+        If RQ can't read a job, RQ's part ends early, and ours follows.
         """
         bar, [queue] = self._reasons.find(), self.queues
         code = bar and bar.code
@@ -410,217 +375,14 @@ class SnapshotWorker(Worker):
             log.warning("worker %s: maintenance broke off: %s", self.name, type(error).__name__)
         # A link that Docora's own worker scans has no job of RQ.
         if code is not NoJobCode.WRONG_BACKEND:
-            self._recover_abandoned_links()
+            try:
+                self.recovery.recover_abandoned_links(self.beat)
+            except DocoraOpsError as error:
+                is_away = isinstance(error, PostgresError) and self._reasons.postgres.look()
+                if not is_away:  # otherwise the loop says so
+                    log.warning("links left behind can't be looked for: %s", inert(error.message))
         self.connection.delete(queue.registry_cleaning_key)
 
-    def _recover_abandoned_links(self) -> None:
-        try:
-            self.recovery.recover_abandoned_links(self._beat)
-        except DocoraOpsError as error:
-            if isinstance(error, PostgresError) and self._reasons.postgres.look() is not None:
-                return  # the loop says so
-            log.warning("links left behind can't be looked for: %s", inert(error.message))
-
-    # The work-horse
-
-    def _run(self, job: Job, queue: Queue) -> None:
-        """Has a work-horse run the job. If the host starts none, the job waits again."""
-        try:
-            self.execute_job(job, queue)
-        except HostFaultError:
-            self.recovery.release_cut_off_job(cast("SnapshotJob", job))
-            self.handle_job_failure(job, queue, execution=self.execution)
-
-    # RQ shows the worker as idle between two jobs. Ours becomes idle when no job waits.
-    def execute_job(self, job: Job, queue: Queue) -> None:
-        """Has a work-horse run the job. Raises HostFaultError if the host starts no process."""
-        execution = self.prepare_execution(job)
-        self.fork_work_horse(job, queue)
-        self.monitor_work_horse(job, queue, execution)
-
-    # RQ forks a work-horse for each job, and ends if the host starts no process.
-    def fork_work_horse(self, job: Job, queue: Queue) -> None:
-        """Gives the job to the living work-horse or, if there is none, to a new one.
-
-        Raises HostFaultError if the host starts no process.
-        """
-        if self._to_horse is not None and self.execution is not None:
-            try:
-                self._to_horse.recv(1)  # its last answer
-                self._to_horse.send(f"{job.id} {self.execution.id}".encode())
-            except OSError:  # it was killed while it waited
-                self._end_work_horse()
-            else:
-                self._horse_pid = self._living_horse
-                return
-        worker = os.getpid()
-        try:
-            self._to_horse, self._to_worker = socket.socketpair()
-            self._to_horse.settimeout(_POLL)
-            super().fork_work_horse(job, queue)
-        except OSError as error:
-            if os.getpid() != worker:
-                os._exit(1)
-            raise self._host_fault(error) from error
-        self._to_worker.close()
-        self._living_horse = self.horse_pid
-
-    # RQ waits until the work-horse ends: ours may go on, ask, or have to be cut off by a signal.
-    def wait_for_horse(self) -> tuple[int | None, int | None, resource.struct_rusage | None]:
-        """Waits until the job succeeds or the work-horse ends.
-
-        Answers its questions meanwhile. Kills it when the grace period is over.
-        """
-        while self._to_horse is not None:
-            try:
-                # Left in the socket: RQ's alarm may interrupt this call and have it repeated.
-                message = self._to_horse.recv(1, socket.MSG_PEEK)
-                if message == _SUCCEEDED:
-                    if self.execution is not None:
-                        self._reasons.forget_faults(self.execution.job_id)
-                    return self.horse_pid, os.EX_OK, None
-                if message == _ASKS:
-                    self._answer()
-                    continue
-            except TimeoutError:
-                self._beat()
-                if time.monotonic() >= self._cut_off_at:
-                    self._cuts_off = True
-                    os.kill(self.horse_pid, signal.SIGKILL)
-                    self._cut_off_at = float("inf")
-                continue
-            except ConnectionError:
-                pass
-            self._to_horse.close()
-            self._to_horse = None
-        self._reasons.postgres.suspect()  # its job may have failed for that
-        return super().wait_for_horse()
-
-    def _answer(self) -> None:
-        """Answers a work-horse that asks whether the error of its job is the host's fault."""
-        assert self._to_horse is not None and self.execution is not None  # noqa: S101, PT018 - it runs
-        with deferred((signal.SIGALRM,)), suppress(OSError):  # it was killed meanwhile
-            self._to_horse.recv(1)
-            is_hosts = self._reasons.is_hosts_fault(self.execution.job_id)
-            self._to_horse.send(_OF_HOST if is_hosts else _OF_LINK)
-
-    def _ask(self) -> bool:
-        """Asks the worker, from its work-horse, whether the error of the job is the host's fault.
-
-        The worker finds out by trying: it has no limit of memory of its own.
-        """
-        assert self._to_worker is not None  # noqa: S101 - made before the fork
-        with suppress(OSError):  # the worker was killed
-            self._to_worker.send(_ASKS)
-            return self._to_worker.recv(1) == _OF_HOST
-        return False
-
-    def _end_work_horse(self) -> None:
-        """Ends a work-horse that waits for a job."""
-        if self._to_horse is not None:
-            self._to_horse.close()
-            self._to_horse = None
-            with suppress(ChildProcessError):
-                os.waitpid(self._living_horse, 0)
-
-    # RQ limits no memory, and lets SIGHUP end the work-horse.
-    def main_work_horse(self, job: Job, queue: Queue) -> None:
-        """Runs the job, and those that the worker sends, in the process that was just forked."""
-        assert self._to_horse is not None  # noqa: S101 - made before the fork
-        self._to_horse.close()
-        host.limit_memory(self._settings)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        snapshot_job.use_worker(self._ask)
-        super().main_work_horse(job, queue)
-
-    # RQ performs one job, and then ends the process.
-    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Performs the job and those that follow, until none waits or one has failed.
-
-        A failure may have left a connection with half an answer. Also ends when the process has
-        grown by `_MOST_GROWTH`, because the next job would have less memory.
-        """
-        size = _size()
-        while super().perform_job(job, queue, execution) and _size() - size < _MOST_GROWTH:
-            try:
-                assert self._to_worker is not None  # noqa: S101 - made before the fork
-                self._to_worker.send(_SUCCEEDED)
-                message = self._to_worker.recv(1024)
-            except OSError:  # the worker was killed
-                return True
-            if not message:
-                return True
-            job_id, execution_id = message.decode().split()
-            job = self.job_class.fetch(job_id, self.connection, self.serializer)
-            execution = Execution(execution_id, job_id, self.connection, self.name)
-            self.executions = {execution.id: execution}
-            os.environ["RQ_JOB_ID"] = job_id
-        return False
-
-    # The ends of jobs
-
-    # RQ leaves the id of a job that was killed before it began in the intermediate list.
-    def cleanup_execution(
-        self, job: Job, pipeline: Pipeline, execution: Execution | None = None
-    ) -> None:
-        """Removes all records of a job that runs."""
-        super().cleanup_execution(job, pipeline, execution)
-        rq_faults.remove_from_intermediate_list(job, self.queues[0], pipeline)
-
-    # RQ records a failure twice if the process is killed just after recording it, and fails a job
-    # that never began while that still counts as waiting.
-    def handle_job_failure(
-        self,
-        job: Job,
-        queue: Queue,
-        started_job_registry: object = None,
-        exc_string: str = "",
-        execution: Execution | None = None,
-    ) -> None:
-        """Records a failure once, also that of a job that never began, which has no execution."""
-        if execution is None:
-            execution = rq_faults.begin_stuck_job(self, job, queue)
-            self.recovery.count_killed_job(job, "its worker was killed before it began")
-        elif rq_faults.is_queued_again(self.connection, job, execution):
-            with self.connection.pipeline() as pipeline:
-                super().cleanup_execution(job, pipeline, execution)
-                pipeline.execute()
-            return
-        super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
-
-    # RQ logs each error with its traceback, and knows no link.
-    def handle_exception(self, job: Job, *exc_info: Any) -> None:
-        """Logs the error and updates the link, unless the job itself has done both."""
-        error = exc_info[1]
-        if not isinstance(error, SnapshotError):
-            if isinstance(error, RedisError):  # an outage needs no traceback
-                sentence = explain(error)[0]
-                log.warning("worker %s: Redis %s", self.name, sentence)
-                # An app's owner may read it. What Redis or OpenSSL say can name a host.
-                why = f"Redis {sentence.partition(': ')[0]}"
-            else:
-                super().handle_exception(job, *exc_info)
-                why = type(error).__name__
-            self.recovery.count_killed_job(job, f"it could not be run: {why}")
-
-    def _job_process_was_killed(
-        self, job: Job, pid: int | None, status: int, _usage: object
-    ) -> None:
-        if pid is not None:
-            # The job's git runs in the same process group, and would go on changing the clone.
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-        self.recovery.release_lock(job)
-        if self._cuts_off:
-            self.recovery.release_cut_off_job(cast("SnapshotJob", job))
-        else:
-            self.recovery.count_killed_job(job, f"its process was killed (wait status {status})")
-
     def _job_was_abandoned(self, job: Job, *_: object) -> None:
-        self._beat()
+        self.beat()
         self.recovery.count_killed_job(job, "its worker was killed")
-
-
-def _size() -> int:
-    """Returns the most memory that this process has had, in KiB on Linux."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -11,7 +11,7 @@ _SHORTEST_SECRET = 8  # characters: any text could contain a shorter part of a U
 
 
 class Cleaner:
-    """Removes the secrets that it was told of from texts."""
+    """Removes the secrets that it has learned from texts."""
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()

@@ -1,12 +1,13 @@
 """The snapshot job: brings one link up to date."""
 
+import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict
-from functools import partial
+from typing import NoReturn
 
 from redis import RedisError
 from redis.exceptions import NoPermissionError
@@ -14,9 +15,9 @@ from rq import get_current_job
 from rq.timeouts import JobTimeoutException
 
 from docora_ops.actions.encryption import decrypt
-from docora_ops.database import Database, Session, circuits
+from docora_ops.database import Database, circuits
 from docora_ops.database import link_scans as scans
-from docora_ops.database.link_scans import Failure, Refusal
+from docora_ops.database.link_scans import Ending, Failure, Refusal
 from docora_ops.errors import (
     AppHeldError,
     BrokenCloneError,
@@ -29,103 +30,29 @@ from docora_ops.errors import (
     SnapshotError,
 )
 from docora_ops.jobs import JobEnd
-from docora_ops.links import Link, LinkStatus, Payload
-from docora_ops.queue import Redis, connect
+from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 from docora_ops.queue.holds import find_hold, read_holds
 from docora_ops.queue.outcomes import SnapshotOutcome
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.queue.rq_jobs import keep_files
-from docora_ops.settings import Settings, load_settings
 from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host
 from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
-from docora_ops.worker.git import git_for
-from docora_ops.worker.log import fields_of_link, log, name_of_link, record
-from docora_ops.worker.recovery import Tries
+from docora_ops.worker.git import Git
+from docora_ops.worker.log import record, tell
+from docora_ops.worker.resources import LOCK_TIMEOUT, Resources, current_resources
 from docora_ops.worker.secrets import Cleaner
-from docora_ops.worker.webhook import Webhook
+from docora_ops.worker.tries import Tries
 
-DELIVERY_TIMEOUT = 30  # seconds for the POST of a file, or of a chunk
-LOCK_TIMEOUT = 60  # seconds to wait for a change of the link to commit, and for the link's lock
 _REDIS_PAUSE = 1  # seconds between two attempts to reach a server that is away
-_STATEMENT_TIMEOUT = 300  # seconds, at least: one statement lists the files of a large repository
 _RECORD_INTERVAL = 1  # seconds between two records of the number of files sent
-_MOST_WEBHOOKS = 16  # apps to which a connection stays open
 _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1  # the largest size of a file that Docora's column can hold
 _NOTHING_TO_DO = {
     Refusal.GONE: "the link or its app is gone",
     Refusal.BUSY: "another job is at work on it",
 }
-
-
-class Resources:
-    """What the jobs of one process share: settings, and connections to Redis, Postgres and apps.
-
-    client: of Redis; None if the process runs a single job, which closes all connections.
-    """
-
-    def __init__(self, settings: Settings, client: Redis | None = None) -> None:
-        self.settings = settings
-        self.client = client or connect(settings)
-        self._is_shared = client is not None
-        # Only our own worker answers: see `use_worker`.
-        self.is_hosts_fault: Callable[[], bool] = lambda: False
-        self._session: Session | None = None
-        self._webhooks: dict[tuple[str, str, str], Webhook] = {}
-
-    def take_session(self) -> Session:
-        """Returns the session of the last job if it is still open, or a new one."""
-        session, self._session = self._session, None
-        if session is not None:
-            if session.is_open:  # Postgres may have been restarted since
-                return session
-            session.close()
-        timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
-        timeouts = {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": timeout}
-        return Session(self.settings.model_copy(update=timeouts))
-
-    def webhook(self, *app: *tuple[str, str, str]) -> Webhook:
-        """Returns the webhook of an app. An earlier job may have left its connection open.
-
-        app: base_url, id and auth key.
-        """
-        if app not in self._webhooks:
-            if len(self._webhooks) >= _MOST_WEBHOOKS:
-                self._close_webhooks()
-            self._webhooks[app] = Webhook(*app, DELIVERY_TIMEOUT)
-        return self._webhooks[app]
-
-    def leave(self, session: Session, *, succeeded: bool, has_locks: bool = True) -> None:
-        """Releases the locks of a job. Closes its connections unless another job may use them."""
-        if succeeded and self._is_shared:
-            with suppress(DocoraOpsError):  # the link is synced, so the job has not failed
-                if has_locks:
-                    session.release()
-                self._session = session
-                return
-        session.close()
-        self._close_webhooks()
-
-    def _close_webhooks(self) -> None:
-        while self._webhooks:
-            self._webhooks.popitem()[1].close()
-
-
-_resources: Resources | None = None
-
-
-def use_settings(settings: Settings, client: Redis | None = None) -> None:
-    """Sets the settings, and a client of Redis if there is one, for the jobs of this process."""
-    global _resources  # noqa: PLW0603 - RQ calls a plain function
-    _resources = Resources(settings, client)
-
-
-def use_worker(is_hosts_fault: Callable[[], bool]) -> None:
-    """Lets the jobs of this process ask their worker whether an error is the fault of the host."""
-    if _resources is not None:
-        _resources.is_hosts_fault = is_hosts_fault
 
 
 def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
@@ -137,29 +64,27 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
 
     names: the other arguments of the job; only the log uses them.
     """
-    tries = Tries(get_current_job())
+    rq_job = get_current_job()
+    assert rq_job is not None  # noqa: S101 - RQ runs it
+    tries, ids = Tries(rq_job), (app_id, repository_id)
     about = {"app_id": app_id, "repository_id": repository_id, **names}
     try:
-        resources = _resources or Resources(load_settings())
-        job = _Snapshot(resources, (app_id, repository_id), tries, about)
+        resources = current_resources()
+        job = _Snapshot(resources, ids, tries, about)
     except ConfigurationError as error:
         # The failure cannot be counted, so the link needs another try.
         tries.keep()
-        message, name = inert(error.message), name_of_link(about)
-        fields = fields_of_link(about) | {"outcome": JobEnd.TRIED_AGAIN, "error_message": message}
-        log.error("%s: failed: %s; %s", name, message, tries.outlook, extra=fields)
+        message, end = inert(error.message), JobEnd.TRIED_AGAIN
+        outcome = SnapshotOutcome(host.now(), *ids, None, end, error_message=message)
+        tell(about, f"failed: {message}; {tries.outlook}", logging.ERROR, outcome)
         raise SnapshotError(message) from None
     succeeded = False
     try:
         # Not within `except`: the chained error would show its secrets in the log.
         failure = job.work()
-        if isinstance(failure, AppHeldError | HoldsUnreadableError):
-            job.wait_for_release(failure)
-        elif failure is not None and host.is_scarcity(failure) and resources.is_hosts_fault():
-            job.wait_again(failure)
-        elif failure is not None:
-            job.fail(failure)
         succeeded = failure is None
+        if failure is not None:
+            job.end_without_success(failure)
     finally:
         resources.leave(job.session, succeeded=succeeded, has_locks=job.has_locks)
 
@@ -168,42 +93,23 @@ class _NothingToDoError(Exception):
     """The link or its app is gone, or another job is at work on the link."""
 
 
-class _Progress:
-    """Records how many files a job has sent: at the beginning, then at most once a second."""
-
-    def __init__(self, client: Redis, tries: Tries, total: int) -> None:
-        self._client, self._job, self._total = client, tries.job, total
-        self._due_at = 0.0
-
-    def tell(self, sent: int) -> None:
-        """Records it if it is time to. Stops after an error, which is no failure of the job."""
-        if self._job is None or time.monotonic() < self._due_at:
-            return
-        self._due_at = time.monotonic() + _RECORD_INTERVAL
-        try:
-            keep_files(self._client, self._job, sent, self._total)
-        except RedisError:
-            self._due_at = float("inf")
-
-
 class _Snapshot:
+    """One job.
+
+    about: the arguments of the job; later what the database says in their place.
+    """
+
     def __init__(
-        self,
-        resources: Resources,
-        ids: tuple[str, str],
-        tries: Tries,
-        about: Mapping[str, object],
+        self, resources: Resources, ids: tuple[str, str], tries: Tries, about: Mapping[str, object]
     ) -> None:
-        self.resources = resources
-        self.settings = resources.settings
-        self.ids = ids
+        self.resources, self.settings = resources, resources.settings
+        self.ids, self.tries, self.about = ids, tries, about
         self.repository_id = ids[1]
-        self.tries = tries
-        self.name, self.fields = name_of_link(about), fields_of_link(about)
         self.cleaner = Cleaner()
         self.started = time.monotonic()
         self.sent: Counter[str] = Counter()  # files by event
         self.size = 0  # bytes of their contents
+        self.files_due_at = 0.0  # the next record of the number of files sent
         self.commit: Commit | None = None
         self.link: Link | None = None
         self.reads_repository = False  # while it does, a failure counts for the circuit
@@ -217,18 +123,13 @@ class _Snapshot:
             # Known before the lock is taken: the session may fail at any moment afterwards.
             self.session_id = self.session.id
             self.link, payload = self._begin()
-            about = asdict(payload)
-            self.name, self.fields = name_of_link(about), fields_of_link(about)
-            number = self._try_number(self.link.retry_count + 1)
-            log.info("%s: began, %s", self.name, number, extra=self.fields)
+            self.about, number = asdict(payload), self.link.retry_count + 1
+            tell(self.about, f"began, {self._try_number(number)}")
             self._bring_up_to_date(self.link, payload)
-            sent, fields = amount(self.sent.total(), "file"), self._end_fields(JobEnd.SYNCED)
-            log.info("%s: synced, %s sent in %s", self.name, sent, self._time, extra=fields)
-            self._record(JobEnd.SYNCED, try_number=self.link.retry_count + 1)
+            sent = amount(self.sent.total(), "file")
+            self._tell_end(JobEnd.SYNCED, f"synced, {sent} sent in {self._time}", try_number=number)
         except _NothingToDoError as reason:
-            fields = self._end_fields(JobEnd.NOTHING_TO_DO)
-            log.info("%s: nothing to do: %s, %s", self.name, reason, self._time, extra=fields)
-            self._record(JobEnd.NOTHING_TO_DO)
+            self._tell_end(JobEnd.NOTHING_TO_DO, f"nothing to do: {reason}, {self._time}")
         except MemoryError:  # its traceback would keep the memory in use
             kind = GitError if self.reads_repository else SnapshotError
             return kind("the job ran out of memory on this repository")
@@ -240,20 +141,15 @@ class _Snapshot:
     def _time(self) -> str:
         return f"{time.monotonic() - self.started:.1f} s"
 
-    def _end_fields(self, outcome: JobEnd, error_message: str | None = None) -> dict[str, object]:
-        """Returns the fields of the event that ends the job."""
-        seconds = round(time.monotonic() - self.started, 3)
-        end = {"outcome": outcome, "seconds": seconds, "files": self.sent.total()}
-        return self.fields | end | {"error_message": error_message}
-
-    def _record(
-        self, end: JobEnd, error_message: str | None = None, *, try_number: int | None = None
+    def _tell_end(
+        self,
+        end: JobEnd,
+        text: str,
+        level: int = logging.INFO,
+        error_message: str | None = None,
+        try_number: int | None = None,
     ) -> None:
-        """Adds the end of the job to the record of outcomes."""
-        was_synced = self.link is not None and self.link.status == LinkStatus.SYNCED
-        is_routine = end is JobEnd.NOTHING_TO_DO or (
-            end is JobEnd.SYNCED and was_synced and not self.sent
-        )
+        """Logs the end of the job, and adds it to the record of outcomes."""
         outcome = SnapshotOutcome(
             host.now(),
             *self.ids,
@@ -267,10 +163,16 @@ class _Snapshot:
             deleted=self.sent["delete"],
             size=self.size,
             seconds=round(time.monotonic() - self.started, 3),
-            worker=self.tries.worker,
+            worker=self.tries.job.worker_name,
             commit_sha=self.commit.sha[:12] if self.commit else None,
         )
-        record(self.resources.client, outcome, keep_entry=not is_routine)
+        tell(self.about, text, level, outcome)
+        if end is JobEnd.TRIED_AGAIN and try_number is None:  # Postgres has no verdict
+            return
+        was_synced = self.link is not None and self.link.status == LinkStatus.SYNCED
+        is_routine = end is JobEnd.SYNCED and was_synced and not self.sent
+        keep_entry = not (is_routine or end is JobEnd.NOTHING_TO_DO)
+        record(self.resources.client, outcome, keep_entry=keep_entry)
 
     def _try_number(self, number: int) -> str:
         # When the scheduler queues a failed link, the count goes on.
@@ -315,7 +217,8 @@ class _Snapshot:
         with redis_errors(client):
             host.keep_clock(client)  # signatures contain the time
         lock = RepositoryLock(client, payload.repository_name, link.ref.job_id)
-        git = git_for(settings, payload.github_url, token, lock.renew)
+        protocols, timeout = settings.git_protocols, settings.git_timeout
+        git = Git(payload.github_url, token, protocols, timeout, lock.renew)
         clone = Clone(settings.repos_base_path, payload.owner, payload.name, git, lock)
         try:
             with closing(Objects(git, clone.path)) as objects:
@@ -363,8 +266,8 @@ class _Snapshot:
                 "the repository shows no branch, though it was delivered before: nothing is deleted"
             )
         else:
-            text = "%s: the repository has no branch, so nothing is sent"
-            log.warning(text, self.name, extra=self.fields)
+            text = "the repository has no branch, so nothing is sent"
+            tell(self.about, text, logging.WARNING)
         circuits.reset_circuits(self.session, [self.repository_id])
         self.reads_repository = False
         return None if commit is None else (commit, files)
@@ -376,18 +279,15 @@ class _Snapshot:
         changes = compare(files, scans.read_deliveries(self.session, link.ref))
         counts = Counter(change.event for change in changes)
         text = ", ".join(f"{counts[event]} to {event}" for event in ("delete", "create", "update"))
-        where = f"{inert(commit.branch)} at {commit.sha[:12]}"
-        log.info("%s: %s: %s", self.name, where, text, extra=self.fields)
+        tell(self.about, f"{commit.branch} at {commit.sha[:12]}: {text}")
         if not changes:
             return
         self._go_on_unless(scans.may_deliver(self.session, link.ref))
         payload = link.payload
         webhook = self.resources.webhook(payload.base_url, payload.app_id, auth_key)
-        look = partial(self._obey_hold, link)
-        sender = Sender(webhook, look, objects, payload, commit.sha, self.settings)
-        progress = _Progress(self.resources.client, self.tries, len(changes))
+        sender = Sender(webhook, self._obey_hold, objects, payload, commit.sha, self.settings)
         for change in changes:
-            progress.tell(self.sent.total())
+            self._record_files(len(changes))
             sender.send(change)
             self.sent[change.event] += 1
             self.size += change.file.size if change.file else 0
@@ -395,14 +295,27 @@ class _Snapshot:
             if not scans.record_delivery(self.session, link.ref, change.path, sha):
                 self._go_on_unless(Refusal.GONE)
 
-    def _obey_hold(self, link: Link) -> None:
+    def _record_files(self, total: int) -> None:
+        """Records how many files the job has sent: at the beginning, then at most once a second.
+
+        Stops after an error, which is no failure of the job.
+        """
+        if time.monotonic() >= self.files_due_at:
+            self.files_due_at = time.monotonic() + _RECORD_INTERVAL
+            try:
+                keep_files(self.resources.client, self.tries.job, self.sent.total(), total)
+            except RedisError:
+                self.files_due_at = float("inf")
+
+    def _obey_hold(self) -> None:
         """Raises AppHeldError if the app is held, HoldsUnreadableError if that can't be known.
 
         While Redis gives no answer, waits: the app may have been held meanwhile.
         """
+        job_id = LinkRef("", *self.ids).job_id
         while True:
             try:
-                hold = find_hold(self.resources.client, link.ref.job_id, host.timestamp())
+                hold = find_hold(self.resources.client, job_id, host.timestamp())
             except NoPermissionError:  # the ACL is that of an older version: the worker says so
                 return
             except RedisError:  # a fault of the host, and no failure of the link
@@ -412,36 +325,39 @@ class _Snapshot:
                 raise AppHeldError(f"the app is {hold.sentence}")
             return
 
-    def wait_for_release(self, error: AppHeldError | HoldsUnreadableError) -> None:
-        """Queues the job again, for after the hold, and raises SnapshotError."""
-        sent = amount(self.sent.total(), "file")
-        out = f"; {sent} of this snapshot already sent" if self.sent else ""
-        self._give_back(f"{error.message}{out}", JobEnd.HELD, "queued again; no failure is counted")
+    def end_without_success(self, error: Exception) -> None:
+        """Counts a failure, or queues the job again if the link is not to blame.
 
-    def wait_again(self, error: Exception) -> None:
-        """Queues the job again after a fault of the host, and raises SnapshotError."""
+        Raises SnapshotError, unless the link is gone or another job is at work on it.
+        """
+        if isinstance(error, AppHeldError | HoldsUnreadableError):
+            sent = amount(self.sent.total(), "file")
+            out = f"; {sent} of this snapshot already sent" if self.sent else ""
+            why = "queued again; no failure is counted"
+            self._give_back(f"{error.message}{out}", JobEnd.HELD, why)
         message = self.cleaner.clean(self._describe(error))
-        why = "the host's fault, queued again at once; no failure is counted"
-        self._give_back(message, JobEnd.CUT_OFF, why)
+        if host.is_scarcity(error) and self.resources.is_hosts_fault():
+            why = "the host's fault, queued again at once; no failure is counted"
+            self._give_back(message, JobEnd.CUT_OFF, why)
+        self._fail(error, message)
 
-    def _give_back(self, message: str, end: JobEnd, why: str) -> None:
+    def _open_database(self) -> Database:
+        """Returns a new connection: the job's own may be lost, or in the middle of a statement."""
+        return Database(self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT}))
+
+    def _give_back(self, message: str, end: JobEnd, why: str) -> NoReturn:
+        """Makes the link pending, and has the job queued again by raising SnapshotError."""
         self.tries.give_back()
-        patient = self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT})
         # If this fails, the next try updates the link.
-        with suppress(DocoraOpsError), closing(Database(patient)) as database:
+        with suppress(DocoraOpsError), closing(self._open_database()) as database:
             scans.release_scan(database, *self.ids, self.session_id)
-        fields = self._end_fields(end, message)
-        log.warning("%s: %s: %s", self.name, why, inert(message), extra=fields)
-        self._record(end, message)
+        self._tell_end(end, f"{why}: {message}", logging.WARNING, message)
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
-    def fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, message: str) -> None:
         """Counts the failure, ends the tries if the link is failed now, raises SnapshotError."""
-        message = self.cleaner.clean(self._describe(error))
         settings, circuit, ending = self.settings, None, None
-        # The job's own connection may be lost, or in the middle of a statement.
-        patient = settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT})
-        with closing(Database(patient)) as database:
+        with closing(self._open_database()) as database:
             try:
                 if isinstance(error, GitError):
                     circuit = circuits.git_failed(
@@ -454,31 +370,28 @@ class _Snapshot:
                 failure = Failure(*self.ids, message, self.tries.left, limit)
                 ending = scans.fail_scan(database, failure, self.session_id)
             except ServerError as trouble:
-                text = "%s: its link can't be marked: %s"
-                log.warning(text, self.name, inert(trouble.message), extra=self.fields)
+                text = f"its link can't be marked: {trouble.message}"
+                tell(self.about, text, logging.WARNING)
         if circuit is not None and circuit.opened and self.link is not None:
             text = f"the circuit is open until {moment(circuit.open_until)}"
-            log.warning("%s: %s", self.name, text, extra=self.fields)
+            tell(self.about, text, logging.WARNING)
             self._announce(self.link, circuit, message)
         if isinstance(ending, Refusal) and ending in _NOTHING_TO_DO:
-            reason, fields = _NOTHING_TO_DO[ending], self._end_fields(JobEnd.NOTHING_TO_DO)
-            log.info("%s: nothing to do: %s, %s", self.name, reason, self._time, extra=fields)
-            self._record(JobEnd.NOTHING_TO_DO)
+            text = f"nothing to do: {_NOTHING_TO_DO[ending]}, {self._time}"
+            self._tell_end(JobEnd.NOTHING_TO_DO, text)
             return
-        counted, end = "not marked", JobEnd.TRIED_AGAIN
-        if isinstance(ending, scans.Ending):
-            counted = self._try_number(ending.retry_count)
+        end, number, counted = JobEnd.TRIED_AGAIN, None, "not marked"
+        if isinstance(ending, Ending):
+            number = ending.retry_count
+            counted = self._try_number(number)
             if ending.is_final:
                 was_failed = self.link is not None and self.link.status == LinkStatus.FAILED
                 end = JobEnd.FAILED_AGAIN if was_failed else JobEnd.FAILED
                 self.tries.end()
         else:  # so the link needs another try
             self.tries.keep()
-        counted = f"failed after {self._time}, {counted}"
-        outlook, fields = self.tries.outlook, self._end_fields(end, message)
-        log.warning("%s: %s: %s; %s", self.name, counted, inert(message), outlook, extra=fields)
-        if isinstance(ending, scans.Ending):
-            self._record(end, message, try_number=ending.retry_count)
+        text = f"failed after {self._time}, {counted}: {message}; {self.tries.outlook}"
+        self._tell_end(end, text, logging.WARNING, message, number)
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def _announce(self, link: Link, circuit: circuits.Circuit, message: str) -> None:
@@ -491,7 +404,8 @@ class _Snapshot:
                 apps = [app for app in apps if app.app_id not in held]
             post_sync_failed(apps, link.payload, circuit, message, self.settings)
         except Exception as error:  # noqa: BLE001 - such as the time limit of the job
-            log.warning("%s: the apps were not told: %s", self.name, inert(self._describe(error)))
+            text = f"the apps were not told: {self._describe(error)}"
+            tell(self.about, text, logging.WARNING)
 
     def _describe(self, error: Exception) -> str:
         if isinstance(error, DocoraOpsError):
@@ -503,6 +417,6 @@ class _Snapshot:
         # The text of the exception may contain secrets, so only its places are logged.
         frames = traceback.extract_tb(error.__traceback__)
         places = "; ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)
-        text, kind = "%s: a bug in docora-ops: %s at %s", type(error).__name__
-        log.error(text, self.name, kind, places, extra=self.fields)
-        return f"a bug in docora-ops: {type(error).__name__}"
+        text = f"a bug in docora-ops: {type(error).__name__}"
+        tell(self.about, f"{text} at {places}", logging.ERROR)
+        return text

@@ -19,7 +19,7 @@ _CALLS = 5  # calls of a slow server in a row
 
 
 def silence_limit(settings: Settings) -> int:
-    """Returns the seconds for which a living worker may be silent, because a server is slow."""
+    """Returns for how many seconds a worker may be silent while a server is slow."""
     longest_call = settings.connect_timeout + settings.statement_timeout
     return max(_SHORTEST_LIMIT, _CALLS * longest_call)
 
@@ -28,7 +28,7 @@ class Watchdog:
     """Passes on the heartbeats of one or several workers, each in a process of its own.
 
     Each worker writes the time into memory that the processes share. The main process passes on the
-    oldest of these times, if it has changed. So one worker that hangs is enough to be noticed.
+    oldest of these times, if it has changed. So a single worker that hangs is noticed.
     """
 
     def __init__(self, name: str, count: int, settings: Settings) -> None:
@@ -61,7 +61,10 @@ class Watchdog:
     # In the main process
 
     def begin(self, slot: int, pid: int) -> None:
-        """Gives a slot to a new worker. If it replaces another, it must begin within the limit."""
+        """Assigns a slot to a new worker.
+
+        A worker that replaces another must send its first heartbeat within the limit.
+        """
         self._pids[slot] = pid
         if self._beats[slot] == math.inf:
             self._beats[slot] = time.monotonic()

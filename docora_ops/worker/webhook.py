@@ -35,7 +35,6 @@ _PROXY_PORT = 1080  # as for git
 _PORTS = {"http": 80, "https": 443}
 _WATCH_INTERVAL = 0.25  # seconds
 
-_NO_TUNNEL = "Tunnel connection failed: 407"
 LOGIN_HINT = (
     "the proxy wants a login: whoever runs the workers must put USER:PASSWORD@ into the URL of the "
     "proxy in their environment"
@@ -46,9 +45,9 @@ logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 
 class _Answer(http.client.HTTPResponse):
-    """The final answer to a request. Interim ones, such as 103 Early Hints, are skipped.
+    """The final answer to a request, without interim ones such as 103 Early Hints.
 
-    http.client only skips 100. Any number is skipped, since the whole request has a deadline.
+    http.client skips only 100. Their number needs no limit: the whole request has a deadline.
     """
 
     def begin(self) -> None:
@@ -107,7 +106,7 @@ class Route:
         return f"http://{self.url.netloc}{target}" if self.is_forwarded else target
 
     def explain(self, error: BaseException, timeout: float, *, expired: bool) -> DeliveryError:
-        """Returns the error for a missing answer. `expired`: the whole `timeout` is over."""
+        """Returns the error for an exchange without a valid answer. `expired`: at its deadline."""
         through = f" through the proxy {self.proxy.netloc}" if self.proxy else ""
         where = f"{self.url.netloc}{through}"
         if isinstance(error, NewConnectionError):
@@ -119,16 +118,25 @@ class Route:
             return DeliveryError(reason, hint=host.certificate_hint(error.verify_message))
         if isinstance(error, OSError):
             text = error.strerror or str(error)
-            return DeliveryError(
-                f"{where}: {text}", hint=LOGIN_HINT if _NO_TUNNEL in text else None
-            )
-        return DeliveryError(f"{where} {_complaint(error)}")
+            hint = LOGIN_HINT if "Tunnel connection failed: 407" in text else None
+            return DeliveryError(f"{where}: {text}", hint=hint)
+        # Never quotes the error, which may quote an answer that repeats secrets of the request.
+        if isinstance(error, UnicodeError | LocationParseError):
+            return DeliveryError(f"{where} is not a valid host name")
+        if isinstance(error, http.client.BadStatusLine):
+            return DeliveryError(f"{where} did not answer in HTTP")
+        return DeliveryError(
+            f"{where} broke off its answer, or sent one that is not valid HTTP/1.1"
+        )
 
 
 def route_to(base_url: str) -> Route:
     """Returns the way to an app. Raises DeliveryError for an unusable base_url or proxy."""
-    url = _parse(base_url)
-    return Route(url, _proxy_for(url))
+    with suppress(LocationParseError):
+        url = parse_url(base_url)
+        if url.scheme in {"http", "https"} and url.host:
+            return Route(url, _proxy_for(url))
+    raise DeliveryError("the app's base_url is not an http or https URL")
 
 
 class Webhook:
@@ -255,26 +263,6 @@ class Webhook:
                     connection = self._connection  # another thread may drop it
                     if sock := (connection and connection.sock) or self._socket:
                         sock.shutdown(socket.SHUT_RDWR)
-
-
-def _complaint(error: BaseException) -> str:
-    """Returns the rest of a sentence about an app without a valid answer.
-
-    Never quotes the error, which may quote an answer that repeats secrets of the request.
-    """
-    if isinstance(error, UnicodeError | LocationParseError):
-        return "is not a valid host name"
-    if isinstance(error, http.client.BadStatusLine):
-        return "did not answer in HTTP"
-    return "broke off its answer, or sent one that is not valid HTTP/1.1"
-
-
-def _parse(base_url: str) -> Url:
-    with suppress(LocationParseError):
-        url = parse_url(base_url)
-        if url.scheme in {"http", "https"} and url.host:
-            return url
-    raise DeliveryError("the app's base_url is not an http or https URL")
 
 
 def _address(url: Url) -> str:

@@ -13,9 +13,10 @@ import redis
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
 from rq import SimpleWorker
+from rq.job import Job
 
 from docora_ops.settings import Settings
-from docora_ops.worker import snapshot_job as job
+from docora_ops.worker import resources, snapshot_job
 from tests.support.docora import QUEUE, Docora, Process, Result, finish
 from tests.support.receiver import Received, Receiver
 from tests.support.rows import TestLink
@@ -194,11 +195,17 @@ class Snapshots:
 
     def run_job(self, link: TestLink) -> None:
         """Run the link's job in this process, outside RQ: it has no further tries."""
-        job.use_settings(self.settings)
-        job.snapshot(app_id=link.app_id, repository_id=link.repository_id)
+        resources.use_settings(self.settings)
+        self.run_snapshot(link)
+
+    def run_snapshot(self, link: TestLink) -> None:
+        """Run the link's job with the settings and connections that the process has."""
+        job = Job.create("module.function", connection=self.docora.redis)
+        with patch.object(snapshot_job, "get_current_job", return_value=job):
+            snapshot_job.snapshot(app_id=link.app_id, repository_id=link.repository_id)
 
     def work_here(self) -> None:
-        job.use_settings(self.settings)
+        resources.use_settings(self.settings)
         with (
             redis.Redis.from_url(self.docora.redis_access.worker) as connection,
             # Its thread for commands may outlive the worker, and would leave a socket open.

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 from rq.job import JobStatus
 
-from docora_ops.worker import snapshot_job
+from docora_ops.worker import resources
 from tests.support.delivery_checks import (
     assert_in_sync,
     events,
@@ -113,8 +113,8 @@ def test_a_snapshot_that_can_not_be_stored_leaves_the_one_before(snapshots: Snap
 
 
 def test_an_app_has_30_s_to_answer(snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert snapshot_job.DELIVERY_TIMEOUT == 30
-    monkeypatch.setattr(snapshot_job, "DELIVERY_TIMEOUT", 0.2)
+    assert resources.DELIVERY_TIMEOUT == 30
+    monkeypatch.setattr(resources, "DELIVERY_TIMEOUT", 0.2)
     link, _ = snapshots.add_link({"a": "1"})
     with raw_app(snapshots.receiver, Talk.wait_for_hangup) as app:
         snapshots.set_base_url(app.base_url)

@@ -225,7 +225,8 @@ REPOSITORY_LOCK = RepositoryLock(Redis(), "octo/api", "app_1-repo_1")
 
 
 def git_for(url: str, *protocols: str) -> Git:
-    return Git(url, token=None, protocols=protocols, timeout=1, keep_alive=lambda: None)
+    allowed = ",".join(protocols)
+    return Git(url, token=None, protocols=allowed, timeout=1, keep_alive=lambda: None)
 
 
 def refusal(url: str, *protocols: str) -> str:

@@ -4,11 +4,12 @@ import dis
 import inspect
 from types import FunctionType
 
+import pytest
 from rq import Queue, Worker
 from rq.job import Job
 
-from docora_ops.worker.recovery import SnapshotJob
 from docora_ops.worker.rq_worker import SnapshotWorker
+from docora_ops.worker.tries import SnapshotJob
 from tests.support.docora import QUEUE, Docora
 
 METHODS_OF_WORKER = {
@@ -46,11 +47,25 @@ def test_the_job_overrides_these_methods_of_rqs(docora: Docora) -> None:
     assert assigned(SnapshotJob) & {*dir(job)} == set()
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [(SnapshotWorker, Worker), (SnapshotJob, Job)])
+def test_each_override_says_what_it_replaces(ours: type, theirs: type) -> None:
+    for name, method in own(ours).items():
+        if hasattr(theirs, name) and isinstance(method, FunctionType):
+            assert (inspect.getcomments(method) or "").startswith("# RQ"), name
+
+
+def classes(ours: type) -> list[type]:
+    """Our classes, without those of RQ that they inherit from."""
+    return [each for each in ours.__mro__ if each.__module__.startswith("docora_ops.")]
+
+
 def own(ours: type) -> dict[str, object]:
     """All that our classes define, without what Python defines for each class."""
-    classes = [each for each in ours.__mro__ if each.__module__.startswith("docora_ops.")]
     return {
-        name: value for each in classes for name, value in vars(each).items() if name[:2] != "__"
+        name: value
+        for each in classes(ours)
+        for name, value in vars(each).items()
+        if name[:2] != "__"
     }
 
 
@@ -67,7 +82,7 @@ def signature(cls: type, name: str) -> str:
 
 def assigned(ours: type) -> set[str]:
     """The attributes to which our methods assign."""
-    methods = [vars(ours)["__init__"]] if "__init__" in vars(ours) else []
+    methods = [vars(each)["__init__"] for each in classes(ours) if "__init__" in vars(each)]
     methods += [value for value in own(ours).values() if isinstance(value, FunctionType)]
     instructions = (each for method in methods for each in dis.get_instructions(method))
     return {each.argval for each in instructions if each.opname == "STORE_ATTR"}

@@ -285,9 +285,9 @@ def test_the_authorities_of_an_env_file_or_a_target_are_trusted_as_a_worker_trus
 def test_an_invalid_certificate_is_no_bug(authority: trustme.CA) -> None:
     version_3, version_6 = bytes.fromhex("a003020102"), bytes.fromhex("a003020105")
     certificate = ssl.PEM_cert_to_DER_cert(authority.cert_pem.bytes().decode())
-    assert _certificate(certificate)
+    assert _certificate(certificate)[1]
     for invalid in (b"", b"x", certificate.replace(version_3, version_6)):
-        assert _certificate(invalid) == ""
+        assert _certificate(invalid) == ("", None)
 
 
 def test_a_proxy_is_taken_as_a_worker_takes_it(docora: Docora, app_id: str) -> None:

@@ -11,7 +11,7 @@ from docora_ops.database import Session, link_scans, postgres
 from docora_ops.database.link_scans import end_unchanged_scan
 from docora_ops.errors import SnapshotError
 from docora_ops.queue import connect
-from docora_ops.worker import snapshot_job
+from docora_ops.worker import resources
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 
@@ -20,14 +20,9 @@ from tests.support.snapshots import Snapshots
 def scan(snapshots: Snapshots) -> Iterator[Callable[[TestLink], None]]:
     """Runs a job of a link, as the only process of a worker does with one after the other."""
     with connect(snapshots.settings) as client:
-        snapshot_job.use_settings(snapshots.settings, client)
-
-        def run(link: TestLink) -> None:
-            ids = {"app_id": link.app_id, "repository_id": link.repository_id}
-            snapshot_job.snapshot(**ids)
-
-        yield run
-        snapshot_job._resources.take_session().close()  # type: ignore[union-attr]
+        resources.use_settings(snapshots.settings, client)
+        yield snapshots.run_snapshot
+        resources.current_resources().take_session().close()
 
 
 @contextmanager

@@ -28,8 +28,7 @@ from docora_ops.links import Outcome
 from docora_ops.queue import connect
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import moment
-from docora_ops.worker import deliveries
-from docora_ops.worker import snapshot_job as job_module
+from docora_ops.worker import deliveries, resources
 from docora_ops.worker.recovery import LinkRecovery
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.delivery_checks import (
@@ -96,7 +95,7 @@ def test_a_job_without_settings_is_kept(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, _ = snapshots.add_queued({"a": "1"}, max_retry_attempts=1)
-    monkeypatch.setattr(job_module, "_resources", None)
+    monkeypatch.setattr(resources, "_resources", None)
     monkeypatch.delenv("DATABASE_URL", raising=False)
     SimpleWorker([snapshots.docora.queue], connection=snapshots.docora.redis).work(burst=True)
     assert link_row(snapshots, link)[0] == "pending_snapshot"
@@ -508,7 +507,7 @@ def test_a_job_whose_process_was_killed_before_it_began_stands_somewhere_at_any_
     with begun(snapshots) as (worker, job, execution):
         intermediate = f"rq:queue:{QUEUE}:intermediate"
         snapshots.docora.redis.rpush(intermediate, job.id)
-        worker._job_process_was_killed(job, None, 9, None)
+        worker._work_horse_was_killed(job, None, 9, None)
         assert snapshots.docora.redis.lrange(intermediate, 0, -1) == [job.id.encode()]
         worker.handle_job_failure(job, worker.queues[0], execution=execution)
         assert snapshots.docora.redis.lrange(intermediate, 0, -1) == []

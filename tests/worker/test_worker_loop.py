@@ -20,7 +20,8 @@ from rq.job import JobStatus
 from rq.utils import now, utcformat
 
 from docora_ops.queue import connect
-from docora_ops.worker import reasons, snapshot_job
+from docora_ops.worker import reasons
+from docora_ops.worker.resources import Resources
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.bullmq import Bullmq
 from tests.support.clocks import clock_ahead, clock_in, with_wrong_clock
@@ -248,7 +249,7 @@ def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
 
 def test_a_session_that_is_ended_between_two_jobs_costs_none(snapshots: Snapshots) -> None:
     with connect(snapshots.settings) as client:
-        resources = snapshot_job.Resources(snapshots.settings, client)
+        resources = Resources(snapshots.settings, client)
         first = resources.take_session()
         resources.leave(first, succeeded=True)
         assert resources.take_session() is first

@@ -1,0 +1,84 @@
+"""The tries of a job: how many are left, and when the next one follows."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from redis.client import Pipeline
+from rq import Queue
+from rq.job import Job, JobStatus
+
+_KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own
+
+
+class SnapshotJob(Job):
+    """A job whose next try follows at once if it was cut off.
+
+    The comment above each override says what RQ does in its place.
+    """
+
+    was_cut_off = False
+    _retry_pipeline: Pipeline | None = None
+
+    # RQ sends one more heartbeat of a job that has ended, in a round trip of its own.
+    def heartbeat(
+        self, timestamp: datetime, ttl: int, pipeline: Pipeline | None = None, xx: bool = False
+    ) -> None:
+        """Sends a heartbeat in a pipeline, and none without."""
+        if pipeline is not None:
+            super().heartbeat(timestamp, ttl, pipeline, xx)
+
+    # RQ delays each further try, also after one that counts as if it had not begun.
+    def get_retry_interval(self) -> int:
+        """Returns the seconds until the next try."""
+        return 0 if self.was_cut_off else super().get_retry_interval()
+
+    # RQ 3.0 writes the status before it adds the job to the schedule. If the process is killed in
+    # between, the job is in no list.
+    def retry(self, queue: Queue, pipeline: Pipeline) -> None:
+        """Queues or schedules the next try in the pipeline: the status and the place together."""
+        self._retry_pipeline = pipeline
+        try:
+            super().retry(queue, pipeline)
+        finally:
+            self._retry_pipeline = None
+
+    # RQ's `retry` passes no pipeline.
+    def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
+        """Sets the status, during `retry` in its pipeline."""
+        super().set_status(status, self._retry_pipeline if pipeline is None else pipeline)
+
+
+@dataclass(frozen=True)
+class Tries:
+    """The tries that a job has left. RQ reads their number after a failure."""
+
+    job: Job
+
+    @property
+    def left(self) -> int:
+        """The number of tries after this one."""
+        return self.job.retries_left or 0
+
+    @property
+    def outlook(self) -> str:
+        """Tells when the next try is, for the log."""
+        return (
+            f"tried again in {self.job.get_retry_interval()} s" if self.left else "no further try"
+        )
+
+    def give_back(self) -> None:
+        """Takes this try back, so that it does not count. Our workers begin the next at once."""
+        left = self.left + 1
+        self.keep()
+        self.job.retries_left = left
+        if isinstance(self.job, SnapshotJob):
+            self.job.was_cut_off = True
+
+    def end(self) -> None:
+        """Makes this try the last one."""
+        self.job.retries_left = 0
+
+    def keep(self) -> None:
+        """Has another try follow, even if none is left."""
+        self.job.retries_left = max(self.left, 1)
+        self.job.retry_intervals = self.job.retry_intervals or [_KEPT_DELAY]

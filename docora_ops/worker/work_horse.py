@@ -1,0 +1,278 @@
+"""Runs a job in a work-horse, as RQ calls the process that runs jobs, and records its end.
+
+The work-horse is a fork of its worker, so both have the same `JobRunner`. Here, `worker` is the
+parent and `work-horse` the child.
+"""
+
+import os
+import resource
+import signal
+import socket
+import time
+from contextlib import suppress
+from typing import Any
+
+from redis import Redis, RedisError
+from redis.client import Pipeline
+from rq import Queue, Worker
+from rq.executions import Execution
+from rq.job import Job
+
+from docora_ops.errors import SnapshotError
+from docora_ops.jobs import QUEUE_NAME
+from docora_ops.queue.redis_errors import explain
+from docora_ops.settings import Settings
+from docora_ops.worker import host, resources, rq_faults
+from docora_ops.worker.interrupts import deferred
+from docora_ops.worker.log import log
+from docora_ops.worker.reasons import Reasons
+from docora_ops.worker.recovery import LinkRecovery
+from docora_ops.worker.tries import SnapshotJob
+from docora_ops.worker.watchdog import Watchdog
+
+_WORKER_TTL = 45  # seconds; RQ adds a minute, after which the name of a killed worker is free
+_POLL = 0.2  # seconds between two looks whether a job is to be cut off
+_MOST_GROWTH = 1 << 15  # KiB by which a work-horse may grow before it is replaced
+# What a work-horse sends to its worker: its job has succeeded; is the error the host's fault?
+_SUCCEEDED, _ASKS = b"1", b"?"
+# The answers to the question.
+_OF_HOST, _OF_LINK = b"h", b"l"
+
+
+class JobRunner(Worker):
+    """RQ's worker of one queue, with a work-horse that also runs the jobs that follow.
+
+    A fork takes as long as a job without changes. The comment above each override says what RQ does
+    in its place.
+
+    reasons: is told of faults that keep the worker from taking jobs.
+    watchdog: is told that the worker is alive.
+    """
+
+    # The two ends between the worker and its living work-horse.
+    _to_horse: socket.socket
+    _to_worker: socket.socket
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: Redis,
+        name: str,
+        reasons: Reasons,
+        watchdog: Watchdog | None,
+    ) -> None:
+        super().__init__(
+            [Queue(QUEUE_NAME, connection=client, job_class=SnapshotJob)],
+            name=name,
+            connection=client,
+            job_class=SnapshotJob,
+            worker_ttl=_WORKER_TTL,
+            work_horse_killed_handler=self._work_horse_was_killed,
+        )
+        self.recovery = LinkRecovery(settings, client)
+        self._settings, self._reasons, self._watchdog = settings, reasons, watchdog
+        self._cut_off_at = float("inf")
+        self._cuts_off = False
+        self._living_horse = 0  # its process id, also while it waits for a job
+
+    def beat(self) -> None:
+        """Shows that the worker is alive."""
+        if self._watchdog is not None:
+            self._watchdog.beat()
+
+    # In the worker
+
+    # RQ ends if the host starts no process, and shows the worker as idle between two jobs.
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Has a work-horse run the job. If the host starts none, the job waits again."""
+        execution = self.prepare_execution(job)
+        try:
+            self.fork_work_horse(job, queue)
+        except OSError:
+            self._reasons.host.suspect()
+            self.recovery.release_cut_off_job(job)
+            self.handle_job_failure(job, queue, execution=execution)
+        else:
+            self.monitor_work_horse(job, queue, execution)
+
+    # RQ forks a work-horse for each job.
+    def fork_work_horse(self, job: Job, queue: Queue) -> None:
+        """Gives the job to the living work-horse or, if there is none, to a new one.
+
+        Raises OSError if the host starts no process.
+        """
+        if self._living_horse and self.execution is not None:
+            try:
+                self._to_horse.recv(1)  # its last answer
+                self._to_horse.send(f"{job.id} {self.execution.id}".encode())
+            except OSError:  # it was killed while it waited
+                self.end_work_horse()
+            else:
+                self._horse_pid = self._living_horse
+                return
+        worker = os.getpid()
+        self._to_horse, self._to_worker = socket.socketpair()
+        self._to_horse.settimeout(_POLL)
+        try:
+            super().fork_work_horse(job, queue)
+        except BaseException:
+            if os.getpid() != worker:
+                os._exit(1)
+            raise
+        self._to_worker.close()
+        self._living_horse = self.horse_pid
+
+    # RQ waits until the work-horse ends: ours may go on, ask, or have to be cut off by a signal.
+    def wait_for_horse(self) -> tuple[int | None, int | None, resource.struct_rusage | None]:
+        """Waits until the job succeeds or the work-horse ends.
+
+        Answers its questions meanwhile. Kills it when the grace period is over.
+        """
+        while self._living_horse:
+            try:
+                # Left in the socket: RQ's alarm may interrupt this call and have it repeated.
+                message = self._to_horse.recv(1, socket.MSG_PEEK)
+            except TimeoutError:
+                self.beat()
+                if time.monotonic() >= self._cut_off_at:
+                    self._cuts_off = True
+                    os.kill(self.horse_pid, signal.SIGKILL)
+                    self._cut_off_at = float("inf")
+                continue
+            except ConnectionError:
+                message = b""
+            if message == _SUCCEEDED:
+                if self.execution is not None:
+                    self._reasons.forget_faults(self.execution.job_id)
+                return self.horse_pid, os.EX_OK, None
+            if message == _ASKS:
+                self._answer()
+                continue
+            self._living_horse = 0
+            self._to_horse.close()
+        self._reasons.postgres.suspect()  # its job may have failed for that
+        return super().wait_for_horse()
+
+    def _answer(self) -> None:
+        """Answers a work-horse that asks whether the error of its job is the host's fault."""
+        assert self.execution is not None  # noqa: S101 - it runs
+        with deferred((signal.SIGALRM,)), suppress(OSError):  # it was killed meanwhile
+            self._to_horse.recv(1)
+            is_hosts = self._reasons.is_hosts_fault(self.execution.job_id)
+            self._to_horse.send(_OF_HOST if is_hosts else _OF_LINK)
+
+    def end_work_horse(self) -> None:
+        """Ends a work-horse that waits for a job."""
+        if self._living_horse:
+            self._to_horse.close()
+            with suppress(ChildProcessError):
+                os.waitpid(self._living_horse, 0)
+            self._living_horse = 0
+
+    def _work_horse_was_killed(
+        self, job: Job, pid: int | None, status: int, _usage: object
+    ) -> None:
+        if pid is not None:
+            # The job's git runs in the same process group, and would go on changing the clone.
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        self.recovery.release_lock(job)
+        if self._cuts_off:
+            self.recovery.release_cut_off_job(job)
+        else:
+            self.recovery.count_killed_job(job, f"its process was killed (wait status {status})")
+
+    # In the work-horse
+
+    # RQ limits no memory, and lets SIGHUP end the work-horse.
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        """Runs the job, and those that the worker sends, in the process that was just forked."""
+        self._to_horse.close()
+        host.limit_memory(self._settings)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        resources.use_worker(self._ask)
+        super().main_work_horse(job, queue)
+
+    # RQ performs one job, and then ends the process.
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """Performs the job and those that follow, until none waits or one has failed.
+
+        A failure may have left a connection with half an answer. Also ends when the process has
+        grown by `_MOST_GROWTH`, because the next job would have less memory.
+        """
+        limit = _peak_memory() + _MOST_GROWTH
+        while super().perform_job(job, queue, execution) and _peak_memory() < limit:
+            message = b""
+            with suppress(OSError):  # the worker was killed
+                self._to_worker.send(_SUCCEEDED)
+                message = self._to_worker.recv(1024)
+            if not message:
+                break
+            job_id, execution_id = message.decode().split()
+            job = self.job_class.fetch(job_id, self.connection, self.serializer)
+            execution = Execution(execution_id, job_id, self.connection, self.name)
+            self.executions = {execution.id: execution}
+            os.environ["RQ_JOB_ID"] = job_id
+        return True
+
+    def _ask(self) -> bool:
+        """Asks the worker whether the error of the job is the host's fault.
+
+        The worker finds out by trying: it has no limit of memory of its own.
+        """
+        with suppress(OSError):  # the worker was killed
+            self._to_worker.send(_ASKS)
+            return self._to_worker.recv(1) == _OF_HOST
+        return False
+
+    # RQ logs each error with its traceback, and knows no link.
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Logs the error and updates the link, unless the job itself has done both."""
+        error = exc_info[1]
+        if isinstance(error, SnapshotError):
+            return
+        if isinstance(error, RedisError):  # an outage needs no traceback
+            sentence = explain(error)[0]
+            log.warning("worker %s: Redis %s", self.name, sentence)
+            # An app's owner may read it. What Redis or OpenSSL say can name a host.
+            why = f"Redis {sentence.partition(': ')[0]}"
+        else:
+            super().handle_exception(job, *exc_info)
+            why = type(error).__name__
+        self.recovery.count_killed_job(job, f"it could not be run: {why}")
+
+    # In either process
+
+    # RQ leaves the id of a job that was killed before it began in the intermediate list.
+    def cleanup_execution(
+        self, job: Job, pipeline: Pipeline, execution: Execution | None = None
+    ) -> None:
+        """Removes all records of a job that runs."""
+        super().cleanup_execution(job, pipeline, execution)
+        rq_faults.remove_from_intermediate_list(job, self.queues[0], pipeline)
+
+    # RQ records a failure twice if the process is killed just after recording it, and fails a job
+    # that never began while that still counts as waiting.
+    def handle_job_failure(
+        self,
+        job: Job,
+        queue: Queue,
+        started_job_registry: object = None,
+        exc_string: str = "",
+        execution: Execution | None = None,
+    ) -> None:
+        """Records a failure once, also that of a job that never began, which has no execution."""
+        if execution is None:
+            execution = rq_faults.begin_stuck_job(self, job, queue)
+            self.recovery.count_killed_job(job, "its worker was killed before it began")
+        elif rq_faults.is_queued_again(self.connection, job, execution):
+            with self.connection.pipeline() as pipeline:
+                super().cleanup_execution(job, pipeline, execution)
+                pipeline.execute()
+            return
+        super().handle_job_failure(job, queue, started_job_registry, exc_string, execution)
+
+
+def _peak_memory() -> int:
+    """Returns the most memory that this process has had, in KiB on Linux."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
