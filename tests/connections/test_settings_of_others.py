@@ -235,7 +235,7 @@ def test_doctor_names_the_pool_and_what_works(docora: Docora) -> None:
     assert "point the workers' DATABASE_URL at Postgres itself" in pooled["hint"]
     with pgbouncer(docora.database_access, "session", 3) as access:
         kept = check(examine(docora, DATABASE_URL=access.command), "postgres_pooling")
-    assert (kept["state"], "a worker looks closer when it starts" in kept["finding"]) == (
+    assert (kept["state"], "a worker checks again when it starts" in kept["finding"]) == (
         "ok",
         True,
     )

@@ -231,7 +231,8 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
         by_app = docora.run("failed", "--group-by", "app", "--json", env=env)
         table = docora.run("failed", "--group-by", "error", "--error", "created", env=env)
     assert by_error.code == by_app.code == 0, by_error
-    never, both = {"good_until_at": None, "good_until_seconds": None}, ["Acme Search", "Tin Robot"]
+    both = ["Acme Search", "Tin Robot"]
+    never = dict.fromkeys(("good_until_at", "good_until_seconds", "oldest_scan_seconds"))
     assert by_error.data == [
         {
             "error_message": "HTTP 500",
