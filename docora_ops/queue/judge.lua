@@ -95,9 +95,10 @@ local function remove_remains(id)
     config.executions_prefix .. id, config.intermediate .. ':first_seen:' .. id)
 end
 
--- Missing permissions affect every job, not just one.
+-- Missing permissions affect every job, not just one. The last text is that of Redis 6.2.
 local function fails_for_all(text)
   return string.find(text, 'NOPERM') or string.find(text, 'ACL failure')
+    or string.find(text, 'The user executing the script')
 end
 
 -- Calls the action. Turns an error into an answer, so that one bad job does not affect the others.

@@ -108,6 +108,8 @@ def is_outage(error: redis.RedisError) -> bool:
 
 
 def _lacks_permission(error: redis.RedisError) -> bool:
-    text = str(error)
-    is_denied = isinstance(error, exceptions.NoPermissionError)
-    return is_denied or "NOPERM" in text or "ACL failure in script" in text
+    if isinstance(error, exceptions.NoPermissionError):
+        return True
+    # The last one is what Redis 6.2 says of a script.
+    denials = ("NOPERM", "ACL failure in script", "The user executing the script")
+    return any(denial in str(error) for denial in denials)

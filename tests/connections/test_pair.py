@@ -13,7 +13,7 @@ from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine
 from tests.support.docora import Docora, finish
-from tests.support.privileges import rules, with_rules
+from tests.support.privileges import judges_subcommands, rules, with_rules
 from tests.support.proxy import PUSH, Fault, Proxy, eventually
 from tests.support.read_only import frozen
 from tests.support.snapshots import Snapshots
@@ -219,7 +219,8 @@ def test_a_user_without_the_key_changes_links_and_leaves_no_mark(docora: Docora)
         assert docora.run("retry", *link.ids).code == 0
         assert mark(docora) == {}
         assert "unknown" in docora.run("pair").stdout
-        for rule in ((), (f"%R~{MARK}",)):
+        # Redis 6.2 knows no keys that may only be read.
+        for rule in ((), (f"%R~{MARK}",))[: 1 + judges_subcommands(docora.redis)]:
             docora.redis.execute_command("ACL", "SETUSER", name, *rule)  # type: ignore[no-untyped-call]
             found = check(examine(docora), "servers_match")
             may_not = f"may not {'write' if rule else 'read'} {MARK}"
