@@ -1,5 +1,6 @@
 -- Judges a job by its own keys, and removes the remains of a job that is not live. All scripts on
--- RQ's jobs include this one, so that there is only one definition of "live".
+-- RQ's jobs include this one, so that there is only one definition of "live". Appended to
+-- denials.lua.
 --
 -- ARGV[1]  mode of the script
 -- ARGV[2]  JSON: names of keys
@@ -95,12 +96,6 @@ local function remove_remains(id)
     config.executions_prefix .. id, config.intermediate .. ':first_seen:' .. id)
 end
 
--- Missing permissions affect every job, not just one. The last text is that of Redis 6.2.
-local function fails_for_all(text)
-  return string.find(text, 'NOPERM') or string.find(text, 'ACL failure')
-    or string.find(text, 'The user executing the script')
-end
-
 -- Calls the action. Turns an error into an answer, so that one bad job does not affect the others.
 local function alone(action, ...)
   local results = {pcall(action, ...)}
@@ -108,7 +103,7 @@ local function alone(action, ...)
     return results[2]
   end
   local text = type(results[2]) == 'table' and results[2].err or tostring(results[2])
-  if fails_for_all(text) then
+  if is_denial(text) then  -- which affects every job, not just one
     error(text, 0)
   end
   return 'unreadable:' .. text
@@ -128,7 +123,7 @@ local function try_commands(commands)
   for _, command in ipairs(commands) do
     local reply = redis.pcall(command, key, unpack(TRIALS[command]))
     if type(reply) == 'table' and reply.err
-      and (fails_for_all(reply.err) or string.find(reply.err, 'OOM command not allowed'))
+      and (is_denial(reply.err) or string.find(reply.err, 'OOM command not allowed'))
     then
       redis.pcall('DEL', key)
       error(reply.err, 0)

@@ -19,15 +19,19 @@ Command = Sequence[str | int | bytes]
 _MOST_DIGITS = 20
 
 
+def script_of(*names: str) -> str:
+    """Joins Lua files of this package to one script."""
+    folder = files("docora_ops.queue")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+
+
 class Script:
     """A Lua script of this package. Its timeout is 4 s, because rows may be locked meanwhile."""
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
         """Joins the files `names` to one script."""
         self.client = client_for_locked_rows(client)
-        folder = files("docora_ops.queue")
-        texts = [folder.joinpath(name).read_text(encoding="utf-8") for name in names]
-        self._script = self.client.register_script("".join(texts))
+        self._script = self.client.register_script(script_of(*names))
         self._clock: tuple[float, float] | None = None  # Redis's time, and ours at that moment
 
     def load(self) -> tuple[float, float]:

@@ -165,7 +165,7 @@ class QueueSweep:
 
     def __init__(self, client: Redis) -> None:
         self._client = client
-        self._script = Script(client, "judge.lua", "sweep.lua")
+        self._script = Script(client, "denials.lua", "judge.lua", "sweep.lua")
 
     def read(self, only: Container[str] | None = None) -> Entries:
         """Reads all entries, in pages that block Redis only for a few milliseconds each.

@@ -108,7 +108,7 @@ class RqQueue:
         *(("LREM", 0, "x"), ("LSET", 0, "x"), ("LPOS", "x"), ("LPUSH", "x"), ("RPUSH", "x")),
         *(("APPEND", "x"), ("ZREM", "x"), ("ZSCORE", "x"), ("HDEL", "x")),
     )
-    script_files = ("with_change.lua", "judge.lua", "look_and_push.lua")
+    script_files = ("with_change.lua", "denials.lua", "judge.lua", "look_and_push.lua")
 
     def __init__(
         self,

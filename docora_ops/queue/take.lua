@@ -1,6 +1,6 @@
 -- Takes the first waiting job that may run now, in place of RQ's LMOVE, or counts the apps with
 -- live jobs. A job may run if its app is not held and uses less than its share of the slots. Jobs of
--- other programs, whose ids are not APP-REPOSITORY, may always run.
+-- other programs, whose ids are not APP-REPOSITORY, may always run. Appended to denials.lua.
 --
 -- ARGV[1]  "take", "count", or "check" (only reads the holds)
 -- ARGV[2]  JSON: names of keys, `holds` among them, and
@@ -34,9 +34,7 @@ local function read_holds()
   if fields.err then
     if string.find(fields.err, 'WRONGTYPE') then
       return 'it is no hash'
-    elseif not string.find(fields.err, 'NOPERM') and not string.find(fields.err, 'ACL')
-      and not string.find(fields.err, 'The user executing the script')  -- as Redis 6.2 says it
-    then
+    elseif not is_denial(fields.err) then
       error(fields.err, 0)
     end
     may_read = 0

@@ -7,14 +7,13 @@ import json
 import time
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.resources import files
 from typing import cast
 
 from redis import Redis
 from rq.job import Job
 
 from docora_ops.queue.holds import HOLDS
-from docora_ops.queue.redis_answers import text_of
+from docora_ops.queue.redis_answers import script_of, text_of
 from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER, INTERMEDIATE, LIST
 from docora_ops.queue.rq_workers import NO_JOB_REASON, workers_by_name
 
@@ -57,8 +56,8 @@ class JobTaker:
     """
 
     def __init__(self, client: Redis, *, reserves: bool) -> None:
-        script = files("docora_ops.queue").joinpath("take.lua").read_text(encoding="utf-8")
-        self._client, self._script = client, client.register_script(script)
+        self._client = client
+        self._script = client.register_script(script_of("denials.lua", "take.lua"))
         self._config = {
             "list": LIST,
             "intermediate": INTERMEDIATE,

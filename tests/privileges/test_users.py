@@ -148,8 +148,8 @@ def test_the_topic_names_each_script_of_a_command_that_reads() -> None:
         return f"+evalsha|{sha1(text.encode(), usedforsecurity=False).hexdigest()}"
 
     assert block("ACL SETUSER docora-monitor -evalsha").split()[4:] == [
-        sha("with_change.lua", "judge.lua", "look_and_push.lua"),
-        sha("judge.lua", "sweep.lua"),
+        sha("with_change.lua", "denials.lua", "judge.lua", "look_and_push.lua"),
+        sha("denials.lua", "judge.lua", "sweep.lua"),
         sha("with_change.lua", "bullmq.lua"),
     ]
 
