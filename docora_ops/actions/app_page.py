@@ -14,7 +14,7 @@ from docora_ops.database.selections import select_links
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import RedisError
 from docora_ops.jobs import Hold
-from docora_ops.links import TRIED_LINKS, App, LinkFilter, LinkStatus
+from docora_ops.links import FAILED_LINKS, TRIED_LINKS, App, LinkFilter, LinkStatus
 from docora_ops.operations import RunningOperation
 from docora_ops.queue.holds import read_holds
 
@@ -83,7 +83,7 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
             good_until_at=summary.good_until_at,
             good_until_seconds=summary.good_until_seconds,
             failed_by_error=lists.error_groups(
-                database, replace(of_app, statuses=[LinkStatus.FAILED])
+                database, replace(FAILED_LINKS, app_ids=of_app.app_ids)
             ),
             tried_by_error=lists.error_groups(
                 database, replace(TRIED_LINKS, app_ids=of_app.app_ids)

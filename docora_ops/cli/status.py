@@ -148,7 +148,7 @@ def sentence_of(status: Status) -> str:
     last = "no scan yet" if since is None else f"last scan {ago(since)}"
     oldest = "" if since is None else f", oldest scan {ago(since)}"
     if held := len(queue.held):  # their links may be older
-        oldest += f"; {amount(held, 'app')} {'is' if held == 1 else 'are'} held"
+        oldest += f"; {amount(held, 'app is', 'apps are')} held"
     wait = f"{amount(queue.waiting, 'job')} waiting, " if queue.waiting else ""
     match headline.code:
         case HeadlineCode.BACKEND_UNCLEAR:
@@ -329,7 +329,7 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
     held_back = status.pending_with_open_circuit
     to_queue = ADVICE[status.queue.backend].to_queue_held_back if status.queue else ""
     if held_back and to_queue:
-        links = f"{amount(held_back, 'pending link')} {'is' if held_back == 1 else 'are'} held back"
+        links = f"{amount(held_back, 'pending link is', 'pending links are')} held back"
         yield "", _heading(links, to_queue, "yellow")
 
 

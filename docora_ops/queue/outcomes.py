@@ -128,8 +128,7 @@ _NAMES = [field.name for field in fields(SnapshotOutcome)][1:]
 
 def record_outcome(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool) -> None:
     """Counts the end of a snapshot, and adds an entry if `keep_entry`, in one round trip."""
-    ended = int(outcome.ended_at.timestamp())
-    counts = f"{STREAM}:{ended - ended % PERIOD}"
+    counts = _counts_key(int(outcome.ended_at.timestamp()))
     with redis_errors(client), client.pipeline() as pipeline:
         if keep_entry:
             error = (outcome.error_message or "")[:LONGEST_ERROR] or None
@@ -151,7 +150,7 @@ def may_record(client: Redis) -> bool:
 
     Raises the client's own RedisError, which workers expect.
     """
-    key = f"{STREAM}:0"
+    key = _counts_key(0)
     entry, count = ("XADD", STREAM, "*", _FIELD, ""), ("HINCRBY", key, "x", 1)
     return permits(client, entry, count, ("EXPIRE", key, 1))
 
@@ -255,11 +254,11 @@ def read_counts(client: Redis, since: datetime, *, app_id: str = ALL_APPS) -> Co
         oldest, asked = (at - at % PERIOD for at in (now - COUNTS_KEPT, asked))
         first = max(oldest, asked)
         periods = range(first, now + 1, PERIOD)
-        earlier = [f"{STREAM}:{period}" for period in range(oldest, first, PERIOD)]
+        earlier = [_counts_key(period) for period in range(oldest, first, PERIOD)]
         pipeline = client.pipeline(transaction=False)
         for period in periods:
-            pipeline.exists(f"{STREAM}:{period}")
-            pipeline.hmget(f"{STREAM}:{period}", fields)
+            pipeline.exists(_counts_key(period))
+            pipeline.hmget(_counts_key(period), fields)
         answers = answers_of(pipeline)
         reaches_back = bool(earlier) and client.exists(*earlier) > 0
     counts: list[PeriodCount] = []
@@ -273,6 +272,11 @@ def read_counts(client: Redis, since: datetime, *, app_id: str = ALL_APPS) -> Co
     is_kept = start is not None or reaches_back
     lacks_earlier = start is not None and not reaches_back and start.timestamp() > asked
     return Counts(counts, is_kept, start if lacks_earlier else None)
+
+
+def _counts_key(seconds: int) -> str:
+    """Returns the key with the counts of the period in which this Unix time lies."""
+    return f"{STREAM}:{seconds - seconds % PERIOD}"
 
 
 def _walk(client: Redis) -> Iterator[tuple[datetime, bytes]]:
