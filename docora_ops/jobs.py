@@ -487,7 +487,7 @@ class JobRecord:
 
 
 class JobEnd(StrEnum):
-    """How a snapshot job ended, by what it left in Postgres."""
+    """Possible ends of a snapshot job."""
 
     SYNCED = "synced"
     FAILED = "failed"  # the last try failed, so the link is failed

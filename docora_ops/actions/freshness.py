@@ -49,7 +49,7 @@ Gaps = Sequence[tuple[datetime, timedelta]]
 
 
 class Stop(StrEnum):
-    """What has stopped, according to direct evidence."""
+    """Reasons why nothing is scanned, each known from direct evidence."""
 
     WORKERS = "workers"
     REFUSALS = "refusals"

@@ -67,7 +67,7 @@ class DriftCounts:
 
 
 class HeadlineCode(StrEnum):
-    """What the first sentence of `status` is about: the first code that applies."""
+    """Subjects of the first sentence of `status`. It is about the first one that applies."""
 
     SERVER_DOWN = "server_down"
     BACKEND_UNCLEAR = "backend_unclear"

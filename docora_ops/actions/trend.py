@@ -39,7 +39,7 @@ _SIGMAS, _LEAST_CHANGE = 2, 0.25
 
 
 class Direction(StrEnum):
-    """Whether failures fall or rise."""
+    """How the number of failures changes."""
 
     NONE = "none"  # none has failed for 80 minutes
     FALLING = "falling"
@@ -75,7 +75,7 @@ class TrendPeriod:
 
 @dataclass(frozen=True)
 class Trend:
-    """How snapshots ended since a moment, and whether failures fall or rise.
+    """The numbers of snapshots by period and outcome, and how the number of failures changes.
 
     periods: oldest first; the last period has not ended yet. Empty if none is recorded.
     failures_per_hour: in the last 20 to 30 minutes.

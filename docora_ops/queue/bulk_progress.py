@@ -106,7 +106,7 @@ class ProgressStore:
             with redis_errors(self._client):
                 of_record["started_at"] = int(server_time(self._client) * 1000)
             of_record["reason"] = change.reason or ""
-            surplus = record_ids(self._client)[RECORDS_KEPT - 1 :]  # they make room for this one
+            surplus = record_ids(self._client)[RECORDS_KEPT - 1 :]  # the oldest records
         key, record_key = operation_key(operation_id), part_key(operation_id, "record")
         links_key, failures_key = (part_key(operation_id, part) for part in ("links", "failures"))
         with self._transaction(audit) as pipeline:

@@ -24,7 +24,7 @@ from docora_ops.queue.redis_answers import Command
 from docora_ops.queue.rq_entries import QueueSweep
 
 LEAST_WAITING = 20
-"""How many jobs at the head are searched for the oldest one, which need not be the first."""
+"""The number of jobs at the head of the queue among which the oldest waiting job is searched."""
 SAMPLE = 100
 """The maximum number of jobs in `QueueUse.sample`."""
 RECENT = 900
