@@ -62,6 +62,7 @@ def test_every_supported_python_is_declared_and_checked(
     assert classified == checked == installed == [*PYTHON_VERSIONS]
 
 
+@pytest.mark.slow
 def test_every_server_that_readme_names_is_checked(folder: Path, repository_root: Path) -> None:
     from tests.matrix.__main__ import combinations  # looks for all programs
 

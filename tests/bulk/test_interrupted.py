@@ -56,6 +56,7 @@ def assert_next_run_does_the_rest(docora: Docora, bulk: BulkAction, total: int) 
     assert docora.statuses() == {bulk.done_status: total}
 
 
+@pytest.mark.slow
 @every_bulk_action
 def test_one_signal_ends_a_bulk_action_after_the_batch_that_has_begun(
     docora: Docora, bulk: BulkAction
@@ -86,6 +87,7 @@ def test_one_signal_ends_a_bulk_action_after_the_batch_that_has_begun(
     assert_next_run_does_the_rest(docora, bulk, total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
 def test_a_bulk_action_that_loses_postgres_reports_what_it_has_done(
     docora: Docora, bulk: BulkAction
@@ -113,6 +115,7 @@ def test_a_bulk_action_that_loses_postgres_reports_what_it_has_done(
     assert_next_run_does_the_rest(docora, bulk, total)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
 def test_a_second_signal_ends_a_bulk_action_at_once_while_redis_holds_a_push(
     docora: Docora, bulk: BulkAction

@@ -109,6 +109,7 @@ def test_max_failures_counts_all_results_whatever_the_limit(
     assert (steps[-1].result.completed, docora.statuses()["failed"]) == (8, 32 + 3)
 
 
+@pytest.mark.slow
 def test_the_progress_shows_the_present_limit(docora: Docora) -> None:
     docora.add_links(9)
     docora.add_worker()

@@ -21,6 +21,7 @@ def link_with_open_circuit(bullmq: Bullmq, status: str = "failed") -> TestLink:
     return docora.link(app, docora.add_repository("octo/broken", circuit_open_for=OPEN), status)
 
 
+@pytest.mark.slow
 def test_a_link_with_an_open_circuit_is_left_alone_unless_the_circuit_is_reset(
     bullmq: Bullmq,
 ) -> None:
@@ -148,6 +149,7 @@ def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commi
     assert seen == [(0, 0 if command == "resync" else 1)]
 
 
+@pytest.mark.slow
 def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
     docora, environment = bullmq.docora, bullmq.environment(**ONE_LOOK)
     stuck, given_up, running, stalled = (

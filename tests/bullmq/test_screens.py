@@ -82,6 +82,7 @@ def test_status_and_queue_see_a_worker(bullmq: Bullmq) -> None:
         assert "no BullMQ worker" not in bullmq.run("queue").stderr
 
 
+@pytest.mark.slow
 def test_show_tells_the_state_the_tries_and_the_masked_failure(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     link = docora.add_link()
@@ -140,6 +141,7 @@ def refuse_changes(docora: Docora, link: TestLink, env: dict[str, str], hint: st
     assert docora.dump()[0] == rows
 
 
+@pytest.mark.slow
 def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     link = docora.add_link()
@@ -164,6 +166,7 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
         assert "a BullMQ worker of Docora runs" in refused.stderr
 
 
+@pytest.mark.slow
 def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     link = docora.add_link()

@@ -66,6 +66,7 @@ def test_an_incautious_session_runs_them(docora: Docora, powerless: str) -> None
     assert run == {"lower(varchar)", "trap_1(varchar, varchar)"}
 
 
+@pytest.mark.slow
 def test_no_command_runs_them(docora: Docora, powerless: str) -> None:
     """Jobs run in sessions of the same kind."""
     docora.add_links(8, apps=2)

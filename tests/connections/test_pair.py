@@ -231,6 +231,7 @@ def test_a_user_without_the_key_changes_links_and_leaves_no_mark(docora: Docora)
         docora.redis.acl_log_reset()
 
 
+@pytest.mark.slow
 def test_a_worker_takes_no_job_from_a_redis_of_another_database(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued({"a": "1\n"})

@@ -78,6 +78,7 @@ def test_the_name_is_typed_in_place_of_yes(docora: Docora, env: Env, words: list
     assert docora.audit_entries()[0]["command"] == words[0]
 
 
+@pytest.mark.slow
 def test_a_background_job_is_told_to_give_the_name(docora: Docora, env: Env) -> None:
     line = f"set -m; {COMMAND} pause --target prod & wait $!"
     environment = docora.environment(**env, TERM="xterm")
@@ -134,6 +135,7 @@ def test_the_python_api_wants_the_name_too(docora: Docora, env: Env) -> None:
             change(prod)
 
 
+@pytest.mark.slow
 def test_a_worker_asks_where_a_terminal_can_answer_and_nowhere_else(
     docora: Docora, env: Env, write: Write, tmp_path: Path
 ) -> None:

@@ -39,6 +39,7 @@ def age(file: Path, by: timedelta) -> None:
     file.write_text(json.dumps(record), encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_each_problem_is_told_once_and_its_end_once(docora: Docora, file: Path) -> None:
     make_healthy(docora)
     assert shown(docora, file) == NOTHING
@@ -101,6 +102,7 @@ def test_what_can_not_be_checked_is_not_over(docora: Docora, file: Path) -> None
     assert shown(docora, file) == NOTHING
 
 
+@pytest.mark.slow
 def test_the_same_problems_are_told_again_once_a_day(docora: Docora, file: Path) -> None:
     make_healthy(docora)
     docora.redis.delete(WORKER)
@@ -172,6 +174,7 @@ def test_a_document_is_printed_always(docora: Docora, file: Path) -> None:
     assert docora.run("doctor", "--json", env=ONE_LOOK).data["changes"] is None
 
 
+@pytest.mark.slow
 def test_the_file_is_private_and_replaced_only_once_the_output_is_out(
     docora: Docora, file: Path
 ) -> None:

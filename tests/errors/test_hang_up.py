@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from tests.support.docora import Docora, finish
 from tests.support.proxy import patience
@@ -53,6 +54,7 @@ signal.signal(signal.SIGUSR1, die)
 """
 
 
+@pytest.mark.slow
 def test_a_signal_that_comes_in_a_destructor_ends_a_command_all_the_same(
     docora: Docora, tmp_path: Path
 ) -> None:

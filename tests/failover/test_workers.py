@@ -60,6 +60,7 @@ def test_a_worker_goes_on_with_the_new_primary_although_the_former_one_keeps_its
     assert not is_registered(redis_pair.replica.client)
 
 
+@pytest.mark.slow
 def test_a_job_at_work_is_finished_while_redis_is_away_and_the_worker_goes_on(
     snapshots: Snapshots, redis_pair: RedisPair
 ) -> None:

@@ -18,6 +18,7 @@ KEEP = f"from docora_ops.demo.story import _wait; _wait({{'DATABASE_URL': {URL!r
 PROMPT = b"# Press Enter to go on."
 
 
+@pytest.mark.slow
 def test_lines_to_paste_are_not_broken_at_80_columns() -> None:
     environment = {**os.environ, "TERM": "xterm"}
     with TerminalSession([sys.executable, "-c", KEEP], environment, 80, 24) as session:
@@ -69,6 +70,7 @@ def test_the_whole_demo_waits_for_enter_and_leaves_links_and_workers_to_play_wit
     assert re.search(r"^\d+ in sync", results[2], re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_no_variable_of_the_caller_leads_to_other_servers() -> None:
     program = (
         "import os; from docora_ops.demo.story import _clean_environment; "

@@ -17,6 +17,7 @@ from tests.support.proxy import patience
 TOPIC = Path(docora_ops.__file__).parent / "help" / "python.md"
 
 
+@pytest.mark.slow
 def test_the_example_runs_with_an_env_file(docora: Docora, tmp_path: Path) -> None:
     file = tmp_path / "docora.env"
     urls = {"DATABASE_URL": docora.database_url, "REDIS_URL": docora.redis_url}

@@ -160,6 +160,7 @@ def test_another_user_stands_in_columns_of_the_right_width(who: str) -> None:
     assert header.index("What") == row.index("retry")
 
 
+@pytest.mark.slow
 def test_the_json_documents(stage: Stage) -> None:
     """A worker is known that takes no job, and one link has a key instead of a job."""
     docora = stage.docora

@@ -77,6 +77,7 @@ def error_of(action: Action, state: str) -> type[DocoraOpsError] | None:
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", [Action.RETRY, Action.RESYNC])
 def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
     docora: Docora, action: Action
@@ -108,6 +109,7 @@ def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
         assert docora.deliveries(link) == (0 if forgotten else 2), state
 
 
+@pytest.mark.slow
 @every_bulk_action
 def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_predicts_it(
     docora: Docora, bulk: BulkAction

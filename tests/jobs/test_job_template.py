@@ -109,6 +109,7 @@ def test_a_plain_rq_worker_runs_the_job_and_the_next_one(
         assert docora.waiting() == []
 
 
+@pytest.mark.slow
 @with_wrong_clock
 def test_a_job_bears_the_time_of_redis_whatever_the_clock_of_the_host(
     docora: Docora, link: TestLink

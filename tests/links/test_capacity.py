@@ -87,6 +87,7 @@ def test_the_age_of_a_record_is_measured_by_the_clock_of_redis(busy: Docora) -> 
         assert capacity(record, fresh, status.queue, busy.settings) == status.capacity
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("waited", "jobs", "best", "missing"),
     [
@@ -148,6 +149,7 @@ def test_nothing_is_said_of_what_is_not_recorded(docora: Docora) -> None:
     assert check(beside, NAME)["finding"] == "not known: Docora's workers keep no record"
 
 
+@pytest.mark.slow
 def test_status_has_one_row_of_the_failures_of_a_day(docora: Docora) -> None:
     make_healthy(docora)
     ended(docora, {1_430: 1})

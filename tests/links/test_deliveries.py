@@ -122,6 +122,7 @@ def test_what_a_worker_has_delivered_is_proven_to_be_all(snapshots: Snapshots) -
     assert (lost.code, "\t1 missing\n" in lost.stdout) == (6, True), lost
 
 
+@pytest.mark.slow
 def test_period_and_path_choose_files_and_the_proof_is_of_all_matching_ones(
     docora: Docora,
 ) -> None:

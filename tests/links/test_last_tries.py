@@ -16,6 +16,7 @@ from tests.support.terminal import on_terminal
 TWO_TRIES = {"MAX_RETRY_ATTEMPTS": "2"}
 
 
+@pytest.mark.slow
 def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_link({f"src/file-{number}.ts": "x\n" for number in range(9)})

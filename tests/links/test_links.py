@@ -115,6 +115,7 @@ def various(docora: Docora) -> Docora:
     return docora
 
 
+@pytest.mark.slow
 def test_what_is_shown_is_what_is_retried(various: Docora) -> None:
     sizes = []
     for options in CHOICES:
@@ -152,6 +153,7 @@ def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:
     assert first[heading.index("Status")] == "scanning"
 
 
+@pytest.mark.slow
 def test_links_are_sorted(docora: Docora) -> None:
     links = (("A", "x", 1, 1), ("B", "x", 0, None), ("C", None, 5, 2), ("D", "a", 5, 3))
     for name, error, retry_count, hours in links:
@@ -260,6 +262,7 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
     assert "1\t\t1\tAcme Search\t(no error recorded: --no-error)\n" in none.stdout
 
 
+@pytest.mark.slow
 def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Docora) -> None:
     head = "x" * 1880
     long = f"{head} https://user:5ecr3t-password@h.example/octo/api" + "y" * 3_000_000

@@ -54,6 +54,7 @@ def test_a_beginning_of_several_lists_some_and_takes_none(docora: Docora) -> Non
     assert error.value.details == {"app_ids": ids[:10]}
 
 
+@pytest.mark.slow
 def test_a_beginning_is_enough_for_many_links_only_where_a_person_is_asked(docora: Docora) -> None:
     """In cron, the app that was meant may be gone, and its name begin another one's."""
     link = docora.link(docora.add_app(NOTES), docora.add_repository("octo/api"))

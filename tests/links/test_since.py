@@ -175,6 +175,7 @@ def test_links_that_are_chosen_by_their_last_good_scan_are_listed_with_it(
     assert re.search(r"octo/hours .*Z, 3h10m ago +none$", plain_data(table.data), re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_each_list_tells_until_when_failed_links_were_good(
     docora: Docora, links: dict[str, TestLink]
 ) -> None:
@@ -242,6 +243,7 @@ def test_show_tells_the_end_of_a_failed_job_as_long_as_rq_keeps_it(
     assert docora.run("show", *links["now"].ids, "--json").data["failed_at"] is None
 
 
+@pytest.mark.slow
 def test_beside_bullmq_the_ends_of_failed_jobs_are_told_and_counted(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     link, other = docora.add_link(scanned=timedelta(hours=2)), docora.add_link()

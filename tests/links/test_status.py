@@ -62,6 +62,7 @@ def screen(shown: str) -> str:
     return "".join(f"{line}\n" for line in lines[start:])
 
 
+@pytest.mark.slow
 def test_trouble_fits_one_screen(trouble: Docora) -> None:
     with frozen(trouble):
         shown = at_terminals(trouble, ["status"], columns=80, env=read_only(trouble) | AT_ONCE)

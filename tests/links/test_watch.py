@@ -44,6 +44,7 @@ class Emulated:
         return sum(line.startswith(word) for line in self.lines)
 
 
+@pytest.mark.slow
 def test_a_terminal_is_redrawn_in_place_and_keeps_the_last_screen(
     trouble: Docora,
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_terminal_is_redrawn_in_place_and_keeps_the_last_screen(
     assert "\x1b[?1049h" not in shown
 
 
+@pytest.mark.slow
 def test_a_low_terminal_shows_the_first_lines_and_never_scrolls(
     trouble: Docora,
 ) -> None:
@@ -76,6 +78,7 @@ def test_a_low_terminal_shows_the_first_lines_and_never_scrolls(
     assert (code, screen.begins("nothing is scanned"), screen.scrolled) == (130, 1, 0), shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGHUP, 129)]
 )

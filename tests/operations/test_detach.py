@@ -37,6 +37,7 @@ def progress(docora: Docora, operation_id: str) -> Any:
     return docora.run("operations", operation_id, "--json").data
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_its_terminal_was_closed(docora: Docora) -> None:
     docora.add_links(5)
     docora.add_worker()
@@ -69,6 +70,7 @@ def test_it_leaves_its_terminal_to_others(docora: Docora) -> None:
         await_goodbye(docora)
 
 
+@pytest.mark.slow
 def test_cancel_ends_it(docora: Docora) -> None:
     operation_id = start(docora)
     assert docora.run("cancel", operation_id).code == 0

@@ -80,6 +80,7 @@ def test_each_command_leaves_who_how_and_why_with_its_change(docora: Docora) -> 
     assert "encrypted" not in stored
 
 
+@pytest.mark.slow
 def test_options_choose_the_changes_of_a_time_an_operation_or_an_app(docora: Docora) -> None:
     app_id = docora.add_app("Acme Search")
     links = [docora.link(app_id, docora.add_repository(f"octo/r{number}")) for number in range(3)]
@@ -295,6 +296,7 @@ def test_a_reset_whose_commit_fails_is_never_shown_as_done(docora: Docora) -> No
     assert len(others) == 2
 
 
+@pytest.mark.slow
 def test_the_login_is_named_beside_the_user_and_a_claim_of_the_environment_is_not(
     docora: Docora,
 ) -> None:

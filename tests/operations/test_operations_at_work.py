@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.support.bulk_actions import APP, RETRY
 from tests.support.docora import Docora, Process, finish
 from tests.support.other_worker import other_worker
@@ -27,6 +29,7 @@ def at_work(docora: Docora, links: int) -> Iterator[tuple[Process, str]]:
     yield process, operation_id
 
 
+@pytest.mark.slow
 def test_a_question_a_dry_run_and_json_name_an_operation_at_work_on_the_same_links(
     docora: Docora,
 ) -> None:

@@ -20,6 +20,7 @@ from tests.support.snapshots import Snapshots
 ONE_TRY = {"MAX_RETRY_ATTEMPTS": "1"}
 
 
+@pytest.mark.slow
 def test_nobody_waits_and_the_results_are_told(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     links = snapshots.add_links(["Good", "Bad", "Last"])

@@ -113,6 +113,7 @@ def test_a_week_later_it_tells_who_did_what_and_why_and_what_failed_again(docora
     assert data["status"]["links_by_status"]["failed"] == 2
 
 
+@pytest.mark.slow
 def test_it_tells_of_one_operation_or_of_the_time_that_is_asked_for(docora: Docora) -> None:
     operation_id = retry_with_results(docora)
     docora.redis.hset("docora:bulk:bulk_0000000000000000", items=["total", 9, "completed", 1])
@@ -241,6 +242,7 @@ def test_a_code_span_gives_back_the_text_and_forms_nothing_else(text: str) -> No
     assert_inert(codes[0])
 
 
+@pytest.mark.slow
 def test_whatever_is_in_the_stores_forms_no_link_image_mention_or_html(docora: Docora) -> None:
     fill_database(docora)
     fill_redis(docora)

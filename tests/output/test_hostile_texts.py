@@ -87,6 +87,7 @@ def test_at_a_narrow_terminal_nothing_acts_or_overflows(world: Docora) -> None:
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.slow
 def test_in_a_pipe_all_is_inert_and_whole(world: Docora) -> None:
     """And JSON is one ASCII line that gives back what is stored."""
     problems: list[str] = []

@@ -17,6 +17,7 @@ STAMP = '{"printed_at": "2026-01-01T00:00:00.000Z", "command": "docora-ops cance
 DONE = '"data": {"message": "m", "operation_id": "x", "already_cancelled": false}'
 
 
+@pytest.mark.slow
 def test_each_command_with_json_has_a_schema_and_no_other_has(docora: Docora) -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     for name, command in commands.items():
@@ -32,6 +33,7 @@ def test_each_command_with_json_has_a_schema_and_no_other_has(docora: Docora) ->
     assert (refused.code, "no command with --json" in refused.stderr) == (2, True)
 
 
+@pytest.mark.slow
 def test_a_document_has_its_moment_and_the_command_as_it_was_typed(docora: Docora) -> None:
     """cron appends them to a file."""
     for words, code in (("links --error 'HTTP 502' --json", 0), ("no-such-command --json", 2)):

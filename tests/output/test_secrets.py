@@ -123,6 +123,7 @@ def powerless_user(docora: Docora) -> Iterator[str]:
     docora.redis.acl_deluser(USER)
 
 
+@pytest.mark.slow
 def test_no_error_of_a_driver_shows_a_secret(
     docora: Docora, link: TestLink, powerless_user: str
 ) -> None:
@@ -201,6 +202,7 @@ sys.exit(main())
 """
 
 
+@pytest.mark.slow
 def test_a_bug_shows_where_it_happened_and_no_secret(
     docora: Docora, link: TestLink, env_file: Path
 ) -> None:

@@ -114,6 +114,7 @@ def is_refused(docora: Docora, command: str, **environment: str) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_the_monitor_may_run_what_reads_and_is_refused_what_changes_something(
     docora: Docora,
 ) -> None:

@@ -89,6 +89,7 @@ def test_the_notes_of_a_release_are_its_section_of_the_changelog() -> None:
         assert notes(other, __version__) == ""
 
 
+@pytest.mark.slow
 def test_the_sdist_has_all_that_make_test_needs(repository_root: Path, tmp_path: Path) -> None:
     hatchling("build", "-t", "sdist", "-d", str(tmp_path), folder=repository_root)
     [sdist] = tmp_path.iterdir()

@@ -106,6 +106,7 @@ def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
     assert docora.doubled_jobs() == []
 
 
+@pytest.mark.slow
 def test_a_repair_that_is_cut_off_tells_what_was_done_and_another_does_the_rest(
     docora: Docora,
 ) -> None:

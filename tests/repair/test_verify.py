@@ -419,6 +419,7 @@ def test_a_statement_that_takes_too_long_is_tried_with_fewer_links(docora: Docor
     assert (result.code, result.data["differing"]) == (6, 8), result
 
 
+@pytest.mark.slow
 def test_what_a_worker_has_delivered_is_proven(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, upstream = snapshots.add_link({"a.txt": "1", "größe/日本.txt": "2", "b.bin": b"\0\1"})

@@ -11,6 +11,7 @@ from tests.support.docora import COMMAND, Docora
 from tests.support.terminal import QUESTION, TerminalSession, on_terminal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("redirect", "kind"),
     [("</dev/null 2>/dev/null", "xterm"), ("<&- >{} 2>&1", "dumb")],

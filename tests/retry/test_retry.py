@@ -94,6 +94,7 @@ def test_a_waiting_job_gets_all_tries_again(docora: Docora) -> None:
     assert docora.job_hash(link.job_id)["retries_left"] == b"4"
 
 
+@pytest.mark.slow
 def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: Docora) -> None:
     docora.redis.sadd("rq:queues", docora.queue.key)
     app = docora.add_app("Acme Search")

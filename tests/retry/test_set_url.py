@@ -289,6 +289,7 @@ def test_a_probe_that_fails_keeps_the_old_url(docora: Docora, link: TestLink) ->
     assert app_row(docora)["base_url"] == app.base_url
 
 
+@pytest.mark.slow
 def test_the_links_of_jobs_that_keep_the_old_url_are_named_with_the_resync_that_they_need(
     bullmq: Bullmq, link: TestLink
 ) -> None:

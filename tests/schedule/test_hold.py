@@ -99,6 +99,7 @@ def test_a_worker_that_does_not_obey_is_named_and_nothing_is_held(
     assert (workers["state"], "held apps: plain" in workers["finding"]) == ("critical", True)
 
 
+@pytest.mark.slow
 def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
@@ -145,6 +146,7 @@ def test_a_limit_counts_links_of_apps_that_are_not_held(
     assert len(docora.waiting()) == 2 < len(others)
 
 
+@pytest.mark.slow
 def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
@@ -300,6 +302,7 @@ def test_a_link_that_was_cut_off_is_shown_as_partly_sent(
     assert docora.run("show", *link.ids, "--json").data["is_partly_sent"] is False
 
 
+@pytest.mark.slow
 def test_what_is_no_hold_stops_changes_and_can_be_removed(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:

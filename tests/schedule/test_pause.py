@@ -26,6 +26,7 @@ def add_worker(docora: Docora, name: str, state: str, queues: str = "snapshot-qu
     docora.redis.hset(f"rq:worker:{name}", items=["state", state, "queues", queues])
 
 
+@pytest.mark.slow
 def test_a_busy_worker_finishes_its_job_and_takes_the_next_one_after_resume(
     snapshots: Snapshots,
 ) -> None:

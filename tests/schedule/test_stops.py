@@ -155,6 +155,7 @@ def freshness(docora: Docora, env: Env = None) -> dict[str, object]:
     return found
 
 
+@pytest.mark.slow
 def test_a_full_stop_is_seen_long_before_links_are_overdue_and_they_are_overdue_in_time(
     docora: Docora,
 ) -> None:

@@ -196,6 +196,7 @@ def in_node(bodies: Sequence[bytes]) -> list[bytes]:
     return [b64decode(line) for line in answer.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_odd_names_and_texts_arrive_as_they_are_and_as_javascript_prints_them(
     snapshots: Snapshots,
 ) -> None:
@@ -309,6 +310,7 @@ BINARIES: Contents = {
 }
 
 
+@pytest.mark.slow
 def test_utf8_without_nul_that_is_no_pdf_is_sent_as_it_is_and_all_else_as_base64(
     snapshots: Snapshots,
 ) -> None:

@@ -409,6 +409,7 @@ def commands(docora: Docora) -> int:
     return sum(row["calls"] for name, row in stats.items() if name != "cmdstat_info")
 
 
+@pytest.mark.slow
 def test_an_app_that_never_answers_holds_up_no_other(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     links, gate = hanging_app(snapshots, 3)

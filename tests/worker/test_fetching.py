@@ -300,6 +300,7 @@ def commit_bomb(upstream: Upstream, levels: int, width: int = 10) -> str:
     return commit
 
 
+@pytest.mark.slow
 def test_a_bomb_of_trees_fails_the_link_and_opens_the_circuit(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_rel
     docora.assert_sound()
 
 
+@pytest.mark.slow
 def test_a_hold_that_ends_by_itself_lets_the_job_go(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES)
@@ -95,6 +96,7 @@ def test_a_hold_that_ends_by_itself_lets_the_job_go(snapshots: Snapshots) -> Non
     assert len(sent(snapshots)) == 4
 
 
+@pytest.mark.slow
 def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, upstream = snapshots.add_link(FILES)
@@ -123,6 +125,7 @@ def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Sna
     assert len(sent(snapshots)) == 5
 
 
+@pytest.mark.slow
 def test_what_is_no_hold_stops_a_snapshot_and_all_workers(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES)

@@ -59,6 +59,7 @@ def test_the_refusal_beside_other_workers_says_how_long_to_wait_if_they_were_kil
     assert re.search(r"if all of these were killed, try again in 1m\d+s", result.stderr)
 
 
+@pytest.mark.slow
 def test_a_worker_that_lives_is_refused_and_a_link_is_left_to_the_work_horse_of_a_dead_one(
     snapshots: Snapshots, bullmq: Bullmq
 ) -> None:
@@ -80,6 +81,7 @@ def test_a_worker_that_lives_is_refused_and_a_link_is_left_to_the_work_horse_of_
         eventually(lambda: docora.status(link) == "synced", "the end of the job")
 
 
+@pytest.mark.slow
 def test_workers_that_were_killed_are_said_to_be_gone_at_once(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     kill_worker(snapshots)

@@ -42,6 +42,7 @@ def assert_synced(snapshots: Snapshots, link: TestLink, upstream: Upstream) -> N
     assert not has_live_job(snapshots.docora, link)
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_paused_past_its_heartbeat_finishes_alone(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
     with held_worker(snapshots, "--burst") as (gate, paused):
@@ -87,6 +88,7 @@ def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Sn
     assert events(snapshots) == [("create", "a")]
 
 
+@pytest.mark.slow
 def test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_queued(FILES, max_retry_attempts=1)
     with Proxy.before_postgres(snapshots.docora.database_access.worker) as proxy:
@@ -230,6 +232,7 @@ def test_a_worker_refuses_to_start_where_transactions_are_pooled(snapshots: Snap
     assert snapshots.docora.redis.keys("rq:worker*") == []
 
 
+@pytest.mark.slow
 @needs_pgbouncer
 def test_a_worker_works_where_sessions_are_pooled(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_queued({"a": "1\n"})

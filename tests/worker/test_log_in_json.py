@@ -5,6 +5,8 @@ import os
 from signal import SIGKILL, SIGTERM
 from typing import Any
 
+import pytest
+
 from tests.support.proxy import eventually
 from tests.support.snapshots import Files, Snapshots
 from tests.support.worker_processes import held_worker
@@ -28,6 +30,7 @@ def events_in(log: str) -> list[dict[str, Any]]:
     return events
 
 
+@pytest.mark.slow
 def test_each_event_of_a_job_names_its_link_and_the_last_one_its_end(snapshots: Snapshots) -> None:
     app_id = snapshots.add_app("Acme")
     upstream = snapshots.add_upstream()

@@ -43,6 +43,7 @@ def counted(docora: Docora, app_id: str = ALL_APPS) -> dict[str, tuple[int, int]
     return counts
 
 
+@pytest.mark.slow
 def test_tries_are_entries_and_a_rescan_without_changes_is_only_counted(
     snapshots: Snapshots,
 ) -> None:
@@ -76,6 +77,7 @@ def test_tries_are_entries_and_a_rescan_without_changes_is_only_counted(
     assert counted(docora, "app_other") == {}
 
 
+@pytest.mark.slow
 def test_a_failed_link_that_is_scheduled_again_fails_again(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
@@ -89,6 +91,7 @@ def test_a_failed_link_that_is_scheduled_again_fails_again(snapshots: Snapshots)
     assert docora.status(link) == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["failed", "scanning"])
 def test_a_link_that_is_healed_without_a_file_gets_an_entry(
     snapshots: Snapshots, status: str
@@ -104,6 +107,7 @@ def test_a_link_that_is_healed_without_a_file_gets_an_entry(
     assert (healed.outcome, healed.try_number, healed.files) == ("synced", 6, 0)
 
 
+@pytest.mark.slow
 def test_a_job_that_was_killed_is_recorded_once(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)

@@ -205,6 +205,7 @@ def test_a_permanent_redirect_of_the_same_path_has_a_hint_and_is_not_followed(
             assert "secret-of-the-query" not in str(result)
 
 
+@pytest.mark.slow
 def test_each_answer_says_what_it_means_and_who_can_mend_it(docora: Docora, app_id: str) -> None:
     whoever, log = "whoever runs the app must", "look into its log"
     for status, state, part in (

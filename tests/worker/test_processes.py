@@ -332,6 +332,7 @@ def test_a_slow_delivery_is_cut_off_after_the_grace_period_and_goes_on_with_the_
     assert {request.path for request in received.requests[1:]} == {"b"}
 
 
+@pytest.mark.slow
 def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
     snapshots: Snapshots, site: GitSite, link: TestLink
 ) -> None:

@@ -72,6 +72,7 @@ def test_each_command_says_that_the_clock_keeps_all_workers_from_taking_jobs(
         assert refusing(docora) == {}
 
 
+@pytest.mark.slow
 def test_a_worker_with_another_key_takes_no_job_until_it_can_decrypt_one_of_the_apps_values(
     snapshots: Snapshots,
 ) -> None:

@@ -212,6 +212,7 @@ def test_a_worker_without_redis_is_alive_and_says_once_that_it_waits(
     assert worker.log.count("Redis answers again") == 1
 
 
+@pytest.mark.slow
 def test_a_worker_without_postgres_takes_no_job_until_it_is_back(
     snapshots: Snapshots, docora: Docora
 ) -> None:

@@ -54,6 +54,7 @@ from tests.support.worker_processes import (
 )
 
 
+@pytest.mark.slow
 def test_a_job_is_tried_again_later_and_later_and_given_up_in_the_end(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued(
         {"a": "1", "src/b": "1"}, max_retry_attempts=3, retry_base_delay_ms=20_000
@@ -350,6 +351,7 @@ def assert_given_up(snapshots: Snapshots, link: TestLink, retry_count: int) -> N
     assert not has_live_job(snapshots.docora, link)
 
 
+@pytest.mark.slow
 def test_another_worker_takes_up_the_job_once_the_heartbeat_has_expired(
     snapshots: Snapshots,
 ) -> None:

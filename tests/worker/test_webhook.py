@@ -440,6 +440,7 @@ def tls_link(
         yield link, upstream
 
 
+@pytest.mark.slow
 def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_authorities(
     snapshots: Snapshots, tls_link: tuple[TestLink, Upstream], tmp_path: Path
 ) -> None:
@@ -455,6 +456,7 @@ def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_auth
         assert extra.cert_store_stats()["x509"] == known.cert_store_stats()["x509"] + 1
 
 
+@pytest.mark.slow
 def test_a_certificate_of_an_unknown_authority_has_a_hint(
     snapshots: Snapshots,
     tls_link: tuple[TestLink, Upstream],

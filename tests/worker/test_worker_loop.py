@@ -75,6 +75,7 @@ def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots
     assert docora.redis.llen(f"rq:queue:{QUEUE}:intermediate") == 0
 
 
+@pytest.mark.slow
 def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
     snapshots: Snapshots,
 ) -> None:
@@ -135,6 +136,7 @@ def counted(docora: Docora) -> tuple[int, int]:
     return len(queue["workers"]), sum(each["state"] == "busy" for each in queue["workers"])
 
 
+@pytest.mark.slow
 def test_a_busy_worker_registers_again_when_redis_has_lost_its_registration(
     snapshots: Snapshots,
 ) -> None:
@@ -230,6 +232,7 @@ def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots:
     assert snapshots.docora.statuses() == {"synced": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
     snapshots: Snapshots, is_killed: bool
