@@ -180,6 +180,17 @@ class GitError(SnapshotError, code="git"):
     """git could not fetch the repository. Counts as a failure for the repository's circuit."""
 
 
+class RepositoryBusyError(SnapshotError, code="repository_busy"):
+    """Another job has the lock of the repository. Does not count as a failure.
+
+    pause: seconds until the next attempt.
+    """
+
+    def __init__(self, full_name: str, pause: int) -> None:
+        super().__init__(f"another job has the lock of {full_name}")
+        self.pause = pause
+
+
 class BrokenCloneError(GitError, code="broken_clone"):
     """The clone on disk can't be read. The next try creates a new clone."""
 

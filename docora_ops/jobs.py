@@ -495,6 +495,7 @@ class JobEnd(StrEnum):
     TRIED_AGAIN = "tried_again"  # this try failed; the next one follows
     CUT_OFF = "cut_off"  # by a signal or a fault of the host: queued again, no failure counted
     HELD = "held"  # stopped by the hold of its app: queued again, no failure counted
+    WAITS = "waits"  # for another job that fetches the repository: queued again, not recorded
     NOTHING_TO_DO = "nothing_to_do"  # the link or its app is gone, or another job is at work on it
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
+from math import ceil
 from pathlib import Path
 from typing import IO, NamedTuple
 from uuid import uuid4
@@ -18,18 +19,21 @@ import redis
 from redis.exceptions import LockNotOwnedError
 from redis.lock import Lock
 
-from docora_ops.errors import BrokenCloneError, GitError, SnapshotError
+from docora_ops.errors import BrokenCloneError, GitError, RepositoryBusyError, SnapshotError
 from docora_ops.queue.redis_errors import redis_errors
 from docora_ops.text import inert
 from docora_ops.worker import host
-from docora_ops.worker.git import PIECE, Git, stop
+from docora_ops.worker.git import KEEP_ALIVE_INTERVAL, PIECE, Git, stop
 from docora_ops.worker.log import log
 
 _HEAD = "refs/docora-ops/head"
 _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LOCK_TTL = 120  # seconds, as in Docora's own workers
-LOCK_TIMEOUT = 60.0  # seconds to wait for the lock of a repository
+# Less of the TTL is left only if the job that holds the lock was killed, or hangs.
+_LEAST_TTL = _LOCK_TTL - 1.5 * KEEP_ALIVE_INTERVAL
+LOCK_TIMEOUT = 3.0  # seconds to wait in a slot for the lock of a job that is alive
+_LOCK_PAUSE = 10  # seconds without a slot before the next attempt
 # git's maintenance, which takes two processes, runs for one in 16 commits: ids that begin so.
 _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
@@ -105,17 +109,23 @@ class RepositoryLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock in the block. Raises RedisError; SnapshotError after waiting a minute."""
+        """Holds the lock in the block. Raises RedisError, RepositoryBusyError."""
         with redis_errors(self._client):
-            is_ours = self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner)
-        if not is_ours:
-            raise SnapshotError(
-                f"another worker has held the lock of {self._full_name} for over {LOCK_TIMEOUT:g} s"
-            )
+            if not self._lock.acquire(blocking=False, token=self._owner):
+                self._await()
         try:
             yield
         finally:
             self.release()
+
+    def _await(self) -> None:
+        """Takes the lock when the job that holds it is done, unless that takes too long."""
+        left, pause = self._client.pttl(self._lock.name) / 1000, _LOCK_PAUSE
+        if 0 <= left < _LEAST_TTL:
+            pause = max(pause, ceil(left))
+        elif self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner):
+            return
+        raise RepositoryBusyError(self._full_name, pause)
 
     def release(self) -> None:
         """Releases the lock if the job holds it. Works in any process, even after a kill."""

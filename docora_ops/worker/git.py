@@ -39,7 +39,7 @@ _SETTINGS = {
 _TOKEN = "DOCORA_OPS_GIT_TOKEN"  # noqa: S105 - the name of the variable
 # The token is the user name; git uses this helper only for the repository's own server.
 _HELPER = f'!f() {{ test "$1" != get || printf "username=%s\\npassword=\\n" "${_TOKEN}"; }}; f'
-_KEEP_ALIVE_INTERVAL = 20  # seconds
+KEEP_ALIVE_INTERVAL = 20  # seconds
 _MOST_REDIRECTS = 5
 _REFS = "/info/refs"
 _REDIRECT = re.compile(r"unable to access .*: The requested URL returned error: 30[12378]")
@@ -139,7 +139,7 @@ class Git:
         try:
             while (left := end - time.monotonic()) > 0:
                 with suppress(subprocess.TimeoutExpired):
-                    output, complaint = process.communicate(timeout=min(_KEEP_ALIVE_INTERVAL, left))
+                    output, complaint = process.communicate(timeout=min(KEEP_ALIVE_INTERVAL, left))
                     return process.returncode, output, complaint
                 self.keep_alive()
             raise GitError(f"git {arguments[0]} took longer than {self.timeout:g} s")

@@ -26,6 +26,7 @@ from docora_ops.errors import (
     GitError,
     HoldsUnreadableError,
     RedisDeniedError,
+    RepositoryBusyError,
     ServerError,
     SnapshotError,
 )
@@ -167,8 +168,8 @@ class _Snapshot:
             commit_sha=self.commit.sha[:12] if self.commit else None,
         )
         tell(self.about, text, level, outcome)
-        if end is JobEnd.TRIED_AGAIN and try_number is None:  # Postgres has no verdict
-            return
+        if end is JobEnd.WAITS or (end is JobEnd.TRIED_AGAIN and try_number is None):
+            return  # Postgres has no verdict
         was_synced = self.link is not None and self.link.status == LinkStatus.SYNCED
         is_routine = end is JobEnd.SYNCED and was_synced and not self.sent
         keep_entry = not (is_routine or end is JobEnd.NOTHING_TO_DO)
@@ -330,6 +331,9 @@ class _Snapshot:
 
         Raises SnapshotError, unless the link is gone or another job is at work on it.
         """
+        if isinstance(error, RepositoryBusyError):
+            why = f"queued again in {error.pause} s; no failure is counted"
+            self._give_back(error.message, JobEnd.WAITS, why, error.pause)
         if isinstance(error, AppHeldError | HoldsUnreadableError):
             sent = amount(self.sent.total(), "file")
             out = f"; {sent} of this snapshot already sent" if self.sent else ""
@@ -345,9 +349,9 @@ class _Snapshot:
         """Returns a new connection: the job's own may be lost, or in the middle of a statement."""
         return Database(self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT}))
 
-    def _give_back(self, message: str, end: JobEnd, why: str) -> NoReturn:
+    def _give_back(self, message: str, end: JobEnd, why: str, pause: int = 0) -> NoReturn:
         """Makes the link pending, and has the job queued again by raising SnapshotError."""
-        self.tries.give_back()
+        self.tries.give_back(pause)
         # If this fails, the next try updates the link.
         with suppress(DocoraOpsError), closing(self._open_database()) as database:
             scans.release_scan(database, *self.ids, self.session_id)

@@ -11,12 +11,14 @@ _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of it
 
 
 class SnapshotJob(Job):
-    """A job whose next try follows at once if it was cut off.
+    """A job that may be tried again without counting a try.
 
     The comment above each override says what RQ does in its place.
+
+    pause: seconds until the next try if this one does not count.
     """
 
-    was_cut_off = False
+    pause: int | None = None
     _retry_pipeline: Pipeline | None = None
 
     # RQ sends one more heartbeat of a job that has ended, in a round trip of its own.
@@ -30,7 +32,7 @@ class SnapshotJob(Job):
     # RQ delays each further try, also after one that counts as if it had not begun.
     def get_retry_interval(self) -> int:
         """Returns the seconds until the next try."""
-        return 0 if self.was_cut_off else super().get_retry_interval()
+        return super().get_retry_interval() if self.pause is None else self.pause
 
     # RQ 3.0 writes the status before it adds the job to the schedule. If the process is killed in
     # between, the job is in no list.
@@ -66,13 +68,16 @@ class Tries:
             f"tried again in {self.job.get_retry_interval()} s" if self.left else "no further try"
         )
 
-    def give_back(self) -> None:
-        """Takes this try back, so that it does not count. Our workers begin the next at once."""
+    def give_back(self, pause: int = 0) -> None:
+        """Takes this try back, so that it does not count.
+
+        pause: seconds until our workers queue the next try.
+        """
         left = self.left + 1
         self.keep()
         self.job.retries_left = left
         if isinstance(self.job, SnapshotJob):
-            self.job.was_cut_off = True
+            self.job.pause = pause
 
     def end(self) -> None:
         """Makes this try the last one."""

@@ -1,5 +1,6 @@
 """The locks of links and repositories, and jobs that lose Postgres or begin too early."""
 
+import re
 import signal
 import sys
 from contextlib import closing
@@ -15,10 +16,11 @@ from docora_ops.database.link_scans import Failure, Refusal, begin_scan, fail_sc
 from docora_ops.errors import SnapshotError
 from docora_ops.worker import clone, snapshot_job
 from docora_ops.worker.clone import RepositoryLock
-from tests.support.delivery_checks import assert_in_sync, events, failure, git_failures, link_row
-from tests.support.git_over_http import GitSite, basic
+from tests.support.delivery_checks import assert_in_sync, events, git_failures, link_row
+from tests.support.diagnoses import ONE_LOOK
+from tests.support.git_over_http import Gate, GitHandler, GitSite, basic
 from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, eventually
 from tests.support.receiver import Request
 from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
@@ -181,22 +183,77 @@ def test_only_the_session_that_has_the_link_writes_a_verdict(
 KEY = "docora:repo-lock:octo/api"
 
 
-def test_a_lock_that_is_held_for_long_fails_the_job_and_not_the_repository(
+def test_a_lock_that_is_held_for_long_fails_neither_the_job_nor_the_repository(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link, upstream = snapshots.add_link({"a": "1\n"})
+    link, upstream = snapshots.add_link({"a": "1\n"}, status="synced", retry_count=0)
     redis = snapshots.docora.redis
     monkeypatch.setattr(clone, "LOCK_TIMEOUT", 0.03)
     redis.set(KEY, "somebody else")
     redis.set("docora:repo-lock:octo/other", "somebody else")
-    error = failure(snapshots, link)
-    assert error == "another worker has held the lock of octo/api for over 0.03 s"
+    with pytest.raises(SnapshotError, match="another job has the lock of octo/api"):
+        snapshots.run_job(link)
+    assert snapshots.docora.status(link) == "pending_snapshot"
+    assert snapshots.docora.row(link)["retry_count"] == 0
     assert git_failures(snapshots, link) == 0
     assert redis.get(KEY) == b"somebody else"
     assert not (snapshots.repos / ".docora-ops").exists()
     redis.delete(KEY)
     snapshots.run_job(link)
     assert_in_sync(snapshots, link, upstream)
+
+
+@pytest.mark.slow
+def test_the_lock_of_a_killed_host_takes_no_slot_and_no_try_of_another_apps_job(
+    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
+) -> None:
+    docora = snapshots.docora
+    other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
+    web = snapshots.add_upstream("octo/web")
+    web.commit(FILES)
+    elsewhere = snapshots.link(snapshots.add_app("Web"), snapshots.add_repository(web, "octo/web"))
+    gate = Gate()
+
+    def hold(_handler: GitHandler) -> bool:
+        if not gate.released.is_set() and docora.redis.exists(KEY):  # of the fetch
+            gate.hold()
+        return True
+
+    site.intercept = hold
+    snapshots.queue(link)
+    with running(snapshots) as killed:
+        gate.wait()
+        killed.signal_all(signal.SIGKILL)
+        killed.end()
+    gate.release()
+    for each in (other, elsewhere):
+        snapshots.queue(each, max_retry_attempts=1)
+    with running(snapshots) as worker:
+        eventually(lambda: docora.status(elsewhere) == "synced", "the job behind it")
+        assert docora.redis.get(KEY) == link.job_id.encode()
+        assert link_row(snapshots, other) == ("pending_snapshot", 0, None)
+        worker.await_line("in 10 s; no failure is counted: another job has the lock of octo/api")
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+    job = docora.job(other)
+    assert (job.get_status(), job.retries_left) == (JobStatus.SCHEDULED, 0)
+    shown = docora.run("show", *other.ids).stdout + docora.run("status").stdout
+    assert "Last tries" not in shown
+    assert "tried again" not in shown
+    queue = docora.run("queue", "--json").data
+    assert [job["error_message"] for job in queue["jobs"] if job["status"] == "delayed"] == [None]
+    assert docora.run("doctor", "--json", env=ONE_LOOK).data["drift"]["total"] == 0
+    # Silent for so long, the job that has the lock will not release it: the others wait until then.
+    docora.redis.pexpire(KEY, 80_000)
+    make_delayed_jobs_due(docora)
+    pause = re.search(r"in (\d+) s; no failure is counted", snapshots.work().stderr)
+    assert pause is not None
+    assert 10 < int(pause[1]) <= 80
+    docora.redis.delete(KEY)  # it has expired
+    make_delayed_jobs_due(docora)
+    assert snapshots.work().code == 0
+    assert_in_sync(snapshots, other, upstream, "Other")
+    assert not has_live_job(docora, other)
 
 
 def test_only_its_owner_releases_and_renews_the_lock(snapshots: Snapshots) -> None:
