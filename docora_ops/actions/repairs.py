@@ -89,7 +89,7 @@ class RepairResult(DriftReport):
         return len(self.repaired)
 
 
-STUCK_ERROR = "the snapshot was cut off: its worker was killed"
+STUCK_ERROR = "the snapshot was cut off: its worker's heartbeat stopped"
 """Error of a link whose scan ended without a result."""
 _JOBS_AT_ONCE = 1000
 """Jobs per transaction. For each transaction, Redis reads the whole list; with 500,000 entries,

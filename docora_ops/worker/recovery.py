@@ -68,7 +68,7 @@ class LinkRecovery:
         )
         if counted is not None:
             record(self._client, outcome)
-        text = f"failed: {reason}; {result}; {tries.outlook}"
+        text = f"{'failed: ' if counted else ''}{reason}; {result}; {tries.outlook}"
         tell(job.kwargs, text, logging.WARNING, outcome)
 
     def release_cut_off_job(self, job: Job) -> None:
@@ -106,7 +106,7 @@ class LinkRecovery:
                 ids = ref.app_id, ref.repository_id, ref.id
                 end = JobEnd.TRIED_AGAIN if is_queued else JobEnd.FAILED
                 outcome = SnapshotOutcome(host.now(), *ids, end, error_message=error)
-                text = f"left behind by a killed worker; {error or 'it is queued again'}"
+                text = f"left behind without a job; {error or 'it is queued again'}"
                 tell(asdict(ref), text, logging.WARNING, outcome)
                 if is_queued or error == CUT_OFF:  # a failure was counted
                     record(self._client, replace(outcome, error_message=STUCK_ERROR))

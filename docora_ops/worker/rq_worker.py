@@ -385,4 +385,4 @@ class SnapshotWorker(JobRunner):
 
     def _job_was_abandoned(self, job: Job, *_: object) -> None:
         self.beat()
-        self.recovery.count_killed_job(job, "its worker was killed")
+        self.recovery.count_killed_job(job, "its worker's heartbeat stopped")

@@ -264,7 +264,7 @@ class JobRunner(Worker):
         """Records a failure once, also that of a job that never began, which has no execution."""
         if execution is None:
             execution = rq_faults.begin_stuck_job(self, job, queue)
-            self.recovery.count_killed_job(job, "its worker was killed before it began")
+            self.recovery.count_killed_job(job, "its worker took it, but never began it")
         elif rq_faults.is_queued_again(self.connection, job, execution):
             with self.connection.pipeline() as pipeline:
                 super().cleanup_execution(job, pipeline, execution)

@@ -159,7 +159,7 @@ def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(docora: Docora
     assert "cut off too often: the link is failed now" in item["error_message"]
     row = docora.row(link)
     assert (row["status"], row["retry_count"]) == ("failed", 5)
-    assert row["last_error"] == "the snapshot was cut off: its worker was killed"
+    assert row["last_error"] == "the snapshot was cut off: its worker's heartbeat stopped"
     assert docora.waiting() == []
     # As for any failed link, a retry brings it back.
     assert docora.run("retry", *link.ids).code == 0

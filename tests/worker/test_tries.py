@@ -318,7 +318,7 @@ def test_a_killed_job_is_judged_once_its_session_has_ended(snapshots: Snapshots)
 
 
 FILES: Files = {"a": "1\n", "b": "2\n"}
-CUT_OFF = "the snapshot was cut off: its worker was killed"
+CUT_OFF = "the snapshot was cut off: its worker's heartbeat stopped"
 
 
 @pytest.fixture(autouse=True)
@@ -365,7 +365,7 @@ def test_another_worker_takes_up_the_job_once_the_heartbeat_has_expired(
     assert snapshots.work().code == 0
     assert snapshots.docora.status(link) == "scanning"
     expire_heartbeats(snapshots.docora)
-    assert "its worker was killed; the link is pending_snapshot" in snapshots.work().stderr
+    assert "failed: its worker's heartbeat stopped; the link is pending_snapshot" in snapshots.work().stderr
     assert_in_sync(snapshots, link, upstream)
     assert not has_live_job(snapshots.docora, link)
     paths = [request.path for request in snapshots.received().requests]
@@ -443,7 +443,7 @@ def test_a_job_whose_worker_was_killed_before_it_began_is_not_lost(snapshots: Sn
     key = queue.intermediate_queue.get_first_seen_key(link.job_id)
     snapshots.docora.redis.set(key, 1)  # long ago
     worked = snapshots.work()
-    assert "its worker was killed before it began; the link is pending_snapshot" in worked.stderr
+    assert "its worker took it, but never began it; the link is pending" in worked.stderr
     assert_in_sync(snapshots, link, upstream)
     assert not has_live_job(snapshots.docora, link)
 
