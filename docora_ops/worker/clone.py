@@ -111,21 +111,16 @@ class RepositoryLock:
     def held(self) -> Iterator[None]:
         """Holds the lock in the block. Raises RedisError, RepositoryBusyError."""
         with redis_errors(self._client):
-            if not self._lock.acquire(blocking=False, token=self._owner):
-                self._await()
+            left = self._client.pttl(self._lock.name) / 1000  # negative if nobody has the lock
+            is_silent = 0 <= left < _LEAST_TTL
+            timeout, pause = (0, ceil(left)) if is_silent else (LOCK_TIMEOUT, _LOCK_PAUSE)
+            is_ours = self._lock.acquire(blocking_timeout=timeout, token=self._owner)
+        if not is_ours:
+            raise RepositoryBusyError(self._full_name, pause)
         try:
             yield
         finally:
             self.release()
-
-    def _await(self) -> None:
-        """Takes the lock when the job that holds it is done, unless that takes too long."""
-        left, pause = self._client.pttl(self._lock.name) / 1000, _LOCK_PAUSE
-        if 0 <= left < _LEAST_TTL:
-            pause = max(pause, ceil(left))
-        elif self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner):
-            return
-        raise RepositoryBusyError(self._full_name, pause)
 
     def release(self) -> None:
         """Releases the lock if the job holds it. Works in any process, even after a kill."""

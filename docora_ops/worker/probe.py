@@ -41,7 +41,7 @@ from docora_ops.worker.webhook import FAILURES, LOGIN_HINT, Route, route_to
 _LIMIT = 60  # seconds for all steps; those to the app have the time of a delivery together
 _MOST_NAMED = 3  # addresses or apps that a finding lists
 _PERMANENT = {301, 308}  # redirects
-_SUCCESS, _REDIRECTS, _CLIENT_ERRORS = range(200, 300), range(300, 400), range(400, 500)
+_SUCCESS, _CLIENT_ERRORS = range(200, 300), range(400, 500)
 _REDIRECT_HINT = (
     "Docora's own worker follows redirects, those of docora-ops do not: ask whoever runs the app "
     "for the URL at the end of the redirects, then: docora-ops set-url APP URL"
@@ -55,6 +55,7 @@ _FAULT_HINT = (
     "log; a POST will hardly do better"
 )
 _HINTS = {
+    **dict.fromkeys(range(300, 400), _REDIRECT_HINT),
     401: "it wants a login, or only the signature, which a HEAD does not have: if links fail with "
     "HTTP 401, whoever runs the app must say which USER:PASSWORD@ the base_url needs, or accept "
     "Docora's signature",
@@ -237,13 +238,8 @@ class _App:
 
 def _hint_of(status: int) -> str | None:
     """Returns what the answer to a HEAD means, and who can act; None if a POST may succeed."""
-    if status in _HINTS:
-        return _HINTS[status]
-    if status in _REDIRECTS:
-        return _REDIRECT_HINT
-    if status in _SUCCESS or status in _CLIENT_ERRORS:
-        return None
-    return _FAULT_HINT
+    may_succeed = status in _SUCCESS or status in _CLIENT_ERRORS
+    return _HINTS.get(status, None if may_succeed else _FAULT_HINT)
 
 
 def _resolve(route: Route) -> str:

@@ -25,7 +25,7 @@ class Resources:
         self.settings = settings
         self.client = client or connect(settings)
         self._is_shared = client is not None
-        # Only our own worker answers: see `use_worker`.
+        # Asks the worker whether an error is the fault of the host. Only our own worker answers.
         self.is_hosts_fault: Callable[[], bool] = lambda: False
         self._session: Session | None = None
         self._webhooks: dict[tuple[str, str, str], Webhook] = {}
@@ -75,12 +75,6 @@ def use_settings(settings: Settings, client: Redis | None = None) -> None:
     """Sets the settings, and a client of Redis if there is one, for the jobs of this process."""
     global _resources  # noqa: PLW0603 - RQ calls a plain function
     _resources = Resources(settings, client)
-
-
-def use_worker(is_hosts_fault: Callable[[], bool]) -> None:
-    """Lets the jobs of this process ask their worker whether an error is the fault of the host."""
-    if _resources is not None:
-        _resources.is_hosts_fault = is_hosts_fault
 
 
 def current_resources() -> Resources:

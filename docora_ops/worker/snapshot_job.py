@@ -331,31 +331,29 @@ class _Snapshot:
 
         Raises SnapshotError, unless the link is gone or another job is at work on it.
         """
+        message = self.cleaner.clean(self._describe(error))
         if isinstance(error, RepositoryBusyError):
-            why = f"queued again in {error.pause} s; no failure is counted"
-            self._give_back(error.message, JobEnd.WAITS, why, error.pause)
+            self._give_back(message, JobEnd.WAITS, f"queued again in {error.pause} s", error.pause)
         if isinstance(error, AppHeldError | HoldsUnreadableError):
             sent = amount(self.sent.total(), "file")
             out = f"; {sent} of this snapshot already sent" if self.sent else ""
-            why = "queued again; no failure is counted"
-            self._give_back(f"{error.message}{out}", JobEnd.HELD, why)
-        message = self.cleaner.clean(self._describe(error))
+            self._give_back(f"{message}{out}", JobEnd.HELD, "queued again")
         if host.is_scarcity(error) and self.resources.is_hosts_fault():
-            why = "the host's fault, queued again at once; no failure is counted"
-            self._give_back(message, JobEnd.CUT_OFF, why)
+            self._give_back(message, JobEnd.CUT_OFF, "the host's fault, queued again at once")
         self._fail(error, message)
 
     def _open_database(self) -> Database:
         """Returns a new connection: the job's own may be lost, or in the middle of a statement."""
         return Database(self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT}))
 
-    def _give_back(self, message: str, end: JobEnd, why: str, pause: int = 0) -> NoReturn:
+    def _give_back(self, message: str, end: JobEnd, when: str, pause: int = 0) -> NoReturn:
         """Makes the link pending, and has the job queued again by raising SnapshotError."""
         self.tries.give_back(pause)
         # If this fails, the next try updates the link.
         with suppress(DocoraOpsError), closing(self._open_database()) as database:
             scans.release_scan(database, *self.ids, self.session_id)
-        self._tell_end(end, f"{why}: {message}", logging.WARNING, message)
+        text = f"{when}; no failure is counted: {message}"
+        self._tell_end(end, text, logging.WARNING, message)
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def _fail(self, error: Exception, message: str) -> None:

@@ -190,7 +190,7 @@ class JobRunner(Worker):
         self._to_horse.close()
         host.limit_memory(self._settings)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        resources.use_worker(self._ask)
+        resources.current_resources().is_hosts_fault = self._ask
         super().main_work_horse(job, queue)
 
     # RQ performs one job, and then ends the process.

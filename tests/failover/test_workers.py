@@ -93,7 +93,9 @@ def test_a_job_at_work_is_finished_while_redis_is_away_and_the_worker_goes_on(
         assert ended.code == 0
         logs += ended.stderr
     assert logs.count(" began, try ") == 1
-    assert "Acme ← octo/api: its worker's heartbeat stopped; the link is synced; tried again" in logs
+    assert (
+        "Acme ← octo/api: its worker's heartbeat stopped; the link is synced; tried again" in logs
+    )
     assert "was killed" not in logs
     assert docora.status(link) == "synced"
     assert len(snapshots.receiver.of("Acme").requests) == 1

@@ -105,7 +105,8 @@ def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Sna
     snapshots.receiver.answer = lambda request: (
         next(answers, CREATED) if request.path == "c" else CREATED
     )
-    assert docora.run("retry", *link.ids, "--now").code == 0
+    env = {"RETRY_BASE_DELAY_MS": "60000"}
+    assert docora.run("retry", *link.ids, "--now", env=env).code == 0
     first = snapshots.work()
     assert "failed after" in first.stderr
     assert docora.redis.zcard(f"rq:scheduled:{QUEUE}") == 1

@@ -52,7 +52,10 @@ def test_a_worker_that_was_paused_past_its_heartbeat_finishes_alone(snapshots: S
         expire_heartbeats(snapshots.docora)
         with running(snapshots, "--burst", DOCORA_OPS_LOCK_TIMEOUT="1") as second:
             assert second.end() == 0
-        assert "its worker's heartbeat stopped; not marked: another session has held a lock" in second.log
+        assert (
+            "its worker's heartbeat stopped; not marked: another session has held a lock"
+            in second.log
+        )
         assert "nothing to do: another job is at work on it" in second.log
         assert link_row(snapshots, link)[:2] == ("scanning", 0)
         paused.signal_all(signal.SIGCONT)

@@ -365,7 +365,10 @@ def test_another_worker_takes_up_the_job_once_the_heartbeat_has_expired(
     assert snapshots.work().code == 0
     assert snapshots.docora.status(link) == "scanning"
     expire_heartbeats(snapshots.docora)
-    assert "failed: its worker's heartbeat stopped; the link is pending_snapshot" in snapshots.work().stderr
+    assert (
+        "failed: its worker's heartbeat stopped; the link is pending_snapshot"
+        in snapshots.work().stderr
+    )
     assert_in_sync(snapshots, link, upstream)
     assert not has_live_job(snapshots.docora, link)
     paths = [request.path for request in snapshots.received().requests]
