@@ -20,7 +20,7 @@ from tests.support.delivery_checks import assert_in_sync, events, git_failures, 
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.git_over_http import Gate, GitHandler, GitSite, basic
 from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
-from tests.support.proxy import Proxy, eventually
+from tests.support.proxy import Fault, Proxy, eventually
 from tests.support.receiver import Request
 from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
@@ -257,6 +257,30 @@ def test_the_lock_of_a_killed_host_takes_no_slot_and_no_try_of_another_apps_job(
     assert snapshots.work().code == 0
     assert_in_sync(snapshots, other, upstream, "Other")
     assert not has_live_job(docora, other)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cut_off_while_it_gives_its_slot_back_is_not_lost(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
+    docora = snapshots.docora
+    docora.redis.set(KEY, "another job", px=80_000)
+    with Proxy.before_redis(docora.redis_access.worker) as proxy:
+        plan = proxy.plan(b"failed_job_count", Fault.LOSE_REQUEST)
+        with running(snapshots, "--burst", REDIS_URL=proxy.url) as worker:
+            worker.end()
+        assert plan.reached.is_set()
+    assert "another job has the lock of octo/api" in worker.log
+    assert link_row(snapshots, link)[:2] == ("pending_snapshot", 0)
+    assert has_live_job(docora, link)  # which looks as if it still ran
+    docora.redis.delete(KEY)
+    expire_heartbeats(docora)
+    for _ in range(2):
+        assert snapshots.work().code == 0
+        make_delayed_jobs_due(docora)
+    assert_synced(snapshots, link, upstream)
+    assert len(snapshots.received().requests) == 1
 
 
 def test_only_its_owner_releases_and_renews_the_lock(snapshots: Snapshots) -> None:
