@@ -96,7 +96,7 @@ def test_a_fetch_without_an_end_ends_when_its_time_is_up_or_the_lock_is_lost(
     monkeypatch: pytest.MonkeyPatch,
     lost: bool,
 ) -> None:
-    monkeypatch.setattr(git, "_KEEP_ALIVE_INTERVAL", 0.02)
+    monkeypatch.setattr(git, "KEEP_ALIVE_INTERVAL", 0.02)
     redis = snapshots.docora.redis
     found: list[int] = []
     # Time stands still until the fetch has begun, however long the list of branches takes.
