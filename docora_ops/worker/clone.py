@@ -30,10 +30,10 @@ _HEAD = "refs/docora-ops/head"
 _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LOCK_TTL = 120  # seconds, as in Docora's own workers
-# Less of the TTL is left only if the job that holds the lock was killed, or hangs.
+# git's sign of life renews the TTL. Less of it is left only if the job was killed, or hangs.
 _LEAST_TTL = _LOCK_TTL - 1.5 * KEEP_ALIVE_INTERVAL
-LOCK_TIMEOUT = 3.0  # seconds to wait in a slot for the lock of a job that is alive
-_LOCK_PAUSE = 10  # seconds without a slot before the next attempt
+LOCK_TIMEOUT = 3.0  # seconds for which a job waits in its slot until a living job is done
+_LOCK_PAUSE = 10  # seconds until its next attempt, without a slot
 # git's maintenance, which takes two processes, runs for one in 16 commits: ids that begin so.
 _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
