@@ -39,7 +39,7 @@ class Docora:
     read in addition to the result.
 
     confirm: the name of the target; without it, a protected target refuses mass changes.
-    redis_patience: the timeout for Redis in seconds; None means that of Postgres statements.
+    redis_patience: the longest timeout for Redis in seconds; None means that of the settings.
     """
 
     settings: Settings
@@ -113,9 +113,9 @@ class Docora:
         from docora_ops.queue import connect
         from docora_ops.queue.redis_client import describe
 
-        patience = self.redis_patience or self.settings.statement_timeout
-        client = connect(self.settings.hurried(patience))
-        if "redis_url" not in self.settings.model_fields_set:
+        patience, settings = self.redis_patience, self.settings
+        client = connect(settings.hurried(patience) if patience else settings)
+        if "redis_url" not in settings.model_fields_set:
             self.note(f"REDIS_URL is not set: using Redis at {describe(client)}")
         return client
 
@@ -160,13 +160,11 @@ class Docora:
             "path": options.path,
             "now": options.now,
         }
-        chosen: dict[str, object] = {}
-        for name, value in selection.items():
-            if isinstance(value, list):
-                chosen[name] = [_shown(part) for part in value]
-            elif value is not None and value is not False:
-                chosen[name] = _shown(value)
-        chosen = {name: value for name, value in chosen.items() if value != []}
+        chosen = {
+            name: _shown(value)
+            for name, value in selection.items()
+            if value is not None and value is not False and value != []
+        }
         why = reason and mask(reason)[:_LONGEST_VALUE]
         return Change(_current_user(), command, chosen, why, self.settings.target)
 
@@ -218,7 +216,9 @@ class Docora:
 
 
 def _shown(value: object) -> object:
-    """Returns a value for an audit entry: a text without secrets, and not too long."""
+    """Returns a value for an audit entry: texts without secrets, and not too long."""
+    if isinstance(value, list):
+        return [_shown(part) for part in value]
     return mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
 
 

@@ -101,10 +101,9 @@ def _settings(typer_context: typer.Context) -> Settings:
 
     parameters = typer_context.params
     env_file = parameters.get("env_file")
-    timeouts = ("connect_timeout", "statement_timeout", "lock_timeout")
     # The shell does not expand ~ during completion.
     settings = load_settings(env_file and env_file.expanduser(), target=parameters.get("target"))
-    return settings.model_copy(update=dict.fromkeys(timeouts, 1))
+    return settings.hurried(1)
 
 
 def _offer(candidates: Sequence[Candidate], incomplete: str) -> list[str]:
