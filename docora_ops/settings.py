@@ -240,11 +240,11 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
     UsageError for an env file together with a target.
     """
     env_file, target = _source(env_file, target)
-    hidden = {*_SERVERS, *(f"{name}_FILE" for name in _SERVERS)} if target else set()
+    hidden = {f"{name}_FILE" for name in _SERVERS} if target else set()
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     values, warnings = _usable(environment, "the environment"), list[str]()
     if target:
-        # pydantic itself would read the servers in the environment.
+        # Without a value here, pydantic would take the server in the environment.
         values |= dict.fromkeys(_SERVERS) | _read_target(target)
     elif env_file:
         # If a URL was given by mistake, Path has dropped one of its slashes.
