@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -31,7 +30,6 @@ _PATIENCE = 2
 """Timeout in seconds of a statement that `status` and `doctor` send before they ask Redis."""
 
 
-@dataclass(eq=False)
 class Docora:
     """One Docora, the first argument of every action.
 
@@ -42,16 +40,11 @@ class Docora:
     redis_patience: the longest timeout for Redis in seconds; None means that of the settings.
     """
 
-    settings: Settings
-    confirm: str | None = None
-    redis_patience: int | None = field(default=None, init=False)
-    notices: list[str] = field(default_factory=list, init=False)
-
-    def __post_init__(self) -> None:
-        target = self.settings.target
-        self._prefix = f"{target}: " if target else ""
-        for warning in self.settings.warnings:
-            self.warn(warning)
+    def __init__(self, settings: Settings, confirm: str | None = None) -> None:
+        self.settings, self.confirm = settings, confirm
+        self._prefix = f"{settings.target}: " if settings.target else ""
+        self.redis_patience: int | None = None
+        self.notices = [f"Warning: {text}" for text in settings.warnings]
 
     def __enter__(self) -> Self:
         return self
@@ -171,11 +164,11 @@ class Docora:
     @cached_property
     def _opened_queue(self) -> LinkQueue:
         """The queue of the configured backend, or of the one in use. Raises RedisError."""
-        from docora_ops.queue.backend_choice import emptied, open_queue
+        from docora_ops.queue.backend_choice import EMPTIED, open_queue
 
         queue = open_queue(self.settings, self.redis)
         if queue.choice.source is BackendSource.DEFAULT and self._links_were_scanned():
-            queue.choice = emptied(queue.choice)
+            queue.choice = EMPTIED
         elif queue.choice.is_clear and queue.choice.why:
             self.note(queue.choice.sentence)
         return queue
