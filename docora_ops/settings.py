@@ -239,7 +239,7 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
     Raises ConfigurationError with the name of each unusable variable, but never its value. Raises
     UsageError for an env file together with a target.
     """
-    env_file, target = _source(env_file, target)
+    env_file, target = settings_source(env_file, target)
     hidden = {f"{name}_FILE" for name in _SERVERS} if target else set()
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     values, warnings = _usable(environment, "the environment"), list[str]()
@@ -374,7 +374,7 @@ def _text_of(file: Path, name: str) -> str:
         ) from None
 
 
-def _source(env_file: Path | None, target: str | None) -> tuple[Path | None, str | None]:
+def settings_source(env_file: Path | None, target: str | None) -> tuple[Path | None, str | None]:
     """Returns the env file or the target to read: the argument, else that of the environment.
 
     Raises UsageError if both an env file and a target are given, or both are in the environment.

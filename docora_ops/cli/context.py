@@ -45,9 +45,9 @@ class Context:
     options: ChangeOptions = NO_OPTIONS
     """The options on how to change links."""
     target: str | None = None
-    """The name of the target, once its settings have been read."""
+    """The name of the target, once the source of the settings is known."""
     target_line: str = ""
-    """The last line of a screen that does not name its servers; empty without a target."""
+    """The last line of a screen that does not name its servers; empty until a target is read."""
     document_has_begun: bool = False
     """True once a document has been printed: stdout must contain only one."""
     tells_time: bool = False
@@ -60,13 +60,13 @@ class Context:
         Raises ConfigurationError; UsageError if both a target and an env file are given.
         """
         from docora_ops.actions.docora import Docora
-        from docora_ops.settings import load_settings
+        from docora_ops.settings import load_settings, settings_source
 
         chosen = self.typer_context.params if self.typer_context else {}
-        settings = load_settings(chosen.get("env_file"), target=chosen.get("target"))
-        self.target = settings.target
+        env_file, self.target = settings_source(chosen.get("env_file"), chosen.get("target"))
+        docora = Docora(load_settings(env_file, target=self.target))
         self.target_line = f"Target: {self.target}" if self.target else ""
-        return Docora(settings)
+        return docora
 
     def close(self) -> None:
         """Prints the remaining notices and closes the connections."""
@@ -92,7 +92,7 @@ class Context:
 
     def addressed(self, part: Any) -> Any:
         """Adds the target option to each command that a text or a part of a screen suggests."""
-        if not (self.target and self.typer_context):
+        if not (self.target_line and self.typer_context):
             return part
         from docora_ops.render.columns import replaced
 
