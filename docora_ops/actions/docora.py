@@ -159,7 +159,7 @@ class Docora:
             if value is not None and value is not False and value != []
         }
         why = reason and mask(reason)[:_LONGEST_VALUE]
-        return Change(_current_user(), command, chosen, why, self.settings.target)
+        return Change(current_user(), command, chosen, why, self.settings.target)
 
     @cached_property
     def _opened_queue(self) -> LinkQueue:
@@ -215,7 +215,7 @@ def _shown(value: object) -> object:
     return mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
 
 
-def _current_user() -> str:
+def current_user() -> str:
     """Names the user as the kernel knows it: `kim@ops1`, or `kim as root@ops1` after sudo or su."""
     uids = [os.getuid()]
     with suppress(OSError, ValueError):  # another system than Linux
