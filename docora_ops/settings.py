@@ -13,16 +13,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from docora_ops.errors import ConfigurationError, UsageError
 from docora_ops.jobs import Backend
@@ -85,57 +80,61 @@ _LEFT_OUT = frozenset(
 )
 
 
-def _own(name: str, **rules: Any) -> Any:
-    return Field(validation_alias=f"DOCORA_OPS_{name}", **rules)
-
-
 class Settings(BaseSettings):
     """The settings in the environment or a file. Times without a unit are in seconds."""
 
     model_config = SettingsConfigDict(
         alias_generator=str.upper,
         case_sensitive=True,
+        env_ignore_empty=True,
         hide_input_in_errors=True,
         # Rust's engine takes as long to compile the patterns as the rest of the model.
         regex_engine="python-re",
-        validate_by_name=True,
     )
 
     database_url: SecretStr | None = None
     redis_url: SecretStr = SecretStr("redis://localhost:6379")
-    max_retry_attempts: Annotated[int, Field(ge=1, le=1000)] = 5
-    retry_base_delay_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 1000
-    scan_interval_ms: Annotated[int, Field(ge=1, le=_TEN_YEARS_IN_MS)] = 60_000
-    rescan_interval_ms: Annotated[int, Field(ge=0, le=_TEN_YEARS_IN_MS)] = 300_000
+    max_retry_attempts: int = Field(default=5, ge=1, le=1000)
+    retry_base_delay_ms: int = Field(default=1000, ge=0, le=86_400_000)
+    scan_interval_ms: int = Field(default=60_000, ge=1, le=_TEN_YEARS_IN_MS)
+    rescan_interval_ms: int = Field(default=300_000, ge=0, le=_TEN_YEARS_IN_MS)
     encryption_key: SecretStr | None = None
     repos_base_path: Path = Path("/data/repos")
-    circuit_breaker_threshold: Annotated[int, Field(ge=1, le=1_000_000)] = 5
-    circuit_breaker_cooldown_ms: Annotated[int, Field(ge=0, le=31_536_000_000)] = 1_800_000
-    binary_chunk_threshold_bytes: Annotated[int, Field(ge=0, le=2**40)] = 1_048_576
-    binary_chunk_size_bytes: Annotated[int, Field(ge=1, le=2**30)] = 524_288
-    scan_concurrency: Annotated[int, Field(ge=1, le=256)] = 5
+    circuit_breaker_threshold: int = Field(default=5, ge=1, le=1_000_000)
+    circuit_breaker_cooldown_ms: int = Field(default=1_800_000, ge=0, le=31_536_000_000)
+    binary_chunk_threshold_bytes: int = Field(default=1_048_576, ge=0, le=2**40)
+    binary_chunk_size_bytes: int = Field(default=524_288, ge=1, le=2**30)
+    scan_concurrency: int = Field(default=5, ge=1, le=256)
     node_extra_ca_certs: str | None = None
     git_ssl_cainfo: str | None = None
     ssl_cert_file: str | None = None
     ssl_cert_dir: str | None = None
     node_env: str | None = None
 
-    backend: Annotated[Backend | None, _own("BACKEND")] = None  # None: detect it
-    job_timeout: Annotated[int, _own("JOB_TIMEOUT", ge=1, le=2_592_000)] = 3600
-    connect_timeout: Annotated[int, _own("CONNECT_TIMEOUT", ge=1, le=3600)] = 5
-    statement_timeout: Annotated[int, _own("STATEMENT_TIMEOUT", ge=1, le=86_400)] = 30
-    lock_timeout: Annotated[int, _own("LOCK_TIMEOUT", ge=1, le=86_400)] = 5
-    drift_grace: Annotated[int, _own("DRIFT_GRACE", ge=0, le=3600)] = SECOND_LOOK_DELAY
-    batch_size: Annotated[int, _own("BATCH_SIZE", ge=1, le=1000)] = 500
-    overdue_after: Annotated[int | None, _own("OVERDUE_AFTER", ge=1, le=31_536_000)] = None
-    git_protocols: Annotated[str, _own("GIT_PROTOCOLS", pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*\Z")] = (
-        "https"
+    backend: Backend | None = Field(default=None, alias="DOCORA_OPS_BACKEND")  # None: detect it
+    job_timeout: int = Field(default=3600, alias="DOCORA_OPS_JOB_TIMEOUT", ge=1, le=2_592_000)
+    connect_timeout: int = Field(default=5, alias="DOCORA_OPS_CONNECT_TIMEOUT", ge=1, le=3600)
+    statement_timeout: int = Field(
+        default=30, alias="DOCORA_OPS_STATEMENT_TIMEOUT", ge=1, le=86_400
     )
-    git_timeout: Annotated[int, _own("GIT_TIMEOUT", ge=1, le=2_592_000)] = 1800
-    reserve_slot: Annotated[bool, _own("RESERVE_SLOT")] = True
-    heartbeat_file: Annotated[Path | None, _own("HEARTBEAT_FILE")] = None
-    target: Annotated[str | None, _own("TARGET")] = None
-    protected: Annotated[bool, _own("PROTECTED")] = False
+    lock_timeout: int = Field(default=5, alias="DOCORA_OPS_LOCK_TIMEOUT", ge=1, le=86_400)
+    drift_grace: int = Field(
+        default=SECOND_LOOK_DELAY, alias="DOCORA_OPS_DRIFT_GRACE", ge=0, le=3600
+    )
+    batch_size: int = Field(default=500, alias="DOCORA_OPS_BATCH_SIZE", ge=1, le=1000)
+    overdue_after: int | None = Field(
+        default=None, alias="DOCORA_OPS_OVERDUE_AFTER", ge=1, le=31_536_000
+    )
+    git_protocols: str = Field(
+        default="https",
+        alias="DOCORA_OPS_GIT_PROTOCOLS",
+        pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*\Z",
+    )
+    git_timeout: int = Field(default=1800, alias="DOCORA_OPS_GIT_TIMEOUT", ge=1, le=2_592_000)
+    reserve_slot: bool = Field(default=True, alias="DOCORA_OPS_RESERVE_SLOT")
+    heartbeat_file: Path | None = Field(default=None, alias="DOCORA_OPS_HEARTBEAT_FILE")
+    target: str | None = Field(default=None, alias="DOCORA_OPS_TARGET")
+    protected: bool = Field(default=False, alias="DOCORA_OPS_PROTECTED")
 
     _warnings: tuple[str, ...] = ()
 
@@ -147,17 +146,6 @@ class Settings(BaseSettings):
     def warn(self, text: str) -> None:
         """Adds a warning."""
         self._warnings += (text,)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **_named: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Disables the sources of pydantic: `load_settings` reads and merges the values."""
-        return (init_settings,)
 
     @field_validator("database_url", "redis_url")
     @classmethod
@@ -252,16 +240,17 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
     UsageError for an env file together with a target.
     """
     env_file, target = settings_source(env_file, target)
-    hidden = {*_SERVERS, *(f"{name}_FILE" for name in _SERVERS)} if target else set()
+    hidden = {f"{name}_FILE" for name in _SERVERS} if target else set()
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    values, warnings = _Variables(environment, "the environment")(), list[str]()
+    values, warnings = _usable(environment, "the environment"), list[str]()
     if target:
-        values |= _read_target(target)
+        # Without a value here, pydantic would take the server in the environment.
+        values |= dict.fromkeys(_SERVERS) | _read_target(target)
     elif env_file:
         # If a URL was given by mistake, Path has dropped one of its slashes.
         place = f"env file {mask(str(env_file).replace(':/', '://'))[:200]}"
         variables = _read(env_file, place)
-        in_file = _Variables(variables, place)()
+        in_file = _usable(variables, place)
         values = in_file | values
         replaced = [name for name in _SERVERS if in_file.get(name) not in {None, values.get(name)}]
         if replaced:
@@ -269,7 +258,7 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
         if command := _protection(env_file, variables):
             warnings.append(f"{place} {_EXPOSED}: {command}")
     try:
-        settings = Settings(**values | {"DOCORA_OPS_TARGET": target})
+        settings = Settings.model_validate(values | {"DOCORA_OPS_TARGET": target})
     except ValidationError as error:
         problems = "; ".join(
             f"{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}"
@@ -284,8 +273,8 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
     return settings
 
 
-class _Variables(EnvSettingsSource):
-    """The settings in the environment or in one file. An empty variable counts as unset.
+def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
+    """Returns the variables that are not empty, with the values that stand in files of their own.
 
     DATABASE_URL, REDIS_URL and ENCRYPTION_KEY may instead be read from the file that
     DATABASE_URL_FILE, REDIS_URL_FILE or ENCRYPTION_KEY_FILE names. Raises ConfigurationError if
@@ -293,34 +282,33 @@ class _Variables(EnvSettingsSource):
 
     place: what errors call the environment or the file.
     """
+    names = {field.alias for field in Settings.model_fields.values()}
+    values: dict[str, str | None] = {
+        name: value for name, value in variables.items() if value and name in names
+    }
+    for name in READ_FROM_FILES:
+        if not (path := variables.get(f"{name}_FILE")):
+            continue
+        if name in values:
+            raise ConfigurationError(
+                f"{place} has both {name} and {name}_FILE", hint="remove one of them"
+            )
+        # Anything but a path may be the secret itself, set by mistake.
+        file = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
+        values[name] = _text_of(Path(path), file).rstrip("\n")
+        if not values[name]:
+            raise ConfigurationError(f"{file} is empty", hint=f"write the {name} into it")
+    return values
 
-    def __init__(self, variables: Mapping[str, str], place: str) -> None:
-        super().__init__(Settings)
-        # pydantic would also accept a field's name in lower case.
-        values = {name: value for name, value in variables.items() if value and name.isupper()}
-        self.env_vars = values
-        for name in READ_FROM_FILES:
-            if not (path := values.get(f"{name}_FILE")):
-                continue
-            if name in values:
-                raise ConfigurationError(
-                    f"{place} has both {name} and {name}_FILE", hint="remove one of them"
-                )
-            # Anything but a path may be the secret itself, set by mistake.
-            file = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
-            values[name] = _text_of(Path(path), file).rstrip("\n")
-            if not values[name]:
-                raise ConfigurationError(f"{file} is empty", hint=f"write the {name} into it")
 
-
-def _read_target(target: str) -> dict[str, Any]:
+def _read_target(target: str) -> dict[str, str | None]:
     """Reads the file of a target. Refuses one with a password that every user can read."""
     file = target_file(target)
     place = f"target file {file}"
     variables = _read(file, place)
     if command := _protection(file, variables):
         raise ConfigurationError(f"{place} {_EXPOSED}", hint=f"{command}; its group may read it")
-    values = _Variables(variables, place)()
+    values = _usable(variables, place)
     if "REDIS_URL" not in values:  # Docora's default would be another Redis
         raise ConfigurationError(
             f"{place} has no REDIS_URL", hint="add it, even if it is Docora's default"
@@ -386,9 +374,7 @@ def _text_of(file: Path, name: str) -> str:
         ) from None
 
 
-def settings_source(
-    env_file: Path | None = None, target: str | None = None
-) -> tuple[Path | None, str | None]:
+def settings_source(env_file: Path | None, target: str | None) -> tuple[Path | None, str | None]:
     """Returns the env file or the target to read: the argument, else that of the environment.
 
     Raises UsageError if both an env file and a target are given, or both are in the environment.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -31,7 +30,6 @@ _PATIENCE = 2
 """Timeout in seconds of a statement that `status` and `doctor` send before they ask Redis."""
 
 
-@dataclass(eq=False)
 class Docora:
     """One Docora, the first argument of every action.
 
@@ -39,19 +37,14 @@ class Docora:
     read in addition to the result.
 
     confirm: the name of the target; without it, a protected target refuses mass changes.
-    redis_patience: the timeout for Redis in seconds; None means that of Postgres statements.
+    redis_patience: the longest timeout for Redis in seconds; None means that of the settings.
     """
 
-    settings: Settings
-    confirm: str | None = None
-    redis_patience: int | None = field(default=None, init=False)
-    notices: list[str] = field(default_factory=list, init=False)
-
-    def __post_init__(self) -> None:
-        target = self.settings.target
-        self._prefix = f"{target}: " if target else ""
-        for warning in self.settings.warnings:
-            self.warn(warning)
+    def __init__(self, settings: Settings, confirm: str | None = None) -> None:
+        self.settings, self.confirm = settings, confirm
+        self._prefix = f"{settings.target}: " if settings.target else ""
+        self.redis_patience: int | None = None
+        self.notices = [f"Warning: {text}" for text in settings.warnings]
 
     def __enter__(self) -> Self:
         return self
@@ -113,9 +106,9 @@ class Docora:
         from docora_ops.queue import connect
         from docora_ops.queue.redis_client import describe
 
-        patience = self.redis_patience or self.settings.statement_timeout
-        client = connect(self.settings.hurried(patience))
-        if "redis_url" not in self.settings.model_fields_set:
+        patience, settings = self.redis_patience, self.settings
+        client = connect(settings.hurried(patience) if patience else settings)
+        if "redis_url" not in settings.model_fields_set:
             self.note(f"REDIS_URL is not set: using Redis at {describe(client)}")
         return client
 
@@ -160,24 +153,22 @@ class Docora:
             "path": options.path,
             "now": options.now,
         }
-        chosen: dict[str, object] = {}
-        for name, value in selection.items():
-            if isinstance(value, list):
-                chosen[name] = [_shown(part) for part in value]
-            elif value is not None and value is not False:
-                chosen[name] = _shown(value)
-        chosen = {name: value for name, value in chosen.items() if value != []}
+        chosen = {
+            name: _shown(value)
+            for name, value in selection.items()
+            if value is not None and value is not False and value != []
+        }
         why = reason and mask(reason)[:_LONGEST_VALUE]
-        return Change(_current_user(), command, chosen, why, self.settings.target)
+        return Change(current_user(), command, chosen, why, self.settings.target)
 
     @cached_property
     def _opened_queue(self) -> LinkQueue:
         """The queue of the configured backend, or of the one in use. Raises RedisError."""
-        from docora_ops.queue.backend_choice import emptied, open_queue
+        from docora_ops.queue.backend_choice import EMPTIED, open_queue
 
         queue = open_queue(self.settings, self.redis)
         if queue.choice.source is BackendSource.DEFAULT and self._links_were_scanned():
-            queue.choice = emptied(queue.choice)
+            queue.choice = EMPTIED
         elif queue.choice.is_clear and queue.choice.why:
             self.note(queue.choice.sentence)
         return queue
@@ -218,11 +209,13 @@ class Docora:
 
 
 def _shown(value: object) -> object:
-    """Returns a value for an audit entry: a text without secrets, and not too long."""
+    """Returns a value for an audit entry: texts without secrets, and not too long."""
+    if isinstance(value, list):
+        return [_shown(part) for part in value]
     return mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value
 
 
-def _current_user() -> str:
+def current_user() -> str:
     """Names the user as the kernel knows it: `kim@ops1`, or `kim as root@ops1` after sudo or su."""
     uids = [os.getuid()]
     with suppress(OSError, ValueError):  # another system than Linux

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import chain
 from shlex import quote
 
@@ -117,8 +117,8 @@ def choose_links(
         "exclude_error": list(choice.exclude_errors),
         "no_error": choice.no_error,
         # Times instead of ages, so that the command can be repeated later.
-        "last_scan_before": before and _typed(before),
-        "last_scan_after": after and _typed(after),
+        "last_scan_before": moment(before),
+        "last_scan_after": moment(after),
         "circuit": {None: None, True: "open", False: "closed"}[choice.open_circuit],
     }
     return which, recorded
@@ -157,10 +157,6 @@ def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | Non
             hint="--last-scan-after takes the earlier moment, or the longer age",
         )
     return before, after
-
-
-def _typed(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def _overdue_before(docora: Docora, held: Sequence[str]) -> datetime:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import Docora, current_user
 from docora_ops.actions.link_jobs import DOCORA_JOB_ID
 from docora_ops.database import Database
 from docora_ops.database.link_rows import linked_jobs
@@ -107,7 +107,7 @@ def accept_pair(docora: Docora, *, reason: str | None = None) -> Pair:
     require_primary(docora.database)
     pair = read_pair(docora)
     entry = _entry(docora, pair, reason)
-    replace_mark(docora.redis, pair.identity, docora.describe_change("pair", None).who, entry)
+    replace_mark(docora.redis, pair.identity, current_user(), entry)
     return pair
 
 
@@ -145,7 +145,7 @@ def require_pair(
         to_leave = replace(to_leave, system_identifier=known)
     if pair.mark and pair.mark.identity == to_leave:
         return
-    who = docora.describe_change("pair", None).who
+    who = current_user()
     docora.queue.mark_to_leave = mark_to_leave(to_leave, who, pair.text, entry)
 
 

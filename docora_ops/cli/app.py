@@ -144,8 +144,7 @@ def _options(
 def run(arguments: Sequence[str]) -> int:
     """Runs one command and returns its exit code. Raises nothing."""
     output = guard_streams()
-    Context.arguments = arguments
-    context = Context(as_json="--json" in takewhile("--".__ne__, arguments))
+    context = Context(arguments, as_json="--json" in takewhile("--".__ne__, arguments))
     code = ExitCode.OK if arguments else ExitCode.USAGE
     try:
         with interruptible():
@@ -157,18 +156,22 @@ def run(arguments: Sequence[str]) -> int:
                 get_completion_inspect_parameters()  # makes Typer detect the shell
                 app(prog_name="docora-ops")
             group = typer.main.get_command(app)
-            with group.make_context("docora-ops", list(arguments)) as typer_context:
+            with group.make_context("docora-ops", [*arguments], obj=context) as typer_context:
                 code = group.invoke(typer_context) or code
     except typer.Exit:
         pass
     except typer.TyperException as error:
-        code = context.report(_usage_error(error))
+        code = context.report(_usage_error(error, arguments))
     except DocoraOpsError as error:
         code = context.report(error)
     except KeyboardInterrupt:
         code = context.report(interruption())
     except Exception as error:  # noqa: BLE001 - a bug, which is reported
-        code = _report_bug(context, error)
+        # The stack, but not the texts of the exception and its causes, which may contain secrets.
+        sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))
+        sentence = f"this is a bug in docora-ops {__version__}: {type(error).__name__}"
+        bug = BugError(sentence, hint="please report it with the lines above")
+        code = context.report(bug)
     sys.stdout.flush()
     if output.failure is not None and not isinstance(output.failure, BrokenPipeError):
         context.say(f"Error: the output can't be written: {output.failure.strerror}")
@@ -177,7 +180,7 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _usage_error(error: typer.TyperException) -> UsageError:
+def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageError:
     message = " ".join(error.format_message().replace(": Value error, ", ": ").split())
     # Rewords pydantic, which converts numbers.
     message = message.replace(": Input should be ", ": must be ").partition(", unable to parse ")[0]
@@ -185,7 +188,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     message = re.sub(r"\b\w+://[^\s)]+", lambda match: mask_url(match[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)
     if context is None:  # an option lacks its value, or has one too many
-        words = takewhile(lambda word: not word.startswith("-"), Context.arguments[:1])
+        words = takewhile(lambda word: not word.startswith("-"), arguments[:1])
         return UsageError(message, hint=" ".join(["docora-ops", *words, "--help"]))
     see_help = f"{context.command_path} --help"
     option = getattr(error, "option_name", "")
@@ -221,13 +224,3 @@ def _with_option(command: str, value: str) -> str:
     is_status = command == "links" and value in statuses
     option = "--status" if is_status else "--repo" if "/" in value else "--app"
     return f"docora-ops {command} {option} {shlex.quote(value)}"
-
-
-def _report_bug(context: Context, error: Exception) -> ExitCode:
-    sentence = f"this is a bug in docora-ops {__version__}: {type(error).__name__}"
-    if context.as_json and not Context.document_has_begun:
-        context.show_document(None, BugError(sentence))
-    # The stack, but not the texts of the exception and its causes, which may contain secrets.
-    sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))
-    sys.stderr.write(f"Error: {sentence}\nHint: please report it with the lines above\n")
-    return ExitCode.BUG

@@ -183,7 +183,7 @@ def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> 
     if context.as_json:
         context.show_document(render.bulk_data(result, step.wait), lost)
         return
-    if Context.tells_time and not result.total:
+    if context.tells_time and not result.total:
         context.say(f"{render.message(result)}.")
         return
     counts = render.summary(step.by_app, is_planned=context.options.dry_run)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from docora_ops.database import Database
+    from docora_ops.actions.docora import Docora
     from docora_ops.database.names import Candidate
-    from docora_ops.settings import Settings
 
 COMPLETE_VARIABLE = "_DOCORA_OPS_COMPLETE"
 """If this variable is set, Typer answers the shell instead of running a command."""
@@ -42,8 +40,8 @@ def complete_app(typer_context: typer.Context, incomplete: str) -> list[str]:
     """Returns the apps whose name or id begins with the typed text, names first."""
     from docora_ops.database.names import apps_by_prefix
 
-    with closing(_database(typer_context)) as database:
-        return _offer(apps_by_prefix(database, incomplete, _LIMIT), incomplete)
+    with _docora(typer_context) as docora:
+        return _offer(apps_by_prefix(docora.database, incomplete, _LIMIT), incomplete)
 
 
 def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
@@ -52,10 +50,11 @@ def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
     from docora_ops.database.names import repositories_by_prefix
 
     app = typer_context.params.get("app") or ()
-    with closing(_database(typer_context)) as database:
+    with _docora(typer_context) as docora:
         names = [app] if isinstance(app, str) else app
-        app_ids = [resolve_app(database, name).app_id for name in names] or None
-        return _offer(repositories_by_prefix(database, incomplete, _LIMIT, app_ids), incomplete)
+        app_ids = [resolve_app(docora.database, name).app_id for name in names] or None
+        repositories = repositories_by_prefix(docora.database, incomplete, _LIMIT, app_ids)
+        return _offer(repositories, incomplete)
 
 
 def complete_target(incomplete: str) -> list[str]:
@@ -68,9 +67,8 @@ def complete_target(incomplete: str) -> list[str]:
 def complete_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
     """Returns the ids of bulk operations that begin with the typed text, latest first."""
     from docora_ops.actions.bulk_operations import operations
-    from docora_ops.actions.docora import Docora
 
-    with Docora(_settings(typer_context)) as docora:
+    with _docora(typer_context) as docora:
         ids = [known.operation_id for known in operations(docora, limit=_LIMIT).rows]
     return [operation_id for operation_id in ids if operation_id.startswith(incomplete)]
 
@@ -89,22 +87,16 @@ def complete_page(typer_context: typer.Context, incomplete: str) -> list[str]:
     return sorted(name for name in {*root.commands, *topics} if name.startswith(incomplete))
 
 
-def _database(typer_context: typer.Context) -> Database:
-    from docora_ops.database import Database
-
-    return Database(_settings(typer_context))
-
-
-def _settings(typer_context: typer.Context) -> Settings:
-    """Returns the settings with short timeouts, so that statements end soon after completion."""
+def _docora(typer_context: typer.Context) -> Docora:
+    """Returns the Docora with short timeouts, so that statements end soon after completion."""
+    from docora_ops.actions.docora import Docora
     from docora_ops.settings import load_settings
 
     parameters = typer_context.params
     env_file = parameters.get("env_file")
-    timeouts = ("connect_timeout", "statement_timeout", "lock_timeout")
     # The shell does not expand ~ during completion.
     settings = load_settings(env_file and env_file.expanduser(), target=parameters.get("target"))
-    return settings.model_copy(update=dict.fromkeys(timeouts, 1))
+    return Docora(settings.hurried(1))
 
 
 def _offer(candidates: Sequence[Candidate], incomplete: str) -> list[str]:

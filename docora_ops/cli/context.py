@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -37,28 +36,21 @@ _NAMING = re.compile(rf" \({_ID.pattern}\)|\bdocora-ops(?: [^\s'(,;]+)+")
 
 @dataclass
 class Context:
-    """The state of one running command. Imports and connects only what is used."""
+    """The one running command: what was asked, its connections, and what was printed."""
 
-    env_file: Path | None = None
+    arguments: Sequence[str] = ()
+    """The command line after the program's name."""
     as_json: bool = False
+    typer_context: typer.Context | None = None
     options: ChangeOptions = NO_OPTIONS
     """The options on how to change links."""
-    named_target: str | None = None
-    """The value of `--target`."""
-    typer_context: typer.Context | None = None
-    arguments: ClassVar[Sequence[str]] = ()
-    """The command line after the program's name."""
-    target: ClassVar[str | None] = None
+    target: str | None = None
     """The name of the target, once the source of the settings is known."""
-    target_line: ClassVar[str] = ""
-    """The last line of a screen that does not name its servers; empty without a target."""
-    target_option: ClassVar[str] = ""
-    """The option that names the target, once its file has been read."""
-    commands: ClassVar[re.Pattern[str]] = re.compile("")
-    """Matches the commands in a text that take `--target`."""
-    document_has_begun: ClassVar[bool] = False
+    target_line: str = ""
+    """The last line of a screen that does not name its servers; empty until a target is read."""
+    document_has_begun: bool = False
     """True once a document has been printed: stdout must contain only one."""
-    tells_time: ClassVar[bool] = False
+    tells_time: bool = False
     """Whether each line on stderr begins with the time, as in a log."""
 
     @cached_property
@@ -70,12 +62,10 @@ class Context:
         from docora_ops.actions.docora import Docora
         from docora_ops.settings import load_settings, settings_source
 
-        env_file, Context.target = settings_source(self.env_file, self.named_target)
-        docora = Docora(load_settings(env_file, target=Context.target))
-        if Context.target and self.typer_context:
-            Context.target_line = f"Target: {Context.target}"
-            Context.target_option = f"--target {Context.target}"
-            Context.commands = _commands_with_target(self.typer_context)
+        chosen = self.typer_context.params if self.typer_context else {}
+        env_file, self.target = settings_source(chosen.get("env_file"), chosen.get("target"))
+        docora = Docora(load_settings(env_file, target=self.target))
+        self.target_line = f"Target: {self.target}" if self.target else ""
         return docora
 
     def close(self) -> None:
@@ -100,10 +90,20 @@ class Context:
             for notice in notices:
                 self.say(notice, style="yellow" if notice.startswith("Warning") else None)
 
-    def addressed(self, text: str) -> str:
-        """Adds the target option to each command that the text suggests."""
-        option = Context.target_option
-        return Context.commands.sub(rf"\g<0> {option}", text) if option else text
+    def addressed(self, part: Any) -> Any:
+        """Adds the target option to each command that a text or a part of a screen suggests."""
+        if not (self.target_line and self.typer_context):
+            return part
+        from docora_ops.render.columns import replaced
+
+        root: Any = self.typer_context.find_root().command
+        names = (
+            name
+            for name, command in root.commands.items()
+            if any(parameter.name == "target" for parameter in command.params)
+        )
+        commands = re.compile(rf"\bdocora-ops (?:{'|'.join(names)})(?![\w-])(?! --target)")
+        return replaced(part, commands, lambda match: f"{match[0]} --target {self.target}")
 
     def named(self, parts: Sequence[Any]) -> Sequence[Any]:
         """Replaces ids in suggested commands by names, and removes ids in parentheses after a name.
@@ -190,7 +190,7 @@ class Context:
             text = self.text_of([*parts, *([cell(footer)] if footer else [])])
             show_paged(text, make_console(sys.stdout).height if paged else sys.maxsize)
             return
-        for part in self._with_target(parts):
+        for part in map(self.addressed, parts):
             for line in part.lines() if isinstance(part, Listing | Pairs) else [str(part)]:
                 sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
@@ -203,18 +203,9 @@ class Context:
 
         console = make_console(sys.stdout)
         with console.capture() as capture:
-            for part in self.named(list(self._with_target(parts))):
+            for part in self.named([self.addressed(part) for part in parts]):
                 console.print(part, crop=False)
         return capture.get()
-
-    def _with_target(self, parts: Iterable[object]) -> Iterable[object]:
-        """Adds the target option to each command that the parts mention."""
-        from docora_ops.render.columns import replaced
-
-        option, commands = Context.target_option, Context.commands
-        if not option:
-            return parts
-        return [replaced(part, commands, lambda match: f"{match[0]} {option}") for part in parts]
 
     def show_document(
         self, data: object, error: DocoraOpsError | None = None, page: Page[Any] | None = None
@@ -229,9 +220,9 @@ class Context:
         if error and error.hint:
             error.hint = self.addressed(error.hint)
         with finishing_first():
-            document = document_of(data, Context.arguments, error, Context.target, page)
+            document = document_of(data, self.arguments, error, self.target, page)
             for piece in encode(document):
-                Context.document_has_begun = True
+                self.document_has_begun = True
                 sys.stdout.write(piece)
             sys.stdout.write("\n")
             sys.stdout.flush()
@@ -244,7 +235,7 @@ class Context:
         text = self.addressed(text)
         if sys.stderr.isatty():
             [text] = self.named([text])
-        if Context.tells_time:
+        if self.tells_time:
             text = f"{moment(datetime.now(UTC))} {text}"
         if sys.stderr.isatty():
             from docora_ops.render.console import make_console
@@ -282,7 +273,7 @@ class Context:
         stopped: what was done before the error.
         next_step: what to do, in addition to the error's hint.
         """
-        if self.as_json and not Context.document_has_begun:
+        if self.as_json and not self.document_has_begun:
             self.show_document(None, error)
         self.say(f"Error: {mask(error.message)}", style="bold red")
         if stopped:
@@ -293,7 +284,7 @@ class Context:
 
 
 def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
-    """Makes the Context of the command from the options that many commands share.
+    """Returns the Context, with the options of the command that many commands share.
 
     Raises UsageError if options contradict each other, BadParameter if a value is not valid text.
 
@@ -314,25 +305,13 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
                 raise typer.BadParameter(wrong, ctx=typer_context, param=parameter)
     names = [field.name for field in fields(ChangeOptions) if field.name in parameters]
     chosen = {name: parameters[name] for name in names} | ({"wait": True} if waits else {})
-    context = Context(
-        env_file=parameters.get("env_file"),
-        as_json=parameters.get("as_json", False),
-        options=ChangeOptions(**chosen) if chosen else NO_OPTIONS,
-        named_target=parameters.get("target"),
-        typer_context=typer_context,
-    )
+    context: Context = typer_context.obj
+    context.typer_context = typer_context
+    context.as_json = parameters.get("as_json", False)
+    if chosen:
+        context.options = ChangeOptions(**chosen)
     typer_context.call_on_close(context.close)
     return context
-
-
-def _commands_with_target(typer_context: typer.Context) -> re.Pattern[str]:
-    root: Any = typer_context.find_root().command
-    names = (
-        name
-        for name, command in root.commands.items()
-        if any(parameter.name == "target" for parameter in command.params)
-    )
-    return re.compile(rf"\bdocora-ops (?:{'|'.join(names)})(?![\w-])(?! --target)")
 
 
 def confirmation(typer_context: typer.Context, context: Context) -> Terminal | None:

@@ -49,7 +49,7 @@ def pause(
             context.say(f"Now {now.suspension.sentence}; this pause takes its place.")
         end = "until docora-ops resume" if at_most is None else f"for {duration(at_most)}"
         workers = f"all RQ workers ({len(now.workers)} now)"
-        effect, _ = _effect(now)
+        effect = f"no job is taken from {QUEUE_NAME}{_other_queues(now)}"
         terminal.ask(f"{docora.redis_server}: suspend {workers} {end}: {effect}?")
     paused = pause(docora, at_most, reason=reason)
     if as_json:
@@ -57,9 +57,8 @@ def pause(
     if terminal is None:
         if paused.replaced:
             context.say(f"Before, {paused.replaced.sentence}; this pause takes its place.")
-        effect, has_other_queues = _effect(paused)
-        if has_other_queues:
-            context.warn(f"Warning: {effect}.")
+        if others := _other_queues(paused):
+            context.warn(f"Warning: no job is taken from {QUEUE_NAME}{others}.")
     end = f" until {moment(paused.suspension.ends_at)}" if at_most and paused.suspension else ""
     context.say(f"{docora.redis_server}: workers suspended{end}. To go on: docora-ops resume")
     if busy := sum(worker.state == "busy" for worker in paused.workers):
@@ -69,11 +68,10 @@ def pause(
         context.say(f"{amount(idle, 'idle worker')} may take one more job{' each' * (idle > 1)}.")
 
 
-def _effect(workers: RqWorkers) -> tuple[str, bool]:
-    """Says from which queues no job is taken, and whether any of them is not Docora's."""
+def _other_queues(workers: RqWorkers) -> str:
+    """Names the queues besides Docora's from which no job is taken; empty if there are none."""
     names = {name for worker in workers.workers for name in worker.queues} - {QUEUE_NAME}
-    others = f", nor from the other queues {', '.join(sorted(names))}" if names else ""
-    return f"no job is taken from {QUEUE_NAME}{others}", bool(names)
+    return f", nor from the other queues {', '.join(sorted(names))}" if names else ""
 
 
 def resume(

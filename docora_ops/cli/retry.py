@@ -176,7 +176,7 @@ def schedule(
 
     if not repeat:
         return run_bulk(context, schedule(context.docora, dry_run=dry_run, reason=reason))
-    Context.tells_time = True
+    context.tells_time = True
     last_error = ""
     with suppress(KeyboardInterrupt):
         for steps in repeat_schedule(context.docora, reason=reason):

@@ -14,7 +14,7 @@ from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.queue import counts_words, held_words, workers_cell
 from docora_ops.cli.signals import finishing_first, interrupted_code
-from docora_ops.cli.streams import OutputStream
+from docora_ops.cli.streams import has_failed
 from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
 from docora_ops.jobs import ADVICE
@@ -98,7 +98,7 @@ def _watch(context: Context, seconds: int) -> int:
 
     redrawing, docora = Redrawing() if may_animate(sys.stdout) else None, context.docora
     try:
-        while not (isinstance(sys.stdout, OutputStream) and sys.stdout.failure):
+        while not has_failed(sys.stdout):
             status, errors = read_status(docora)
             notices, docora.notices = docora.notices, []
             parts = [*screen(status, errors), *(cell(notice, "yellow") for notice in notices)]

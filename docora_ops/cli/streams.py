@@ -1,6 +1,7 @@
 """The standard streams, the pager, and confirmation prompts that work with redirected streams."""
 
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -8,62 +9,65 @@ import sys
 import termios
 from contextlib import suppress
 from dataclasses import dataclass
-from io import TextIOWrapper
+from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO
 
 from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD", "REDISCLI_AUTH"}
 _DAYS = 10**6  # seconds
 
 
-class OutputStream(TextIOWrapper):
-    """Stdout or stderr. Drops all further output once the reader has gone or the disk is full.
+class OutputFile(FileIO):
+    """The file of stdout or stderr. Drops all output once the reader has gone or the disk is full.
 
     This lets a command finish its work, with the right exit code, even if nobody reads.
     """
 
     failure: OSError | None = None
 
-    def write(self, text: str) -> int:
-        """Writes the text, or drops it."""
+    def write(self, data: "ReadableBuffer") -> int:
+        """Writes the bytes, or drops them."""
         try:
-            return super().write(text)
+            while (count := super().write(data)) is None:  # another process made it non-blocking
+                select.select([], [self], [])
         except OSError as error:
-            self._give_up(error)
-            return len(text)
-
-    def flush(self) -> None:
-        """Flushes the stream, or does nothing."""
-        try:
-            super().flush()
-        except OSError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: OSError) -> None:
-        self.failure = error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            self.failure = error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return memoryview(data).nbytes
+        return count
 
 
-def guard_streams() -> OutputStream:
-    """Opens closed standard streams, and guards stdout and stderr. Returns stdout."""
+def guard_streams() -> OutputFile:
+    """Opens closed standard streams, and guards stdout and stderr. Returns the file of stdout."""
     nowhere = Path(os.devnull).open
     sys.stdin = sys.stdin or nowhere(encoding="utf-8")
+    outputs = []
     for name in ("stdout", "stderr"):
-        stream = cast("TextIOWrapper", getattr(sys, name) or nowhere("w", encoding="utf-8"))
-        is_live, encoding = name == "stderr" or stream.line_buffering, stream.encoding
+        stream = getattr(sys, name) or open(  # noqa: SIM115 - stays open
+            os.open(os.devnull, os.O_WRONLY), "w", encoding="utf-8", closefd=False
+        )
+        outputs.append(OutputFile(stream.fileno(), "w", closefd=False))
+        is_live = name == "stderr" or stream.line_buffering
         # A character that can't be encoded must not end the command.
-        guarded = OutputStream(
-            stream.detach(), encoding, "backslashreplace", line_buffering=is_live
+        guarded = TextIOWrapper(
+            BufferedWriter(outputs[-1]),
+            stream.encoding,
+            "backslashreplace",
+            line_buffering=is_live,
         )
         setattr(sys, name, guarded)
-    return cast("OutputStream", sys.stdout)
+    return outputs[0]
 
 
 def has_failed(stream: TextIO) -> bool:
     """Tells whether output was dropped, because nobody reads it or the disk is full."""
-    return isinstance(stream, OutputStream) and stream.failure is not None
+    output = getattr(getattr(stream, "buffer", None), "raw", None)
+    return isinstance(output, OutputFile) and output.failure is not None
 
 
 def show_paged(text: str, height: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from docora_ops.cli import options
-from docora_ops.cli.context import Context
+from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.render.columns import Column, Listing
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 def targets(
+    typer_context: typer.Context,
     check: Annotated[
         bool, typer.Option("--check", help="Ask the servers of all targets for their state.")
     ] = False,
@@ -28,7 +29,7 @@ def targets(
     6 if a target has a problem: its file can't be used, or doctor --read-only finds something
     critical. Changes nothing.
     """
-    context = Context(as_json=as_json)
+    context = context_of(typer_context)
     from docora_ops.actions.targets import read_targets
     from docora_ops.settings import own_folder
 

@@ -146,7 +146,7 @@ def _ask(context: Context) -> None:
     if terminal:
         context.tell()
         question = "run a worker, which sends files to the apps?"
-        replace(terminal, name=Context.target).ask(f"{context.docora.servers}: {question}")
+        replace(terminal, name=context.target).ask(f"{context.docora.servers}: {question}")
 
 
 def _check(context: Context) -> ExitCode:

@@ -193,6 +193,7 @@ class Database:
         self.schema = ""  # of Docora's tables, once it is known
         self.is_read_only = False  # set by an administrator, once it is known
         self.has_proxy = False  # between us and the server, once it is known
+        self._session = 0  # the process id of our backend, also behind a proxy, once it is known
         self._secrets = [url, conninfo.get("password"), conninfo.get("sslpassword")]
         self._statement_timeout = settings.statement_timeout
         # Shorter than the statement timeout, whose error does not mention the lock.
@@ -448,8 +449,9 @@ class Database:
             connection.close()
             raise
         answers = (result.fetchall() for result in results if result.description)
-        *_, [(on_path,)], rows, [(self.is_read_only,)], [(session,)] = answers
-        self.has_proxy = session != connection.info.backend_pid  # a proxy gives an id of its own
+        *_, [(on_path,)], rows, [(self.is_read_only,)], [(self._session,)] = answers
+        # A proxy gives an id of its own.
+        self.has_proxy = self._session != connection.info.backend_pid
         schemas = [schema for (schema,) in rows]
         # If no schema fits, the error of the next statement names the usual one.
         usual = [*on_path, *schemas, "public"][0]
@@ -486,13 +488,12 @@ class Session(Database):
     """
 
     _needs_transactions = False
-    _id = 0
 
     @property
     def id(self) -> int:
         """The process id of the session's backend, also behind a proxy."""
         with self._connected():
-            return self._id
+            return self._session
 
     @property
     def is_open(self) -> bool:
@@ -540,6 +541,4 @@ class Session(Database):
         set_up += _SET_UP_SESSION.format(reply_timeout=self._reply_timeout)
         connection.execute(set_up.encode())
         self._begin = _WAIT_FOR_DISK.decode()
-        # The driver may know the id of a proxy instead.
-        [self._id] = connection.execute("SELECT pg_backend_pid()").fetchone() or (0,)
         return connection

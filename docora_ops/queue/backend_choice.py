@@ -8,7 +8,7 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from redis import Redis
@@ -156,14 +156,14 @@ def choose_backend(signs: Signs) -> BackendChoice:
     return BackendChoice(Backend.RQ, BackendSource.DEFAULT, "nobody has used the queue yet")
 
 
-def emptied(choice: BackendChoice) -> BackendChoice:
-    """Returns the choice as unclear, because links were scanned although Redis has no keys."""
-    why = (
-        "Redis holds no key of either queue, though links were scanned "
-        "(it may have been emptied, or be another Redis)"
-    )
-    advice = f"check REDIS_URL; {_START}"
-    return replace(choice, source=BackendSource.UNCLEAR, why=why, first=advice)
+EMPTIED = BackendChoice(
+    Backend.RQ,
+    BackendSource.UNCLEAR,
+    "Redis holds no key of either queue, though links were scanned "
+    "(it may have been emptied, or be another Redis)",
+    f"check REDIS_URL; {_START}",
+)
+"""The choice if links were scanned although Redis has no keys."""
 
 
 def open_queue(settings: Settings, client: Redis) -> LinkQueue:

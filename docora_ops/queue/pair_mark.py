@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import cast
 
@@ -54,14 +54,32 @@ class PairMark:
 class StoredMark:
     """The mark as read from Redis.
 
-    mark: None if it is missing or malformed.
-    text: the raw value; empty if the mark is missing.
+    fields: of its hash; empty if the mark is missing.
     is_permitted: whether the user may read the mark.
     """
 
-    mark: PairMark | None = None
-    text: str = ""
+    fields: Mapping[bytes, bytes] = field(default_factory=dict)
     is_permitted: bool = True
+
+    @property
+    def text(self) -> str:
+        """The raw value; empty if the mark is missing."""
+        return text_of(self.fields.get(b"mark", b""))
+
+    @property
+    def mark(self) -> PairMark | None:
+        """The mark; None if it is missing or malformed."""
+        mark = mapping_of(self.text)
+        try:
+            identity = DatabaseIdentity(
+                str(mark["database"]),
+                str(mark["system_identifier"]) if "system_identifier" in mark else None,
+                cast("list[str]", mark["app_ids"]),
+            )
+            at = moment_of_timestamp(int(text_of(self.fields[b"left_at"])))
+            return PairMark(identity, str(mark["who"]), at)
+        except (KeyError, TypeError, ValueError):
+            return None
 
 
 def read_mark(client: Redis) -> StoredMark:
@@ -72,22 +90,10 @@ def read_mark(client: Redis) -> StoredMark:
 
 
 def mark_of(fields: Mapping[bytes, bytes] | NoPermissionError | None) -> StoredMark:
-    """Parses the mark from the fields of its hash."""
+    """Returns the mark with the fields of its hash, or with the error in their place."""
     if isinstance(fields, NoPermissionError):  # the user was created for a version without marks
         return StoredMark(is_permitted=False)
-    fields = fields or {}
-    text = text_of(fields.get(b"mark", b""))
-    mark = mapping_of(fields.get(b"mark"))
-    try:
-        identity = DatabaseIdentity(
-            str(mark["database"]),
-            str(mark["system_identifier"]) if "system_identifier" in mark else None,
-            cast("list[str]", mark["app_ids"]),
-        )
-        at = moment_of_timestamp(int(text_of(fields[b"left_at"])))
-        return StoredMark(PairMark(identity, str(mark["who"]), at), text)
-    except (KeyError, TypeError, ValueError):
-        return StoredMark(None, text)
+    return StoredMark(fields or {})
 
 
 def may_leave_mark(client: Redis) -> bool:

@@ -71,10 +71,10 @@ def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
     return answers
 
 
-def permits(client: redis.Redis, *commands: Command) -> bool:
-    """Tells whether our user may run these commands, without running them.
+def require_acceptance(client: redis.Redis, *commands: Command) -> None:
+    """Raises the client's RedisError if Redis would refuse one of the commands. Runs none of them.
 
-    Raises the client's RedisError.
+    Redis checks permissions, its memory and its role before it runs a transaction.
     """
     with client.pipeline() as pipeline:
         add: Callable[..., object] = pipeline.execute_command
@@ -83,10 +83,19 @@ def permits(client: redis.Redis, *commands: Command) -> bool:
         pipeline.exists()  # malformed, so that Redis executes nothing
         try:
             pipeline.execute()
-        except redis.exceptions.NoPermissionError:
-            return False
-        except redis.ResponseError:
-            return True
+        except redis.ResponseError as error:
+            if "wrong number of arguments" not in str(error):
+                raise
+
+
+def permits(client: redis.Redis, *commands: Command) -> bool:
+    """Tells whether our user may run these commands. Raises the client's RedisError."""
+    try:
+        require_acceptance(client, *commands)
+    except redis.exceptions.NoPermissionError:
+        return False
+    except redis.ResponseError:  # such as a Redis that is out of memory
+        return True
     return True
 
 

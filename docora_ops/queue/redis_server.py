@@ -1,7 +1,7 @@
 """Checks the Redis server and the user's permissions. Only reads."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +9,7 @@ import redis
 
 from docora_ops.queue.audit_stream import STREAM
 from docora_ops.queue.operation_fields import operation_key, part_key
+from docora_ops.queue.redis_answers import Command, require_acceptance
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import explain_refused_write, redis_errors
 from docora_ops.queue.rq_keys import LIST
@@ -50,28 +51,18 @@ def try_commands(
     of_push: the commands of a push with their arguments, but without the key.
     """
     operation, links, job = operation_key(_TRIAL), part_key(_TRIAL, "links"), f"{LIST}:{_TRIAL}"
-    calls: list[tuple[str | int, ...]] = [
+    commands: list[Command] = [
         *(("HSET", operation, "x", "x"), ("HSETNX", operation, "x", "x"), ("EXPIRE", operation, 1)),
         *(("SET", links, ""), ("GETRANGE", links, 0, 0)),
         *(("XADD", STREAM, "*", "x", "x"), ("XLEN", STREAM)),
         *((command, job, *arguments) for command, *arguments in of_push),
     ]
-    try:
-        with client.pipeline() as pipeline:
-            pipeline.ping()
-            pipeline.execute()
-            # Redis checks permissions before it executes the transaction. The last command is
-            # malformed, so that nothing is executed.
-            add: Callable[..., object] = pipeline.execute_command
-            for call in calls:
-                add(*call)
-            pipeline.exists()
-            pipeline.execute()
-    except redis.RedisError as error:
-        if "wrong number of arguments" in str(error):
-            return None
-        if refusal := explain_refused_write(error):
-            return refusal
-        with redis_errors(client):
+    with redis_errors(client):
+        client.ping()
+        try:
+            require_acceptance(client, *commands)
+        except redis.RedisError as error:
+            if refusal := explain_refused_write(error):
+                return refusal
             raise
     return None

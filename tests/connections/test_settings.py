@@ -297,5 +297,5 @@ def test_options_of_node_are_understood_or_ignored(docora: Docora) -> None:
 def test_the_delays_double_from_the_base_up_to_a_day(
     attempts: int, base: int, delays: list[int]
 ) -> None:
-    settings = Settings(max_retry_attempts=attempts, retry_base_delay_ms=base)
-    assert settings.retry_delays == delays
+    variables = {"MAX_RETRY_ATTEMPTS": attempts, "RETRY_BASE_DELAY_MS": base}
+    assert Settings.model_validate(variables).retry_delays == delays

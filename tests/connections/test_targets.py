@@ -151,6 +151,7 @@ def test_a_name_that_is_not_known_is_refused_with_those_that_are(
     ):
         result = docora.run("queue", "--target", name, "--json", env=env)
         assert (result.code, result.json["code"]) == (2, "configuration")
+        assert (result.json["target"], "--target" in result.json["hint"]) == (name, False)
         assert hint.lower() in result.json["hint"].lower()
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import redis
 import trustme
-from pydantic import SecretStr
 
 from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
@@ -93,7 +92,7 @@ def test_a_file_that_redis_url_names_in_vain_is_named_with_the_cause(tmp_path: P
     ):
         url = f"rediss://127.0.0.1?{options}"
         with pytest.raises(ConfigurationError) as refused:
-            connect(Settings(redis_url=SecretStr(url.replace("{}", str(tmp_path)))))
+            connect(Settings.model_validate({"REDIS_URL": url.replace("{}", str(tmp_path))}))
         assert reason.replace("{}", str(tmp_path)) in refused.value.message
 
 
@@ -141,7 +140,7 @@ def test_both_servers_are_told_who_we_are_and_all_timeouts(docora: Docora) -> No
     ],
 )
 def test_a_database_is_named_by_host_and_name_only(url: str, target: str) -> None:
-    text = Database(Settings(database_url=SecretStr(url))).server
+    text = Database(Settings.model_validate({"DATABASE_URL": url})).server
     assert text.startswith(target)
     assert "hunter" not in text
     assert "%32" not in text
@@ -158,6 +157,6 @@ def test_a_database_is_named_by_host_and_name_only(url: str, target: str) -> Non
     ],
 )
 def test_a_redis_is_named_by_host_and_number_only(url: str, text: str) -> None:
-    client = connect(Settings(redis_url=SecretStr(url)))
+    client = connect(Settings.model_validate({"REDIS_URL": url}))
     client.close()
     assert describe(client) == text

@@ -1,13 +1,16 @@
 """What is printed: in the right place, with colours where there is a screen, and read or not."""
 
+import fcntl
 import os
 import re
 import signal
+import struct
+import termios
 
 import pytest
 
 from tests.support.docora import Docora
-from tests.support.proxy import patience
+from tests.support.proxy import eventually, patience
 from tests.support.terminal import on_terminal
 
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3\d|4\d|9\d|10\d)(?:;[\d;]*)?m")
@@ -51,6 +54,25 @@ def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
     assert docora.was_reset(link)
     assert docora.was_reset(other)
     assert not problems, "\n".join(problems)
+
+
+def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(docora: Docora) -> None:
+    """As Node does with the streams that it passes on."""
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writer, False)
+    process = docora.start_installed("help", "json", stdout=writer)
+    os.close(writer)
+
+    def is_full() -> bool:
+        waiting = fcntl.ioctl(reader, termios.FIONREAD, bytes(4))
+        return struct.unpack("i", waiting) == (size,)
+
+    eventually(is_full, "a full pipe")
+    with os.fdopen(reader, encoding="utf-8") as stream:
+        text = stream.read()
+    assert process.wait(patience()) == 0
+    assert text == docora.run("help", "json").stdout
 
 
 def test_output_that_nobody_reads_does_not_outlive_a_signal(docora: Docora) -> None:

@@ -18,7 +18,6 @@ from typing import Any, cast
 import psycopg
 import redis
 from psycopg.rows import dict_row
-from pydantic import SecretStr
 from rq import Queue
 from rq.executions import Execution
 from rq.job import Job, JobStatus
@@ -137,9 +136,8 @@ class Docora(Rows):
 
     @property
     def settings(self) -> Settings:
-        database, redis = SecretStr(self.database_url), SecretStr(self.redis_url)
-        settings = Settings(database_url=database, redis_url=redis)
-        return settings.model_copy(update={"backend": Backend.RQ})
+        servers = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
+        return Settings.model_validate(servers | {"DOCORA_OPS_BACKEND": Backend.RQ})
 
     def actions(self, **settings: Any) -> Actions:
         actions = Actions(self.settings.model_copy(update=settings))
