@@ -33,7 +33,7 @@ def history(
 
     Raises UsageError if `since` is in the future.
     """
-    first = past_moment(docora, since) if since is not None else None
+    first = past_moment(since, now(docora)) if since is not None else None
     under_way = set(find_records(docora.redis, first)) if first else set()
     entries = [
         entry
@@ -52,13 +52,12 @@ def now(docora: Docora) -> datetime:
     return read_clock(docora.redis)
 
 
-def past_moment(docora: Docora, when: When) -> datetime:
-    """Converts a time or an age to a time, by the clock of Redis.
+def past_moment(when: When, now: datetime) -> datetime:
+    """Converts a time or an age to a time. `now`: by the clock of Redis.
 
     Raises UsageError if the result is in the future.
     """
-    at = now(docora)
-    moment = moment_of(when, at)
-    if moment > at:
-        raise in_future("--since", moment, at, "Redis")
+    moment = moment_of(when, now)
+    if moment > now:
+        raise in_future("--since", moment, now, "Redis")
     return moment

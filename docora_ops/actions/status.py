@@ -241,7 +241,7 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
         state = judge_pass(overview.last_pass_seconds, fresh, docora.settings)
         status = replace(status, schedule_state=state)
     now = overview.read_at or read_clock(docora.redis)
-    record = read_counts(docora.redis, now - timedelta(seconds=DAY))
+    record = read_counts(docora.redis, now - timedelta(seconds=DAY), now)
     if not record.is_kept:
         return status
     mute = [worker.name for worker in overview.workers if not worker.may_record]
