@@ -11,7 +11,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.verify import LIMITS, progress_of, summary
+from docora_ops.cli.verify import LIMITS, held_line, progress_of, summary
 from docora_ops.errors import UsageError
 from docora_ops.render.columns import Column, Listing, cell, words
 from docora_ops.text import amount, mask, moment
@@ -60,7 +60,8 @@ def deliveries(
     Counts files by repository, with the first and last delivery. Docora records no deletions, and
     of each file only the last delivery, which has to be in the period. Ends with the result of
     verify for the same links, regardless of the period: all files of the stored commits were
-    delivered, some differ (exit code 6), or it is uncertain. Needs only Postgres. Changes nothing.
+    delivered, some differ (exit code 6), or it is uncertain. Says if the app is held, and otherwise
+    needs only Postgres. Changes nothing.
     """
     context = context_of(typer_context)
     if not files and (limit or page):
@@ -149,6 +150,7 @@ def _screen(result: Deliveries) -> Iterator[object]:
     counted = f"{mask(result.app_name)}: {amount(result.files, 'file')} of {repositories}"
     since, until = moment(result.since_at), moment(result.until_at)
     period = (f"since {since}" if since else "", f"before {until}" if until else "")
+    yield from held_line(result.proof)
     yield cell(" ".join(filter(None, (f"{counted} last delivered", *period))) + ".")
     doubtful = "green" if _is_complete(result) else "yellow"
     yield cell(_proof(result), "bold red" if result.proof.differing else doubtful)
