@@ -80,7 +80,8 @@ def deliveries(
         context.say(_proof(result))
     else:
         context.show_tables(_screen(result), context.target_line, paged=True)
-    context.say(f"{_LAST_ONLY} {LIMITS}")
+    context.say(_LAST_ONLY)
+    context.say(LIMITS)
     return ExitCode.PROBLEMS if result.proof.differing else ExitCode.OK
 
 
@@ -114,12 +115,10 @@ def _at(at: datetime | None) -> str | datetime | None:
 
 
 def _result(repository: RepositoryDeliveries) -> str:
-    """Says in words whether all files of the stored commit were delivered."""
+    """Says whether all files of the stored commit were delivered, in the words of `verify`."""
     result, kinds = repository.result, ("missing", "outdated", "extra")
-    said = {"proven": "complete", "differing": "", "not_comparable": "no stored commit"}
+    said = {None: "no longer linked", "differing": "", "not_comparable": "no stored commit"}
     said |= {"scanning": "being scanned", "not_synced": words(repository.status or "")}
-    if result is None:
-        return "no longer linked"
     is_without = result == "not_synced" and repository.stored_files is None
     counts = [f"{count} {kind}" for kind in kinds if (count := getattr(repository, kind))]
     parts = (said.get(result, result), "no stored commit" * is_without, ", ".join(counts))
@@ -150,8 +149,8 @@ def _screen(result: Deliveries) -> Iterator[object]:
     counted = f"{mask(result.app_name)}: {amount(result.files, 'file')} of {repositories}"
     since, until = moment(result.since_at), moment(result.until_at)
     period = (f"since {since}" if since else "", f"before {until}" if until else "")
-    yield from held_line(result.proof)
     yield cell(" ".join(filter(None, (f"{counted} last delivered", *period))) + ".")
+    yield from held_line(result.proof)
     doubtful = "green" if _is_complete(result) else "yellow"
     yield cell(_proof(result), "bold red" if result.proof.differing else doubtful)
 
