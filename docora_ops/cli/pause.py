@@ -79,6 +79,7 @@ def _effect(workers: RqWorkers) -> tuple[str, bool]:
 def resume(
     typer_context: typer.Context,
     reason: options.Reason = None,
+    yes: options.NeedlessYes = False,
     as_json: options.Json = False,
     target: options.Target = None,
     env_file: options.EnvFile = None,
