@@ -82,8 +82,8 @@ def message(result: LinkResult) -> str:
     return "Re-sync queued" if result.action is Action.RESYNC else "Retry queued"
 
 
-FORGOTTEN = "Files that are gone from the repository stay in the app: --update deletes them."
-"""Shown for a resync without `--update`."""
+KEPT = "Without --update, files that were deleted from the repository stay in the app."
+"""Shown before and after a resync without `--update`, which deletes delivery records."""
 
 
 def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: bool = False) -> str:
@@ -113,6 +113,8 @@ def result_screen(result: LinkResult) -> Pairs:
             cleared, update=update, is_planned=result.dry_run, only_some=result.path is not None
         )
         rows.append(("Files", cell(records)))
+        if cleared and not update and not result.dry_run:
+            rows.append(("", cell(KEPT)))
     if link.circuit_is_open:
         circuit = f"open until {moment(link.circuit_open_until)}: only the scheduler waits for it"
         if result.circuit_reset:
