@@ -9,7 +9,7 @@ from docora_ops.jobs import when_docora_queues
 from docora_ops.links import Action, Link, LinkResult, Outcome
 from docora_ops.operations import LinkWait, WaitEnd
 from docora_ops.render.columns import Pairs, cell, planned, style_of
-from docora_ops.text import amount, duration, moment
+from docora_ops.text import amount, duration, flat, moment
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def result_screen(result: LinkResult) -> Pairs:
         ("App", cell(f"{link.payload.app_name} ({link.ref.app_id})")),
         ("Repository", cell(f"{link.payload.repository_name} ({link.ref.repository_id})")),
         ("Was", cell(f"{link.status}, {amount(link.retry_count, 'try', 'tries')} failed")),
-        ("Last error", cell(link.error_message or "")),
+        ("Last error", cell(flat(link.error_message))),
         ("Outcome", cell(outcome, style_of(result.outcome))),
         ("Job", cell(link.ref.job_id)),
     ]
@@ -137,6 +137,6 @@ def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
     rows = [
         ("Link", cell(link.payload.link_name if link else "")),
         ("Result", cell(text, style_of(wait.result))),
-        ("Error", cell(wait.error_message or "")),
+        ("Error", cell(flat(wait.error_message))),
     ]
     return Pairs([row for row in rows if row[1]])

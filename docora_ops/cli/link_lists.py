@@ -17,7 +17,7 @@ from docora_ops.errors import UsageError
 from docora_ops.jobs import Backend
 from docora_ops.links import AppSort, LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, one_line, style_of, words
-from docora_ops.text import amount, duration, good_until, moment
+from docora_ops.text import amount, duration, flat, good_until, moment
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -218,7 +218,7 @@ _LINKS: Sequence[Column[ListedLink]] = (
     Column("Status", lambda link: words(link.status), lambda link: style_of(link.status)),
     Column(
         "Error",
-        lambda link: (link.error_message or "") + "…" * link.error_message_cut,
+        lambda link: flat(link.error_message) + "…" * link.error_message_cut,
         folds=True,
         cuts_end=True,  # errors begin with the reason
     ),
@@ -292,7 +292,7 @@ def _link_screen(details: LinkDetails) -> Pairs:
         delivered += "; its last snapshot was cut off, and some of its files are out"
     rows = [
         ("Status", cell(state, style_of(details.status))),
-        ("Error", cell(details.error_message or "")),
+        ("Error", cell(flat(details.error_message))),
         ("Failed at", cell(moment(details.failed_at) or "")),
         (_GOOD_UNTIL, cell(bound)),
         ("Next", cell(f"docora-ops {next_step}")),
@@ -323,7 +323,7 @@ def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
             limit = f" of {end.tries}" if end.tries and end.try_number <= end.tries else ""
             shown += f", try {end.try_number}{limit}"
         # What follows the error is cut first where a terminal is narrow.
-        shown += f": {end.error_message}" if end.error_message else ""
+        shown += f": {flat(end.error_message)}" if end.error_message else ""
         shown += f", {amount(end.files, 'file')}" if end.files else ""
         shown += f", {end.seconds:.1f} s" if end.seconds is not None else ""
         yield "" if number else name, one_line(shown, style_of(end.outcome))
