@@ -61,6 +61,11 @@ def inert(value: object) -> str:
     )
 
 
+def flat(text: str | None) -> str:
+    """Returns a text without line breaks, such as an error of git; empty for None."""
+    return " ".join(filter(None, map(str.strip, (text or "").split("\n"))))
+
+
 def amount(count: int, noun: str, plural: str | None = None) -> str:
     """Returns `1 link` or `2 links`."""
     return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"

@@ -45,8 +45,8 @@ class AppPage(App):
     tried_by_error: Sequence[ErrorGroup]
     delivered_files: int
     last_delivered_at: datetime | None
-    held: Hold | None = None
-    running_operations: Sequence[RunningOperation] | None = None
+    held: Hold | None
+    running_operations: Sequence[RunningOperation] | None
 
 
 def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
@@ -57,9 +57,10 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
     database, found = docora.database, resolve_app(docora.database, app)
     of_app = LinkFilter(app_ids=[found.app_id])
     holds: Mapping[str, Hold] = {}
-    lost: RedisError | None = None
+    running, lost = None, None
     try:
         holds = read_holds(docora.redis)
+        running = running_operations(operations_at_work(docora, select_links(database, of_app)))
     except RedisError as error:
         lost = error
     held = holds.get(found.app_id)
@@ -91,11 +92,6 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
             delivered_files=sum(files for files, _, _ in delivered.values()),
             last_delivered_at=max((last for _, _, last in delivered.values()), default=None),
             held=held,
+            running_operations=running,
         )
-    if lost:
-        return page, lost
-    try:
-        running = running_operations(operations_at_work(docora, select_links(database, of_app)))
-    except RedisError as error:
-        return page, error
-    return replace(page, running_operations=running), None
+    return page, lost

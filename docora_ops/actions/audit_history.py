@@ -1,13 +1,17 @@
 """The audit entries of changes. Needs only Redis."""
 
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
+from itertools import groupby
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
 from docora_ops.actions.recorded_results import add_to_changes
 from docora_ops.errors import in_future
-from docora_ops.operations import HistoryEntry
+from docora_ops.links import Action
+from docora_ops.operations import HistoryEntry, HistoryState
 from docora_ops.queue.audit_stream import read_history
 from docora_ops.queue.operation_records import find_records
 from docora_ops.queue.redis_server import read_clock
@@ -18,6 +22,7 @@ def history(
     docora: Docora,
     *,
     schedule: bool = True,
+    folded: bool = False,
     since: When | None = None,
     operation_id: str | None = None,
     app: str | None = None,
@@ -27,13 +32,15 @@ def history(
     """Returns one page of the changes, latest first, without passes that changed nothing.
 
     schedule: include passes of `schedule`.
+    folded: return consecutive passes of `schedule` by one user for one reason as one change, from
+        the start of the first pass to the end of the last. Its counts begin with `passes`.
     since: only changes that began or ended since then, and bulk operations with a step since then.
     operation_id: only the entries of this bulk operation, including its cancellation.
     app: only changes whose selection names this app (id or name, case-insensitive).
 
     Raises UsageError if `since` is in the future.
     """
-    first = past_moment(docora, since) if since is not None else None
+    first = past_moment(since, now(docora)) if since is not None else None
     under_way = set(find_records(docora.redis, first)) if first else set()
     entries = [
         entry
@@ -43,8 +50,27 @@ def history(
         and (operation_id is None or entry.operation_id == operation_id)
         and (app is None or entry.names_app(app))
     ]
-    shown = page_of(entries, page, limit)
+    shown = page_of([*_fold(entries)] if folded else entries, page, limit)
     return replace(shown, rows=add_to_changes(docora, shown.rows))
+
+
+def _fold(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:
+    def is_pass(entry: HistoryEntry) -> bool:
+        return entry.command == Action.SCHEDULE and entry.state is HistoryState.DONE
+
+    for are_passes, consecutive in groupby(entries, is_pass):
+        # Two hosts may take turns.
+        by_kind: defaultdict[object, list[HistoryEntry]] = defaultdict(list)
+        for entry in consecutive:
+            kind = (entry.who, entry.reason, entry.target) if are_passes else id(entry)
+            by_kind[kind].append(entry)
+        for newest, *others in by_kind.values():
+            if not others:
+                yield newest
+                continue
+            sums = sum((Counter(entry.counts) for entry in others), Counter(newest.counts))
+            counts = {"passes": 1 + len(others), **sums}
+            yield replace(newest, started_at=others[-1].started_at, counts=counts)
 
 
 def now(docora: Docora) -> datetime:
@@ -52,13 +78,12 @@ def now(docora: Docora) -> datetime:
     return read_clock(docora.redis)
 
 
-def past_moment(docora: Docora, when: When) -> datetime:
-    """Converts a time or an age to a time, by the clock of Redis.
+def past_moment(when: When, now: datetime) -> datetime:
+    """Converts a time or an age to a time. `now`: by the clock of Redis.
 
     Raises UsageError if the result is in the future.
     """
-    at = now(docora)
-    moment = moment_of(when, at)
-    if moment > at:
-        raise in_future("--since", moment, at, "Redis")
+    moment = moment_of(when, now)
+    if moment > now:
+        raise in_future("--since", moment, now, "Redis")
     return moment

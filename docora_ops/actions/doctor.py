@@ -415,7 +415,7 @@ def _ask_redis(docora: Docora, lost: DocoraOpsError | None, *, read_only: bool) 
             server.checks.append(warning(CheckName.REDIS, finding, hint))
         server.health = docora.queue_to_read.health()
         lately = datetime.fromtimestamp(time.time() + server.ahead["Redis"], UTC)
-        server.recorded = read_counts(client, lately - timedelta(seconds=LOOKS_BACK))
+        server.recorded = read_counts(client, lately - timedelta(seconds=LOOKS_BACK), lately)
         if not docora.queue_to_read.choice.is_clear:
             server.missing = "DOCORA_OPS_BACKEND"
         elif server.health.has_only_others:

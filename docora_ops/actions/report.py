@@ -84,7 +84,7 @@ def read_report(
     entries = read_history(docora.redis)[::-1]
     changes = [entry for entry in entries if entry.command != Action.SCHEDULE]
     if operation_id is None:
-        first, until = past_moment(docora, _A_DAY if since is None else since), now
+        first, until = past_moment(_A_DAY if since is None else since, now), now
         operations, left_out = _operations_since(docora, first)
         ids = {operation.operation_id for operation in operations}
         chosen = [

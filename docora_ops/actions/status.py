@@ -139,6 +139,7 @@ class Status:
     links_by_status: Mapping[LinkStatus, int] | None = None
     open_circuits: int | None = None
     pending_with_open_circuit: int | None = None  # links
+    failed_until_retry: int | None = None  # links that no scheduler queues
     failed_apps: int | None = None
     failed_by_app: Sequence[AppCount] | None = None
     failed_errors: int | None = None
@@ -205,6 +206,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             links_by_status=counts.by_status,
             open_circuits=counts.open_circuits,
             pending_with_open_circuit=counts.pending_with_open_circuit,
+            failed_until_retry=counts.failed_until_retry,
             failed_apps=len(failed_apps),
             failed_by_app=[AppCount(*row) for row in failed_apps[:_GROUPS]],
             failed_errors=len(groups),
@@ -241,7 +243,7 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
         state = judge_pass(overview.last_pass_seconds, fresh, docora.settings)
         status = replace(status, schedule_state=state)
     now = overview.read_at or read_clock(docora.redis)
-    record = read_counts(docora.redis, now - timedelta(seconds=DAY))
+    record = read_counts(docora.redis, now - timedelta(seconds=DAY), now)
     if not record.is_kept:
         return status
     mute = [worker.name for worker in overview.workers if not worker.may_record]

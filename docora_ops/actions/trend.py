@@ -116,8 +116,8 @@ def read_trend(
     queue, length = docora.queue_to_read, PERIODS[by]
     warn_of_wrong_backend(docora)
     app_id = resolve_app(docora.database, app).app_id if app else None
-    first = floor(past_moment(docora, since), length)
     now = read_clock(docora.redis)
+    first = floor(past_moment(since, now), length)
     start = min(first, floor(now, PERIOD) - _RECENT - _BEFORE)
     outcomes = queue.outcomes(OutcomeFilter(since=start, app_id=app_id))
     ends = outcomes.entries if error is None else _with_error(outcomes.entries, error)
@@ -128,7 +128,7 @@ def read_trend(
     ]
     begin, trimmed_at, is_kept = outcomes.reaches_back_to, None, True
     if queue.can_push:
-        record = read_counts(docora.redis, start, app_id=app_id or ALL_APPS)
+        record = read_counts(docora.redis, start, now, app_id=app_id or ALL_APPS)
         # Each failure has an entry: if one is counted without, the stream was trimmed.
         if begin and any(
             count.started_at < floor(begin, PERIOD) and count.outcome in FAILURES

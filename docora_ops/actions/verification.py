@@ -12,6 +12,7 @@ from sys import intern
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Suspects, pause_between_looks
+from docora_ops.actions.holds import held_apps
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of
@@ -23,7 +24,8 @@ from docora_ops.database.verification import (
     compare_links,
     link_ids,
 )
-from docora_ops.errors import ConflictError, StatementTimeoutError
+from docora_ops.errors import ConfigurationError, ConflictError, RedisError, StatementTimeoutError
+from docora_ops.jobs import HeldApp
 from docora_ops.links import LinkIds, LinkStatus
 from docora_ops.text import mask
 
@@ -73,6 +75,7 @@ class Verification:
     not_synced: skipped, because the status is not `synced`.
     scanning: skipped, because the link is being scanned.
     changing: skipped, because the delivery records changed during the comparison.
+    held: the held apps among those of the links; None if Redis could not be used.
     """
 
     links: int
@@ -85,6 +88,7 @@ class Verification:
     changing: int
     differing_links: Sequence[DifferingLink]
     uncertain_links: Sequence[DifferingLink]
+    held: Sequence[HeldApp] | None
 
 
 class Verdict(StrEnum):
@@ -144,11 +148,13 @@ def compare(
     PostgresError.
     """
     database, counts, compared = docora.database, Counter[Verdict](), 0
+    app_ids: set[str] = set()
     suspects: dict[str, str] = {}
     differing: list[DifferingLink] = []
     yield Compared(0, len(ids))
     for page in _pages(database, which, ids):
         for link in page:
+            app_ids.add(link.ref.app_id)
             verdict = _judge(link)
             if verdict in _DIFFERS:
                 suspects[link.ref.id] = link.state
@@ -180,7 +186,16 @@ def compare(
         **{verdict.value: counts[verdict] for verdict in Verdict},
         differing_links=[link for link in differing if link.doubt is None],
         uncertain_links=[link for link in differing if link.doubt],
+        held=_held_among(docora, app_ids),
     )
+
+
+def _held_among(docora: Docora, app_ids: set[str]) -> list[HeldApp] | None:
+    try:
+        return [app for app in held_apps(docora) if app.app_id in app_ids]
+    except (ConfigurationError, RedisError) as error:
+        docora.warn(f"it is unknown which apps are held: {error.message}")
+        return None
 
 
 def _judge(link: ComparedLink) -> Verdict:

@@ -12,7 +12,7 @@ from docora_ops.cli import bulk_view as render
 from docora_ops.cli.context import Context
 from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
-from docora_ops.cli.link_change import FORGOTTEN, records_in_words
+from docora_ops.cli.link_change import KEPT, records_in_words
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
@@ -75,7 +75,7 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
         if not context.options.update:
-            above.append(FORGOTTEN)
+            above.append(KEPT)
     context.tell()
     terminal.ask(f"{docora.servers}: {question}?", *above)
 
@@ -219,6 +219,8 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
         count = result.deliveries_cleared or result.deliveries_marked or 0
         records = records_in_words(count, update=options.update, is_planned=options.dry_run)
         yield f"{records}."
+        if result.deliveries_cleared and not options.dry_run:
+            yield KEPT
     if options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
         yield f"{amount(waited, 'job')} already waited: --front does not move waiting jobs."
     if result.circuits_reset:

@@ -11,7 +11,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.verify import LIMITS, progress_of, summary
+from docora_ops.cli.verify import LIMITS, held_line, progress_of, summary
 from docora_ops.errors import UsageError
 from docora_ops.render.columns import Column, Listing, cell, words
 from docora_ops.text import amount, mask, moment
@@ -60,7 +60,8 @@ def deliveries(
     Counts files by repository, with the first and last delivery. Docora records no deletions, and
     of each file only the last delivery, which has to be in the period. Ends with the result of
     verify for the same links, regardless of the period: all files of the stored commits were
-    delivered, some differ (exit code 6), or it is uncertain. Needs only Postgres. Changes nothing.
+    delivered, some differ (exit code 6), or it is uncertain. Says if the app is held, and otherwise
+    needs only Postgres. Changes nothing.
     """
     context = context_of(typer_context)
     if not files and (limit or page):
@@ -79,7 +80,8 @@ def deliveries(
         context.say(_proof(result))
     else:
         context.show_tables(_screen(result), context.target_line, paged=True)
-    context.say(f"{_LAST_ONLY} {LIMITS}")
+    context.say(_LAST_ONLY)
+    context.say(LIMITS)
     return ExitCode.PROBLEMS if result.proof.differing else ExitCode.OK
 
 
@@ -113,12 +115,10 @@ def _at(at: datetime | None) -> str | datetime | None:
 
 
 def _result(repository: RepositoryDeliveries) -> str:
-    """Says in words whether all files of the stored commit were delivered."""
+    """Says whether all files of the stored commit were delivered, in the words of `verify`."""
     result, kinds = repository.result, ("missing", "outdated", "extra")
-    said = {"proven": "complete", "differing": "", "not_comparable": "no stored commit"}
+    said = {None: "no longer linked", "differing": "", "not_comparable": "no stored commit"}
     said |= {"scanning": "being scanned", "not_synced": words(repository.status or "")}
-    if result is None:
-        return "no longer linked"
     is_without = result == "not_synced" and repository.stored_files is None
     counts = [f"{count} {kind}" for kind in kinds if (count := getattr(repository, kind))]
     parts = (said.get(result, result), "no stored commit" * is_without, ", ".join(counts))
@@ -150,6 +150,7 @@ def _screen(result: Deliveries) -> Iterator[object]:
     since, until = moment(result.since_at), moment(result.until_at)
     period = (f"since {since}" if since else "", f"before {until}" if until else "")
     yield cell(" ".join(filter(None, (f"{counted} last delivered", *period))) + ".")
+    yield from held_line(result.proof)
     doubtful = "green" if _is_complete(result) else "yellow"
     yield cell(_proof(result), "bold red" if result.proof.differing else doubtful)
 

@@ -1,5 +1,6 @@
 """`history`. Needs only Redis."""
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
@@ -37,8 +38,9 @@ def history(
     """Show who changed what, when and why, latest first.
 
     Leaves out passes of schedule that queued nothing. Only changes made with docora-ops are
-    recorded, not those of the dashboard. A terminal shows one line per change, with times in UTC; a
-    wide terminal also shows the reason and the operation.
+    recorded, not those of the dashboard. A terminal shows one line per change, with times in UTC,
+    and one for consecutive passes of schedule; a wide terminal also shows the reason and the
+    operation.
     """
     context = context_of(typer_context)
     from docora_ops.actions.audit_history import history, now
@@ -46,6 +48,7 @@ def history(
     changes = history(
         context.docora,
         schedule=not no_schedule,
+        folded=sys.stdout.isatty() and not as_json,
         since=since,
         operation_id=operation,
         app=app,
@@ -76,9 +79,10 @@ def result_of_change(entry: HistoryEntry, *, is_brief: bool = False) -> str:
 
 
 def _line(now: datetime, entry: HistoryEntry, width: int) -> str:
-    at = entry.started_at
-    is_today = at.date() == now.date()
-    before = f"{at:{'%H:%M' if is_today else '%Y-%m-%d %H:%M'}} {inert(entry.who)} "
+    at = _clock(entry.started_at, now)
+    if "passes" in entry.counts:
+        at += f" to {_clock(entry.latest_at, entry.started_at)}"
+    before = f"{at} {inert(entry.who)} "
     result = inert(result_of_change(entry, is_brief=True))
     after = f" → {result}" if result else ""
     room = max(_SHORTEST_COMMAND, width - len(before) - len(after))
@@ -86,6 +90,10 @@ def _line(now: datetime, entry: HistoryEntry, width: int) -> str:
     command.truncate(room, overflow="ellipsis")
     rest = (inert(text) for text in (entry.reason, entry.operation_id) if text)
     return "; ".join([f"{before}{command.plain}{after}", *rest])
+
+
+def _clock(at: datetime, today: datetime) -> str:
+    return f"{at:{'%H:%M' if at.date() == today.date() else '%Y-%m-%d %H:%M'}}"
 
 
 _SHORTEST_COMMAND = 24  # characters

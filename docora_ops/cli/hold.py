@@ -84,6 +84,7 @@ def release(
     typer_context: typer.Context,
     app: options.App,
     reason: options.Reason = None,
+    yes: options.NeedlessYes = False,
     as_json: options.Json = False,
     target: options.Target = None,
     env_file: options.EnvFile = None,

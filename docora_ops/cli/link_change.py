@@ -9,7 +9,7 @@ from docora_ops.jobs import when_docora_queues
 from docora_ops.links import Action, Link, LinkResult, Outcome
 from docora_ops.operations import LinkWait, WaitEnd
 from docora_ops.render.columns import Pairs, cell, planned, style_of
-from docora_ops.text import amount, duration, moment
+from docora_ops.text import amount, duration, flat, moment
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def message(result: LinkResult) -> str:
     return "Re-sync queued" if result.action is Action.RESYNC else "Retry queued"
 
 
-FORGOTTEN = "Files that are gone from the repository stay in the app: --update deletes them."
-"""Shown for a resync without `--update`."""
+KEPT = "Without --update, files that were deleted from the repository stay in the app."
+"""Shown before and after a resync without `--update`, which deletes delivery records."""
 
 
 def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: bool = False) -> str:
@@ -103,7 +103,7 @@ def result_screen(result: LinkResult) -> Pairs:
         ("App", cell(f"{link.payload.app_name} ({link.ref.app_id})")),
         ("Repository", cell(f"{link.payload.repository_name} ({link.ref.repository_id})")),
         ("Was", cell(f"{link.status}, {amount(link.retry_count, 'try', 'tries')} failed")),
-        ("Last error", cell(link.error_message or "")),
+        ("Last error", cell(flat(link.error_message))),
         ("Outcome", cell(outcome, style_of(result.outcome))),
         ("Job", cell(link.ref.job_id)),
     ]
@@ -113,6 +113,8 @@ def result_screen(result: LinkResult) -> Pairs:
             cleared, update=update, is_planned=result.dry_run, only_some=result.path is not None
         )
         rows.append(("Files", cell(records)))
+        if cleared and not update and not result.dry_run:
+            rows.append(("", cell(KEPT)))
     if link.circuit_is_open:
         circuit = f"open until {moment(link.circuit_open_until)}: only the scheduler waits for it"
         if result.circuit_reset:
@@ -135,6 +137,6 @@ def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
     rows = [
         ("Link", cell(link.payload.link_name if link else "")),
         ("Result", cell(text, style_of(wait.result))),
-        ("Error", cell(wait.error_message or "")),
+        ("Error", cell(flat(wait.error_message))),
     ]
     return Pairs([row for row in rows if row[1]])

@@ -17,7 +17,7 @@ from docora_ops.errors import UsageError
 from docora_ops.jobs import Backend
 from docora_ops.links import AppSort, LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, one_line, style_of, words
-from docora_ops.text import amount, duration, good_until, moment
+from docora_ops.text import amount, duration, flat, good_until, moment
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -139,6 +139,11 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     if len(statuses) == 1:  # all rows have this status
         columns = [column for column in columns if column.name != "Status"]
     context.show_page(listed, columns, docora.servers, noun, lost, is_compact=True)
+    failed_links = [link for link in listed.rows if link.status == LinkStatus.FAILED]
+    left = sum(link.circuit_open_until is not None for link in failed_links)
+    if left and not context.as_json:
+        links = amount(left, "link stays", "links stay")
+        context.say(f"{links} failed until a retry: {_LEFT_ALONE}.")
     return context.report(lost) if lost else ExitCode.OK
 
 
@@ -207,6 +212,7 @@ def show(
     return ExitCode.OK
 
 
+_LEFT_ALONE = "the scheduler does not queue failed links whose circuit was opened"
 _LONGEST_ON_SCREEN = 240  # characters of a value that `show` prints
 _MOST_PLACES = 3  # places of a job that `show` prints
 _HISTORY = ("Created", "Last scanned", "Consecutive", "Delivered", "Last delivered", "Snapshot")
@@ -218,7 +224,7 @@ _LINKS: Sequence[Column[ListedLink]] = (
     Column("Status", lambda link: words(link.status), lambda link: style_of(link.status)),
     Column(
         "Error",
-        lambda link: (link.error_message or "") + "…" * link.error_message_cut,
+        lambda link: flat(link.error_message) + "…" * link.error_message_cut,
         folds=True,
         cuts_end=True,  # errors begin with the reason
     ),
@@ -283,6 +289,7 @@ def _link_screen(details: LinkDetails) -> Pairs:
     if details.is_exempt:
         held = f"its job is exempt from the hold; the app is {held}"
     next_step = f"{_next_step(details)} {ids}"
+    is_left = details.status == LinkStatus.FAILED and details.circuit_open_until
     if details.held and not details.is_exempt and details.status != LinkStatus.SYNCED:
         next_step = f"release {arguments(details.app_id)}"
     delivered, snapshot = f"{details.delivered_files:,} files", details.snapshot
@@ -292,10 +299,11 @@ def _link_screen(details: LinkDetails) -> Pairs:
         delivered += "; its last snapshot was cut off, and some of its files are out"
     rows = [
         ("Status", cell(state, style_of(details.status))),
-        ("Error", cell(details.error_message or "")),
+        ("Error", cell(flat(details.error_message))),
         ("Failed at", cell(moment(details.failed_at) or "")),
         (_GOOD_UNTIL, cell(bound)),
         ("Next", cell(f"docora-ops {next_step}")),
+        ("", cell(_LEFT_ALONE if is_left else "", "yellow")),
         ("App", cell(f"{details.app_name} ({details.app_id})")),
         ("", cell(held, "yellow")),
         ("URL", cell(details.base_url)),
@@ -323,7 +331,7 @@ def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
             limit = f" of {end.tries}" if end.tries and end.try_number <= end.tries else ""
             shown += f", try {end.try_number}{limit}"
         # What follows the error is cut first where a terminal is narrow.
-        shown += f": {end.error_message}" if end.error_message else ""
+        shown += f": {flat(end.error_message)}" if end.error_message else ""
         shown += f", {amount(end.files, 'file')}" if end.files else ""
         shown += f", {end.seconds:.1f} s" if end.seconds is not None else ""
         yield "" if number else name, one_line(shown, style_of(end.outcome))
@@ -331,7 +339,8 @@ def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
 
 def _next_step(details: LinkDetails) -> str:
     if details.status == LinkStatus.FAILED:
-        return "retry"
+        is_refused = details.circuit_is_open and details.backend is Backend.BULLMQ
+        return "retry --reset-circuit" if is_refused else "retry"
     if details.status == LinkStatus.SYNCED:
         return "verify"
     return "wait" if details.job.is_live or details.lock_held else "repair"

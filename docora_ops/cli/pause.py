@@ -77,6 +77,7 @@ def _other_queues(workers: RqWorkers) -> str:
 def resume(
     typer_context: typer.Context,
     reason: options.Reason = None,
+    yes: options.NeedlessYes = False,
     as_json: options.Json = False,
     target: options.Target = None,
     env_file: options.EnvFile = None,

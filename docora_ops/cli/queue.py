@@ -21,7 +21,7 @@ from docora_ops.render.columns import (
     style_of,
     words,
 )
-from docora_ops.text import ago, duration
+from docora_ops.text import ago, duration, flat
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -165,8 +165,8 @@ def _job_columns(now: datetime | None) -> Sequence[Column[QueuedJob]]:
         seconds = job.seconds_in_state(now)
         return "-" if seconds is None else duration(seconds)
 
-    def progress(job: QueuedJob) -> str | None:
-        return f"{job.files_words} files" if job.files_words else job.error_message
+    def progress(job: QueuedJob) -> str:
+        return f"{job.files_words} files" if job.files_words else flat(job.error_message)
 
     return (
         Column("Status", lambda job: words(job.status), lambda job: style_of(job.status)),

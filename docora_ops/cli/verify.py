@@ -40,8 +40,8 @@ def verify(
     Compares delivery records with the stored commit of the repository, by path and SHA-256, for all
     links, one app or one link. Lists links with missing, outdated or extra files (exit code 6), and
     links that are uncertain because the commit may be newer than their last scan. Compares twice,
-    some seconds apart, so that normal activity does not count. Needs only Postgres. Changes
-    nothing.
+    some seconds apart, so that normal activity does not count. Names the apps that are held, if
+    Redis can be used. Otherwise needs only Postgres. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.verification import verify
@@ -64,6 +64,7 @@ def progress_of(context: Context, events: Iterator[Compared | Suspects | T]) -> 
     from docora_ops.render.console import progress_bar
 
     _ = context.docora.database  # reports unusable settings before the progress bar appears
+    context.docora.redis_patience = 8  # seconds: Redis tells only which apps are held
     with progress_bar(None, "comparing") as move:
         for event in context.telling_of_second_look(events, "link differs", "links differ"):
             if isinstance(event, Compared):
@@ -105,8 +106,19 @@ def _screen(result: Verification) -> Iterator[object]:
             uncertain = "Uncertain: the next good scan sends what is missing. Then:"
             yield cell(f"{uncertain} docora-ops verify {_which(result.uncertain_links)}".rstrip())
         yield cell(_how_to_resync(result.differing_links or links))
+    yield from held_line(result)
     doubtful = "yellow" if result.uncertain else "green" * bool(result.proven)
     yield cell(summary(result), "bold red" if result.differing else doubtful)
+
+
+def held_line(result: Verification) -> Iterator[object]:
+    """Says which of the apps are held, because files may be missing for that reason."""
+    from docora_ops.actions.holds import held_in_words
+
+    if result.held:
+        app = only_app([app.app_id for app in result.held]) or "APP"
+        held = f"{held_in_words(result.held)}, nothing is sent"
+        yield cell(f"{held}: docora-ops release {app}", "yellow")
 
 
 def _how_to_resync(links: Sequence[DifferingLink]) -> str:

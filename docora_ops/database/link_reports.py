@@ -266,6 +266,10 @@ UNION ALL
 SELECT 'held back', count(*) FROM docora.repositories
 JOIN docora.app_repositories USING (repository_id)
 WHERE circuit_open_until > now() AND status = 'pending_snapshot'
+UNION ALL
+SELECT 'left', count(*) FROM docora.repositories
+JOIN docora.app_repositories USING (repository_id)
+WHERE circuit_open_until IS NOT NULL AND status = 'failed'
 """
 
 
@@ -276,6 +280,7 @@ class LinkCounts:
     by_status: Mapping[LinkStatus, int]  # every status
     open_circuits: int
     pending_with_open_circuit: int = 0  # links
+    failed_until_retry: int = 0  # links that no scheduler queues, since their circuit was opened
 
     @property
     def failed(self) -> int:
@@ -287,7 +292,7 @@ def count_by_status(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories with an open circuit."""
     counts: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
     by_status = {status: counts.get(status, 0) for status in LinkStatus}
-    return LinkCounts(by_status, counts["open"], counts["held back"])
+    return LinkCounts(by_status, counts["open"], counts["held back"], counts["left"])
 
 
 def read_now(database: Database) -> datetime:

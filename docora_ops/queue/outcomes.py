@@ -18,7 +18,6 @@ from redis import Redis
 from docora_ops.jobs import JobEnd
 from docora_ops.operations import Results
 from docora_ops.queue.redis_answers import answers_of, permits, text_of, whole_number
-from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
 STREAM = "docora-ops:outcomes"
@@ -246,14 +245,14 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
     return results
 
 
-def read_counts(client: Redis, since: datetime, *, app_id: str = ALL_APPS) -> Counts:
-    """Returns the counts of the periods from that of `since` to the one that goes on now."""
+def read_counts(client: Redis, since: datetime, now: datetime, *, app_id: str = ALL_APPS) -> Counts:
+    """Returns the counts of the periods from that of `since` to that of `now`."""
     fields = [f"{app_id}:{end}{of}" for end in JobEnd for of in ("", _FILES)]
     with redis_errors(client):
-        now, asked = int(server_time(client)), int(since.timestamp())
-        oldest, asked = (at - at % PERIOD for at in (now - COUNTS_KEPT, asked))
+        end, asked = int(now.timestamp()), int(since.timestamp())
+        oldest, asked = (at - at % PERIOD for at in (end - COUNTS_KEPT, asked))
         first = max(oldest, asked)
-        periods = range(first, now + 1, PERIOD)
+        periods = range(first, end + 1, PERIOD)
         earlier = [_counts_key(period) for period in range(oldest, first, PERIOD)]
         pipeline = client.pipeline(transaction=False)
         for period in periods:

@@ -15,7 +15,7 @@ from docora_ops.render.columns import (
     style_of,
     words,
 )
-from docora_ops.text import good_until
+from docora_ops.text import flat, good_until
 
 if TYPE_CHECKING:
     from docora_ops.database.link_reports import RepositoryCount, StatusCount
@@ -81,6 +81,6 @@ def failures(rows: Sequence[LinkFailure], heading: str = "Not queued") -> Listin
     """Lists links with their errors. A terminal shows only the first rows."""
     columns: Sequence[Column[LinkFailure]] = (
         Column(heading, link_name),
-        Column("Why", lambda failure: failure.error_message, folds=True),
+        Column("Why", lambda failure: flat(failure.error_message), folds=True),
     )
     return Listing(columns, rows, ROWS_SHOWN)

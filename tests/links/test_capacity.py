@@ -80,7 +80,8 @@ def test_the_age_of_a_record_is_measured_by_the_clock_of_redis(busy: Docora) -> 
     status, _ = read_status(busy.actions(drift_grace=0).docora)
     assert status.freshness
     assert status.queue
-    record = read_counts(busy.redis, datetime.now(UTC) - timedelta(hours=2))
+    now = datetime.now(UTC)
+    record = read_counts(busy.redis, now - timedelta(hours=2), now)
     for minutes in (-30, 30):  # the clock of Postgres
         read_at = status.freshness.read_at + timedelta(minutes=minutes)
         fresh = replace(status.freshness, read_at=read_at)

@@ -93,7 +93,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
         "octo/missing": "1 missing, 1 outdated, 1 extra",
         "octo/never": "failed: no stored commit",
         "octo/new": "no stored commit",
-        "octo/proven": "complete",
+        "octo/proven": "proven",
         "octo/scanning": "being scanned",
         "octo/unsure": "uncertain: 1 missing",
     }
@@ -103,6 +103,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
         "stored commit, 3 skipped (2 not synced, 1 being scanned).\n"
     )
     assert LAST_ONLY in screen.stderr
+    assert all(len(line) <= 80 for line in screen.stderr.splitlines()[-2:])
 
 
 def test_what_a_worker_has_delivered_is_proven_to_be_all(snapshots: Snapshots) -> None:

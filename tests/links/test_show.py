@@ -173,3 +173,36 @@ def test_a_terminal_shows_first_what_a_person_acts_on(docora: Docora, status: st
         *[False] * 2,
         has_failed_job,
     ]
+
+
+def test_an_error_of_several_lines_stands_on_one_line(docora: Docora) -> None:
+    error = "Cloning into '/data/repos/octo/api'...\nfatal: no route to host\n"
+    link = docora.link(docora.add_app(), docora.add_repository(), last_error=error)
+    flat = "Cloning into '/data/repos/octo/api'... fatal: no route to host"
+    for command in (("show", *link.ids), ("failed",), ("links",)):
+        assert flat in docora.run(*command).stdout
+    assert show(docora, link, "--json").data["error_message"] == error
+
+
+def test_it_says_if_only_a_retry_queues_a_link_again(docora: Docora) -> None:
+    app_id, past = docora.add_app(), -timedelta(minutes=1)
+    left = docora.link(app_id, docora.add_repository(circuit_open_for=past))
+    queued = docora.link(app_id, docora.add_repository())
+    docora.link(
+        app_id, docora.add_repository(circuit_open_for=past), "synced", scanned=timedelta(0)
+    )
+    told = "the scheduler does not queue failed links whose circuit was opened"
+    assert f"Next\tdocora-ops retry {' '.join(left.ids)}\nNext\t{told}\n" in (
+        show(docora, left).stdout
+    )
+    assert told not in show(docora, queued).stdout
+    assert docora.run("failed").stderr.endswith(f"1 link stays failed until a retry: {told}.\n")
+    status = docora.run("status", env={"DOCORA_OPS_DRIFT_GRACE": "0"}).stdout
+    line = "Circuits\t1 link stays failed until a retry: docora-ops retry-all-failed\n"
+    assert line in status
+    docora.run("schedule")
+    assert docora.waiting() == [queued.job_id]
+    repository = docora.add_repository(circuit_open_for=timedelta(hours=1))
+    refused = docora.link(app_id, repository)
+    shown = docora.run("show", *refused.ids, env={"DOCORA_OPS_BACKEND": "bullmq"}).stdout
+    assert f"docora-ops retry --reset-circuit {' '.join(refused.ids)}\n" in shown

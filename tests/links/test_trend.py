@@ -325,3 +325,11 @@ def test_the_screen_has_bars_in_blocks_or_ascii(docora: Docora, now: datetime) -
         assert re.match(r"Failures fall: 20 in the hour from .* Counted since \S+Z\.", said)
         bars = [line.split(" ")[-1] for line in lines if line.endswith(("█", "#", "▌"))]
         assert sorted(bars, key=len) == [smallest, tallest], env
+
+
+def test_the_clock_of_redis_is_read_once(docora: Docora, now: datetime) -> None:
+    record(docora, spread(now, [5, 40]))
+    docora.redis.config_resetstat()
+    assert docora.run("trend").code == 0
+    stats: Any = docora.redis.info("commandstats")
+    assert stats["cmdstat_time"]["calls"] == 2  # once with the look at the workers

@@ -355,3 +355,26 @@ def test_passes_of_schedule_that_changed_nothing_are_left_out(docora: Docora) ->
         entry |= {"run": run, "reason": run, "counts": json.dumps(counts), "stopped_by": stopped_by}
         docora.redis.xadd(STREAMS[1], entry)
     assert [each["reason"] for each in history(docora)] == ["cut", "bad", "some"]
+
+
+def test_a_terminal_folds_passes_of_schedule_that_follow_each_other(docora: Docora) -> None:
+    pass_: dict[Any, Any] = {"command": "schedule", "selection": "{}", "event": "ended"}
+    counts = '{"total": 2, "queued": 1, "already_queued": 1}'
+    start = 1_764_548_820_000  # 00:27 on 2025-12-01
+    for number in range(8):
+        host, ended = f"kim@ops{number % 2}", start + number * 60_000
+        entry = pass_ | {"who": host, "run": str(number), "counts": counts}
+        docora.redis.xadd(STREAMS[1], {**entry, "event": "started"}, id=f"{ended - 10_000}-0")
+        docora.redis.xadd(STREAMS[1], entry, id=f"{ended}-0")
+    change: dict[Any, Any] = {"command": "resume", "selection": "{}", "event": "done"}
+    docora.redis.xadd(STREAMS[0], {**change, "who": "kim@ops1"}, id=f"{start + 250_000}-0")
+    command = ["history", "--limit", "3"]
+    lines = plain_data(at_terminals(docora, command, columns=90, env=NO_DATABASE).data).splitlines()
+    assert [" ".join(line.split()) for line in lines[:3]] == [
+        "2025-12-01 00:31 to 00:34 kim@ops1 schedule → 2 passes, 2 queued, 2 already queued",
+        "2025-12-01 00:32 kim@ops0 schedule → 1 queued, 1 already queued",
+        "2025-12-01 00:31 kim@ops1 resume",
+    ]
+    assert ": 5 changes, page 1 of 2." in lines[3]
+    assert len(history(docora)) == 9
+    assert len(docora.run("history", env=NO_DATABASE).stdout.splitlines()) == 10

@@ -447,3 +447,18 @@ def test_it_needs_postgres_only(bullmq: Bullmq) -> None:
     environment = bullmq.environment(REDIS_URL="redis://127.0.0.1:1", **ONE_LOOK)
     result = bullmq.docora.run("verify", "--json", env=environment)
     assert (result.code, result.data["differing"]) == (6, 1), result
+
+
+def test_a_held_app_is_named_because_nothing_is_sent_to_it(docora: Docora) -> None:
+    lost, other = add(docora, {}), add(docora)
+    docora.connection.execute("UPDATE apps SET app_name = 'Quiet Harbor'")
+    assert docora.run("hold", lost.app_id, "--yes").code == 0
+    line = f"\nQuiet Harbor is held, nothing is sent: docora-ops release {lost.app_id}\n"
+    for arguments, is_said in (((), True), (lost.ids, True), ((other.app_id,), False)):
+        screen, result = run(docora, *arguments), run(docora, *arguments, "--json")
+        assert ((line in screen.stdout), len(result.data["held"])) == (is_said, is_said), screen
+    [held] = run(docora, "--json").data["held"]
+    assert (held["app_id"], "@" in held["held"]["who"]) == (lost.app_id, True)
+    unknown = run(docora, "--json", REDIS_URL="redis://127.0.0.1:1")
+    assert (unknown.code, unknown.data["held"]) == (6, None)
+    assert "it is unknown which apps are held" in unknown.stderr

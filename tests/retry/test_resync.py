@@ -11,6 +11,7 @@ from tests.support.terminal import on_terminal
 
 APP = "app_" + "a" * 24
 REPOSITORY = "repo_" + "b" * 24
+KEPT = "Without --update, files that were deleted from the repository stay in the app."
 
 
 @pytest.fixture
@@ -59,6 +60,7 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
     assert "no worker listens" in result.stderr
     table = docora.run("resync", "acme search", "octo/api").stdout.splitlines()
     assert "Files\t0 delivery records deleted: every file is sent again" in table
+    assert KEPT not in "\n".join(table)
     assert {"Was\tpending_snapshot, 0 tries failed", "Outcome\talready queued"} <= {*table}
 
 
@@ -188,3 +190,14 @@ def test_path_sends_only_matching_files_again(docora: Docora, link: TestLink) ->
         arguments = ["resync", *link.ids, "--path", "src/*"]
         code, shown = on_terminal(docora, arguments, answer=b"n\n", columns=200)
     assert (code, "3 files" in shown) == (130, True), shown
+
+
+@pytest.mark.parametrize("which", [(REPOSITORY,), ("--all", "--yes")])
+def test_it_says_that_the_app_keeps_files_that_were_deleted_meanwhile(
+    docora: Docora, link: TestLink, which: tuple[str, ...]
+) -> None:
+    options = (("--dry-run", False), ("--update", False), ("--front", True))
+    for option, is_said in options:
+        result = docora.run("resync", APP, *which, option)
+        assert (result.code, KEPT in result.stdout) == (0, is_said), result
+    assert docora.deliveries(link) == 0

@@ -61,7 +61,7 @@ def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
     assert (nothing.code, "is not held" in nothing.stderr) == (0, True), nothing
     assert docora.run("schedule", "--json").data["held_left_out"] == []
     assert hold(docora, other, "--for", "ever")["held"]["until_at"] is None
-    released = docora.run("release", other.app_id, "--json")
+    released = docora.run("release", other.app_id, "--yes", "--json")
     assert (released.code, released.data["released"], released.data["jobs"]) == (0, True, 1)
     history = docora.run("history", "--json", "--no-schedule").data
     commands = [(each["command"], each["selection"].get("for")) for each in history]

@@ -37,7 +37,7 @@ def counted(docora: Docora, app_id: str = ALL_APPS) -> dict[str, tuple[int, int]
     """Ends and files by outcome, of one app or of all."""
     since = datetime.fromtimestamp(server_time(docora.redis), UTC) - timedelta(hours=1)
     counts: dict[str, tuple[int, int]] = {}
-    for count in read_counts(docora.redis, since, app_id=app_id).counts:
+    for count in read_counts(docora.redis, since, datetime.now(UTC), app_id=app_id).counts:
         ends, files = counts.get(count.outcome, (0, 0))
         counts[str(count.outcome)] = (ends + count.count, files + count.files)
     return counts
@@ -197,7 +197,7 @@ def test_the_record_is_capped_and_an_answer_names_its_start(
     assert part.reaches_back_to is None
     assert len(read_outcomes(client, OutcomeFilter(app_id="app_a", limit=3)).entries) == 3
     assert read_outcomes(client, OutcomeFilter(app_id="app")).entries == []
-    [count] = read_counts(client, first, app_id="app_a").counts
+    [count] = read_counts(client, first, datetime.now(UTC), app_id="app_a").counts
     assert count.count == 500
     [key] = client.keys(f"{STREAM}:*")
     assert 7 * 86_400 < client.ttl(key) <= 8 * 86_400
