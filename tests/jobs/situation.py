@@ -13,13 +13,6 @@ from rq.job import Job
 from rq.results import Result
 from rq.utils import now
 
-from docora_ops.errors import (
-    DocoraOpsError,
-    LinkLockedError,
-    NotFailedError,
-    NotFoundError,
-    SnapshotRunningError,
-)
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
 from tests.support.docora import INTERMEDIATE, QUEUE, REGISTRIES, WIP, Docora
@@ -152,28 +145,14 @@ class Situation:
             return bool(row["status"] == "failed")
         return row["status"] != "scanning" and (row["status"] != "synced" or bool(row["old"]))
 
-    def predict_one(
-        self, action: Action, job_id: str, *, is_locked: bool = False, front: bool = False
-    ) -> Outcome | DocoraOpsError:
-        """Make a retry or resync here; returns its outcome, or the error that it raises."""
-        if job_id not in self.rows:
-            return NotFoundError("")
-        row, job = self.rows[job_id], self.jobs[job_id]
-        details: dict[str, object] = {"status": row["status"], "job": job.state}
-        if not self.qualifies(action, job_id):
-            return NotFailedError("", details=details)
-        if is_locked and not job.beats:
-            return LinkLockedError("")
-        if job.state is JobState.RUNNING:
-            if action is Action.RETRY:
-                return Outcome.ALREADY_RUNNING
-            return SnapshotRunningError("", details=details)
-        return self._queue(action, job_id, front=front)
-
-    def predict_many(
+    def predict(
         self, action: Action, job_ids: Sequence[str], locked: str | None, *, front: bool = False
     ) -> Counter[Outcome]:
-        """Make a bulk action here. `locked`: the link whose row another session holds."""
+        """Make the action on these links here. `locked`: the link whose row another session holds.
+
+        An action on one link raises an error where a bulk operation counts a link as skipped or
+        not queued.
+        """
         outcomes: Counter[Outcome] = Counter()
         is_resync = action is Action.RESYNC
         running = Outcome.NOT_QUEUED if is_resync else Outcome.ALREADY_RUNNING
