@@ -109,25 +109,6 @@ def setting(docora: Docora, name: str, value: str) -> Iterator[None]:
         docora.connection.execute(f"ALTER DATABASE {database} RESET ALL".encode())
 
 
-def test_the_schema_is_found_on_the_path_whatever_its_name(snapshots: Snapshots) -> None:
-    docora, schema = snapshots.docora, "Do\"cora %s'"
-    name = '"' + schema.replace('"', '""') + '"'
-    moved = "".join(f"ALTER TABLE {table} SET SCHEMA {name};" for table in TABLES)
-    docora.connection.execute(
-        f"CREATE SCHEMA {name}; {moved} GRANT USAGE ON SCHEMA {name} TO PUBLIC".encode()
-    )
-    docora.connection.execute(f"SET search_path = {name}".encode())
-    with setting(docora, "search_path", f"public, pg_temp, {name}"):
-        link, _ = snapshots.add_link({"a": "1\n"})
-        result = docora.run("retry-all-failed")
-        assert result.code == 0, result
-        assert f"(schema {schema}), Redis" in result.stderr
-        assert docora.run("status", "--json").data["schema"] == schema
-        snapshots.run_job(link)
-        assert docora.status(link) == "synced"
-    docora.connection.execute(f"DROP SCHEMA {name} CASCADE".encode())
-
-
 @pytest.mark.parametrize("pool", [False, pytest.param(True, marks=needs_pgbouncer)])
 def test_the_url_can_name_the_schema(staging: Docora, *, pool: bool) -> None:
     """Also behind a PgBouncer that ignores the options."""

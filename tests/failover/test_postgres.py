@@ -7,10 +7,9 @@ from tempfile import mkdtemp
 
 import pytest
 
-from tests.support.docora import Docora, finish
-from tests.support.proxy import PUSH, Fault, Proxy, eventually
+from tests.support.docora import Docora
+from tests.support.proxy import eventually
 from tests.support.receiver import Receiver
-from tests.support.running_commands import PATIENT
 from tests.support.snapshots import Snapshots
 from tests.support.standby import Pair
 from tests.support.worker_processes import held_worker
@@ -45,49 +44,11 @@ def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_co
     pair.promote()
     retried = replicated.run("retry", *link.ids, "--json", env=of_both)
     assert retried.code == 0, retried
+    assert "Redis belongs to" not in retried.stderr  # a standby has its primary's identifier
     assert replicated.waiting() == [link.job_id]
     assert pair.status(link) == "pending_snapshot"
     status = replicated.run("status", "--json", env=of_both)
     assert status.data["postgres"].endswith(f" on {pair.standby_host}")
-
-
-@pytest.mark.slow
-def test_a_bulk_retry_stops_and_a_rerun_finishes_it_although_its_commits_are_lost(
-    replicated: Docora, pair: Pair
-) -> None:
-    replicated.add_links(30)
-    replicated.age_links()
-    pair.catch_up()
-    pair.cut_off()  # what the primary commits from here on is lost with it
-    with Proxy.before_redis(replicated.redis_url) as redis:
-        push = redis.plan(PUSH, Fault.HOLD_REQUEST, 3)
-        environment = {**PATIENT, "DATABASE_URL": pair.either, "REDIS_URL": redis.url}
-        command = ("retry-all-failed", "--yes", "--batch-size", "5", "--json")
-        process = replicated.start(*command, env=environment)
-        push.wait()
-        pair.stop_primary()
-        pair.promote()
-        push.release()
-        stopped = finish(process)
-    assert (stopped.code, stopped.json["code"]) == (5, "postgres"), stopped
-    assert f"on {pair.primary_host} " in stopped.json["error"]
-    done = stopped.data["put_to_work"]
-    assert 0 < done < 30
-    assert f"Stopped (lost server) after {done} of 30 links." in stopped.stderr
-    assert "the same command finishes the rest" in stopped.stderr
-    queued = len(replicated.waiting())
-    assert done <= queued < 30
-    assert pair.statuses() == {"failed": 30}
-
-    again = replicated.run(*command[:2], "--json", env={"DATABASE_URL": pair.either})
-    assert again.code == 0, again
-    assert f"on {pair.standby_host} (schema public)" in again.stderr
-    assert "Redis belongs to" not in again.stderr  # a standby has its primary's identifier
-    assert again.data["put_to_work"] == 30
-    assert again.data["already_queued"] == queued
-    assert pair.statuses() == {"pending_snapshot": 30}
-    assert len(replicated.waiting()) == 30
-    assert replicated.doubled_jobs() == []
 
 
 @pytest.fixture

@@ -31,11 +31,8 @@ def lost(docora: Docora, status: str = "failed") -> TestLink:
     ("words", "status", "outcome"),
     [
         ("retry APP REPO", "pending_snapshot", "replaced_stale"),
-        ("resync APP REPO", "pending_snapshot", "replaced_stale"),
         ("retry-all-failed --yes", "pending_snapshot", "replaced_stale"),
         ("retry-all-failed --yes --in-flight 2 --timeout 1", "pending_snapshot", "replaced_stale"),
-        ("resync APP --all --yes", "pending_snapshot", "replaced_stale"),
-        ("schedule", "failed", "replaced_stale"),
         ("repair APP REPO --yes", "failed", "queued"),
         ("repair --yes", "failed", "queued"),
     ],

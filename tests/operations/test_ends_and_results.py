@@ -1,6 +1,5 @@
 """What came of a bulk operation, and why it ended: in `history` and `operations`."""
 
-import signal
 from typing import Any
 
 from tests.support.bullmq import Bullmq
@@ -91,21 +90,6 @@ def test_a_colleague_who_cancels_is_named_and_the_results_are_there(docora: Doco
         assert "3 in sync, 1 failed again" in screen
         assert "retry-all-failed --error 'HTTP 500' --in-flight 2" in screen
         assert found["who"] in screen
-
-
-def test_a_run_that_is_cut_off_is_not_cancelled_and_its_results_are_there(docora: Docora) -> None:
-    process = start_with_results(docora)
-    process.send_signal(signal.SIGTERM)
-    result = finish(process)
-    assert result.code == 130, result
-    found = told(docora)
-    assert (found["state"], found["stopped_by"]) == ("cancelled", "interrupted")
-    assert (found["cancelled_by"], result.data["stopped_by"]) == (None, "interrupted")
-    assert found["results"] == results(1, 1, 2)
-    assert found["counts"] == {"total": 6, "queued": 4}
-    for screen in screens(docora):
-        assert "1 in sync, 1 failed again, 2 not finished" in screen
-        assert "cancelled" not in screen
 
 
 def newest(docora: Docora, count: int) -> tuple[list[Any], list[str], str]:

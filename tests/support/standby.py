@@ -49,11 +49,6 @@ class Pair:
         self.on_standby.execute("SELECT pg_reload_conf()")
         eventually(lambda: not self._one("SELECT count(*) FROM pg_stat_wal_receiver"), "the end")
 
-    def statuses(self) -> dict[str, int]:
-        """Counts the links on the standby by status."""
-        count = "SELECT status, count(*) FROM app_repositories GROUP BY 1"
-        return dict(self.on_standby.execute(count).fetchall())
-
     def status(self, link: TestLink) -> object:
         of_link = "WHERE app_id = %s AND repository_id = %s"
         return self._one(f"SELECT status FROM app_repositories {of_link}", *link.ids)
