@@ -37,9 +37,7 @@ from tests.support.job_states import (
     started,
     taken_by_a_worker_that_died,
 )
-from tests.support.job_states import (
-    STALE as STALE_JOBS,
-)
+from tests.support.job_states import STALE as STALE_JOBS
 from tests.support.read_only import frozen
 from tests.support.rows import TestLink
 
