@@ -25,7 +25,7 @@ from docora_ops.queue.operation_links import HEARD
 from tests.support.bulk_actions import RESYNC
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
-from tests.support.other_worker import GOES_ON, other_worker
+from tests.support.other_worker import GOES_ON, end_job, other_worker
 from tests.support.proxy import eventually, patience
 from tests.support.row_locks import released_when_waited_for, row_locks
 from tests.support.rows import in_turns
@@ -233,9 +233,7 @@ def test_a_link_that_has_failed_again_is_left_too_and_a_rescan_is_not(docora: Do
     first, second, third = docora.links()
     process, operation_id = start(docora)
     # A worker takes its job, which fails.
-    docora.redis.lrem(docora.queue.key, 1, first.job_id)
-    docora.set_link(first, status="failed")
-    docora.redis.delete(f"rq:job:{first.job_id}")
+    end_job(docora, first.job_id, "HTTP 500")
     eventually(lambda: docora.waiting() == [second.job_id], "the second link")
     for options in (("--dry-run",), ()):
         result = docora.run("schedule", *options, "--json")
@@ -286,10 +284,6 @@ def test_a_run_shows_again_and_again_that_it_is_under_way(
         for _ in range(9):
             next(steps)
         assert docora.redis.ttl(key) > 9
-        docora.redis.delete(key)  # as when Redis has lost its data
-        for _ in range(9):
-            next(steps)
-        assert docora.redis.strlen(key) == 4 * 16
 
 
 def test_beside_docoras_own_scheduler_a_run_counts_what_was_taken_over(bullmq: Bullmq) -> None:

@@ -16,6 +16,7 @@ from docora_ops.actions import (
 )
 from docora_ops.operations import MaxFailures, StoppedBy
 from tests.support.docora import Docora
+from tests.support.other_worker import end_job
 
 
 class Workers:
@@ -35,13 +36,7 @@ class Workers:
         self.rounds.append(len(job_ids))
         failed = job_ids[: next(self.failures, 0)]
         for job_id in job_ids[: self.at_once]:
-            self.docora.redis.lpop(self.docora.queue.key)
-            self.docora.redis.delete(f"rq:job:{job_id}")
-            self.docora.connection.execute(
-                "UPDATE app_repositories SET status = %s, last_error = 'HTTP 503'"
-                " WHERE app_id || '-' || repository_id = %s",
-                ("failed" if job_id in failed else "synced", job_id),
-            )
+            end_job(self.docora, job_id, "HTTP 503" if job_id in failed else None)
 
 
 def rounds_of(

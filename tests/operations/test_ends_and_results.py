@@ -5,7 +5,7 @@ from typing import Any
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
-from tests.support.other_worker import other_worker
+from tests.support.other_worker import end_job, other_worker
 from tests.support.proxy import eventually
 from tests.support.running_commands import await_line, only_operation
 
@@ -56,13 +56,7 @@ def start_with_results(docora: Docora) -> ForkedProcess:
         [link.job_id for link in docora.links()[:2]], (None, "HTTP 500"), strict=True
     ):
         eventually(lambda job_id=job_id: job_id in docora.waiting(), "a job")  # type: ignore[misc]
-        docora.redis.lrem(docora.queue.key, 1, job_id)
-        docora.connection.execute(
-            "UPDATE app_repositories SET status = %s, last_error = %s"
-            " WHERE app_id || '-' || repository_id = %s",
-            ("failed" if error else "synced", error, job_id),
-        )
-        docora.redis.delete(f"rq:job:{job_id}")
+        end_job(docora, job_id, error)
     eventually(lambda: docora.statuses().get("pending_snapshot") == 2, "two in flight")
     eventually(lambda: len(docora.waiting()) == 2, "two jobs")
     return process
