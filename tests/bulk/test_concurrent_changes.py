@@ -8,7 +8,6 @@ import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.actions import BulkStep
-from docora_ops.errors import RedisError
 from docora_ops.links import Outcome
 from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
 from tests.support.docora import Docora
@@ -82,8 +81,14 @@ def test_links_that_are_all_queued_by_somebody_else_meanwhile_are_not_doubled(
     assert docora.statuses() == {bulk.done_status: 20}
 
 
-@pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
-@pytest.mark.parametrize("outcome", [Outcome.ALREADY_RUNNING, Outcome.REPLACED_STALE])
+@pytest.mark.parametrize(
+    ("bulk", "outcome"),
+    [
+        (RETRY, Outcome.ALREADY_RUNNING),
+        (RETRY, Outcome.REPLACED_STALE),
+        (SCHEDULE, Outcome.ALREADY_RUNNING),
+    ],
+)
 def test_a_job_that_a_worker_takes_after_the_look_changes_only_its_own_link(
     docora: Docora, monkeypatch: pytest.MonkeyPatch, bulk: BulkAction, outcome: Outcome
 ) -> None:
@@ -174,9 +179,9 @@ def test_rows_that_are_locked_for_good_fail_after_one_wait_and_the_others_go_on(
     assert [docora.row(link) for link in held] == rows
 
 
-@pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
 @pytest.mark.parametrize(
-    ("is_lost", "another_waits"), [(False, False), (True, False), (True, True)]
+    ("bulk", "is_lost", "another_waits"),
+    [(RETRY, False, False), (SCHEDULE, True, False), (RETRY, True, True)],
 )
 def test_a_job_that_waits_is_judged_though_its_links_row_was_locked(
     docora: Docora, bulk: BulkAction, *, is_lost: bool, another_waits: bool
@@ -200,40 +205,3 @@ def test_a_job_that_waits_is_judged_though_its_links_row_was_locked(
     assert sorted(docora.waiting()) == [link.job_id for link in docora.links()]
     assert docora.statuses() == {bulk.done_status: 3}
     docora.assert_sound()
-
-
-@pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
-def test_a_link_that_is_gone_is_skipped_though_its_job_runs(
-    docora: Docora, bulk: BulkAction
-) -> None:
-    bulk.add_links(docora, 3)
-    gone = docora.links()[-1]
-    docora.start_job(gone.job_id)
-
-    def prepare(_: BulkStep) -> None:
-        where = "repository_id = %s"
-        docora.connection.execute(
-            f"DELETE FROM app_repositories WHERE {where}".encode(), (gone.repository_id,)
-        )
-
-    result = bulk.run(docora.actions(), prepare=prepare)
-    assert result.counts == {Outcome.QUEUED: 2, Outcome.SKIPPED: 1}
-
-
-def test_a_batch_is_counted_though_its_progress_can_not_be_written(docora: Docora) -> None:
-    docora.add_links(6)
-    completed: list[int] = []
-
-    def prepare(step: BulkStep) -> None:
-        key = f"docora:bulk:{step.result.operation_id}"
-        docora.redis.delete(key)
-        docora.redis.set(key, "of another type")
-
-    with pytest.raises(RedisError):
-        docora.actions().retry_all(
-            batch_size=3,
-            prepare=prepare,
-            each=lambda step: completed.append(step.result.completed),
-        )
-    assert completed == [3]
-    assert docora.statuses() == {"failed": 3, "pending_snapshot": 3}

@@ -88,77 +88,67 @@ def test_one_signal_ends_a_bulk_action_after_the_batch_that_has_begun(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
-def test_a_bulk_action_that_loses_postgres_reports_what_it_has_done(
-    docora: Docora, bulk: BulkAction
-) -> None:
+def test_a_bulk_retry_that_loses_postgres_reports_what_it_has_done(docora: Docora) -> None:
     """And Redis: tests/errors/test_bulk_retry_midway.py."""
-    with held_at_push(docora, bulk, "--json") as (_, stderr, push):
+    with held_at_push(docora, RETRY, "--json") as (_, stderr, push):
         assert terminate_sessions(docora) >= 1
         push.release()
         code, stdout = stderr.finish()
-    total, done = 4 * bulk.batch + 1, 2 * bulk.batch
+    total, done = 41, 20
     document = json.loads(stdout)
     data = document["data"]
     assert (code, document["code"]) == (5, "postgres")
     assert (data["total"], data["completed"], data["cancelled"]) == (total, done, True)
     assert data["queued"] == data["put_to_work"] == done
     assert f"Stopped (lost server) after {done} of {total} links." in stderr.text
-    if bulk is RETRY:
-        assert docora.statuses() == {"failed": total - done, "pending_snapshot": done}
-        operation_id = only_operation(docora)
-        progress = progress_of(docora, operation_id)
-        assert (progress["completed"], progress["cancelled"]) == (str(done), "true")
-        [entry] = docora.run("history", "--json").data
-        assert (entry["operation_id"], entry["state"]) == (operation_id, "cancelled")
-        assert entry["counts"] == {"total": total, "queued": done}
-    assert_next_run_does_the_rest(docora, bulk, total)
+    assert docora.statuses() == {"failed": total - done, "pending_snapshot": done}
+    operation_id = only_operation(docora)
+    progress = progress_of(docora, operation_id)
+    assert (progress["completed"], progress["cancelled"]) == (str(done), "true")
+    [entry] = docora.run("history", "--json").data
+    assert (entry["operation_id"], entry["state"]) == (operation_id, "cancelled")
+    assert entry["counts"] == {"total": total, "queued": done}
+    assert_next_run_does_the_rest(docora, RETRY, total)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bulk", [RETRY, SCHEDULE], ids=str)
 def test_a_second_signal_ends_a_bulk_action_at_once_while_redis_holds_a_push(
-    docora: Docora, bulk: BulkAction
+    docora: Docora,
 ) -> None:
-    with held_at_push(docora, bulk) as (process, stderr, _):
+    with held_at_push(docora, RETRY) as (process, stderr, _):
         process.send_signal(signal.SIGINT)
         stderr.wait_for(STOPPING)
         process.send_signal(signal.SIGINT)
         code, _ = stderr.finish()
         await_goodbye(docora)
     assert (code, "Traceback" in stderr.text) == (130, False)
-    assert len(docora.waiting()) == 2 * bulk.batch
     # The others were rolled back.
-    assert bulk is SCHEDULE or pending(docora) == 2 * bulk.batch
-    assert_next_run_does_the_rest(docora, bulk, 4 * bulk.batch + 1)
+    assert len(docora.waiting()) == pending(docora) == 20
+    assert_next_run_does_the_rest(docora, RETRY, 41)
 
 
-@pytest.mark.parametrize(
-    ("bulk", "marker", "fault", "pushed"),
-    [
-        pytest.param(RETRY, PUSH, Fault.HOLD_REPLY, 3, id="retry after a push"),
-        pytest.param(RETRY, COMMIT, Fault.HOLD_REQUEST, 3, id="retry before a commit"),
-        pytest.param(RESYNC, COMMIT, Fault.HOLD_REQUEST, 3, id="resync before a commit"),
-        pytest.param(SCHEDULE, PUSH, Fault.HOLD_REPLY, 3, id="schedule after a push"),
-    ],
-)
+@every_bulk_action
 def test_a_bulk_action_killed_in_its_third_batch_loses_nothing_and_the_next_one_does_the_rest(
-    docora: Docora, bulk: BulkAction, marker: bytes, fault: Fault, pushed: int
+    docora: Docora, bulk: BulkAction
 ) -> None:
+    """After the push or, a resync, before the commit."""
     total = 4 * bulk.batch + 1
     bulk.add_links(docora, total)
     with (
         Proxy.before_redis(docora.redis_url) as redis,
         Proxy.before_postgres(docora.database_url) as postgres,
     ):
-        plan = bulk.plan_third_batch(redis, postgres, marker, fault)
+        if bulk is RESYNC:  # before it, its app was looked up and its deliveries were counted
+            plan = postgres.plan(COMMIT, Fault.HOLD_REQUEST, number=7)
+        else:
+            plan = redis.plan(PUSH, Fault.HOLD_REPLY, number=3)
         servers = {"REDIS_URL": redis.url, "DATABASE_URL": postgres.url}
         process = docora.start(*bulk.command, env=PATIENT | servers)
         plan.wait()
         process.kill()
         assert finish(process).code == -signal.SIGKILL
         await_goodbye(docora)
-    assert len(docora.waiting()) == pushed * bulk.batch
+    assert len(docora.waiting()) == 3 * bulk.batch
     assert pending(docora) in ({0} if bulk is SCHEDULE else {2 * bulk.batch})
     assert_next_run_does_the_rest(docora, bulk, total)
 

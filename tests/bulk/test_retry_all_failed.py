@@ -233,16 +233,3 @@ def test_a_link_that_a_resync_has_missed_is_not_queued_wherever_it_is_counted(
     report = docora.run("report", "--operation", result["operation_id"]).stdout
     assert "`1 not queued, 1 queued`" in report, report
     assert "1 not queued" in docora.run("history").stdout
-
-
-def test_a_bulk_retry_that_is_refused_shows_no_counts_and_no_way_that_leads_nowhere(
-    docora: Docora,
-) -> None:
-    docora.add_links(3)
-    result = docora.run(
-        "retry-all-failed", "--yes", env={"DATABASE_URL": docora.database_access.monitor}
-    )
-    assert (result.code, result.stdout) == (5, ""), result
-    assert "permission denied" in result.stderr
-    assert "docora-ops help privileges" in result.stderr
-    assert "finishes the rest" not in result.stderr

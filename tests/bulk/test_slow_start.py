@@ -1,6 +1,5 @@
 """How many links are in flight: few at first, more after clean results, fewer after failures."""
 
-import re
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -16,8 +15,8 @@ from docora_ops.actions import (
     snapshot_results,
 )
 from docora_ops.operations import MaxFailures, StoppedBy
-from tests.support.docora import COMMAND, Docora
-from tests.support.terminal import TerminalSession
+from tests.support.docora import Docora
+from tests.support.other_worker import end_job
 
 
 class Workers:
@@ -37,13 +36,7 @@ class Workers:
         self.rounds.append(len(job_ids))
         failed = job_ids[: next(self.failures, 0)]
         for job_id in job_ids[: self.at_once]:
-            self.docora.redis.lpop(self.docora.queue.key)
-            self.docora.redis.delete(f"rq:job:{job_id}")
-            self.docora.connection.execute(
-                "UPDATE app_repositories SET status = %s, last_error = 'HTTP 503'"
-                " WHERE app_id || '-' || repository_id = %s",
-                ("failed" if job_id in failed else "synced", job_id),
-            )
+            end_job(self.docora, job_id, "HTTP 503" if job_id in failed else None)
 
 
 def rounds_of(
@@ -107,17 +100,3 @@ def test_max_failures_counts_all_results_whatever_the_limit(
     assert rounds == [2, 4, 2]
     assert steps[-1].result.stopped_by is StoppedBy.MAX_FAILURES
     assert (steps[-1].result.completed, docora.statuses()["failed"]) == (8, 32 + 3)
-
-
-@pytest.mark.slow
-def test_the_progress_shows_the_present_limit(docora: Docora) -> None:
-    docora.add_links(9)
-    docora.add_worker()
-    command = [str(COMMAND), "retry-all-failed", "--in-flight", "3", "--yes"]
-    environment = docora.environment(TERM="xterm", DOCORA_OPS_DRIFT_GRACE="60")
-    with TerminalSession(command, environment) as session:
-        session.read_until(re.compile(rb"2 of 2 in flight .*, 7 not queued yet"))
-        Workers(docora).sleep(0)
-        session.read_until(re.compile(rb"2 in sync, 3 of 3 in flight"))
-        session.type(b"\x03")
-        assert session.end()[0] == 130

@@ -51,7 +51,8 @@ def test_the_environment_wins_over_the_file_and_an_empty_variable_counts_as_unse
     monkeypatch.setenv("SCAN_CONCURRENCY", "")
     assert load_settings(file).model_dump() == in_file
     monkeypatch.setenv("SCAN_CONCURRENCY", "5")
-    monkeypatch.setenv("lock_timeout", "7")
+    for name in ("lock_timeout", "docora_ops_lock_timeout", "Redis_Url"):  # no names of ours
+        monkeypatch.setenv(name, "7")
     assert load_settings(file).model_dump() == before | {"lock_timeout": 3}
 
 
@@ -87,10 +88,6 @@ def test_an_env_file_that_cannot_be_read_is_named_and_not_shown(tmp_path: Path) 
         with pytest.raises(ConfigurationError, match=str(file)) as error:
             load_settings(file)
         assert SECRET not in shown(error.value)
-
-
-def test_an_env_file_can_be_dev_null(docora: Docora) -> None:
-    assert docora.run("failed", "--env-file", os.devnull).code == 0
 
 
 def test_an_env_file_is_named_by_the_option_or_the_variable(docora: Docora, tmp_path: Path) -> None:
@@ -129,16 +126,6 @@ def test_an_env_file_with_a_password_that_everybody_can_read_is_warned_of(
 
 
 @pytest.mark.usefixtures("bare")
-def test_names_are_case_sensitive_as_in_docora(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = "postgres://u@other.example/d"
-    for name in ("database_url", "Database_Url", "docora_ops_lock_timeout"):
-        monkeypatch.setenv(name, "7" if "timeout" in name else other)
-    assert (load_settings().database_url, load_settings().lock_timeout) == (None, 5)
-    monkeypatch.setenv("DATABASE_URL", DATABASE_URL)
-    assert load_settings().require_database_url().get_secret_value() == DATABASE_URL
-
-
-@pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
 def test_a_quoted_url_in_the_environment_is_said_to_be_quoted(
     monkeypatch: pytest.MonkeyPatch, name: str
@@ -148,14 +135,6 @@ def test_a_quoted_url_in_the_environment_is_said_to_be_quoted(
     with pytest.raises(ConfigurationError, match=f"{name}: begins with a quotation mark") as error:
         load_settings()
     assert SECRET not in shown(error.value)
-
-
-def test_the_python_api_reads_the_file_that_the_environment_names(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    file = write(tmp_path / "docora.env", DOCORA_OPS_LOCK_TIMEOUT="3")
-    monkeypatch.setenv("DOCORA_OPS_ENV_FILE", file)
-    assert load_settings().lock_timeout == 3
 
 
 @pytest.mark.slow
@@ -194,7 +173,6 @@ READ_BY_DOTENV: dict[str, str | None] = {
     "export N=a": "a",
     "export N": None,
     "N=a\nN=": "",
-    "N=a\nn=b": "a",
     "n=a": None,
     "\ufeffN=a": "a",
     "N=a#b": "a",
@@ -203,9 +181,7 @@ READ_BY_DOTENV: dict[str, str | None] = {
     "N=`a`": "a",
     'N=" a "': " a ",
     'N="a" b': '"a" b',
-    'N="a" "b"': 'a" "b',
     r'N="a\nb"': "a\nb",
-    r'N="a\tb"': r"a\tb",
     r'N="a\"b"': r"a\"b",
     r'N="a\nb': '"a\nb',
     'N="a\nb"': "a\nb",

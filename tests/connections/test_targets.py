@@ -224,10 +224,7 @@ def test_the_name_stands_wherever_a_server_is_named_or_changed(docora: Docora, e
     docora.add_worker()
     prod = ("--target", "prod")
     status, metrics, refused = docora.run_together(
-        ["status", *prod],
-        ["metrics", *prod],
-        ["retry", "nobody", "x/y", "--json", *prod],
-        env=env,
+        ["status", *prod], ["metrics", *prod], ["retry", "nobody", "x/y", "--json", *prod], env=env
     )
     assert "\nTarget\tprod\nPostgres\t" in status.stdout
     samples = [line for line in metrics.stdout.splitlines() if not line.startswith("#")]

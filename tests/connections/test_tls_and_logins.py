@@ -111,6 +111,54 @@ def test_postgres_is_reached_by_tls_as_libpq_and_node_pg_are_told_to(
     assert "server does not support SSL" in result.json["error"]
 
 
+def test_servers_that_want_a_certificate_of_the_client_get_the_one_that_is_named(
+    docora: Docora, link: TestLink, tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(server)
+    authority.issue_cert("127.0.0.1").configure_cert(server)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca"))
+    for name, issuer in (("ours", authority), ("stranger", trustme.CA())):
+        certificate = issuer.issue_cert("docora-ops")
+        certificate.private_key_pem.write_to_path(str(tmp_path / f"{name}.key"))
+        (tmp_path / f"{name}.key").chmod(0o600)
+        certificate.cert_chain_pems[0].write_to_path(str(tmp_path / f"{name}.pem"))
+
+    def of_postgres(name: str) -> str:
+        files = f"sslcert={tmp_path}/{name}.pem&sslkey={tmp_path}/{name}.key"
+        return f"sslmode=verify-full&sslrootcert={tmp_path}/ca&{files}"
+
+    def of_redis(name: str) -> str:
+        files = f"ssl_certfile={tmp_path}/{name}.pem&ssl_keyfile={tmp_path}/{name}.key"
+        return f"ssl_ca_certs={tmp_path}/ca&{files}"
+
+    with (
+        Proxy.before_postgres(docora.database_url, tls=server) as postgres,
+        Proxy.before_redis(docora.redis_url, tls=server) as redis,
+    ):
+        redis_url = redis.url.replace("redis://", "rediss://")
+        for to_postgres, to_redis, hint in (
+            ("sslmode=require", of_redis("ours"), "check sslmode, sslcert, sslkey and"),
+            (of_postgres("stranger"), of_redis("ours"), "check sslmode, sslcert, sslkey and"),
+            (of_postgres("ours"), f"ssl_ca_certs={tmp_path}/ca", "such as a client certificate"),
+            (of_postgres("ours"), of_redis("stranger"), "such as a client certificate"),
+        ):
+            urls = {
+                "DATABASE_URL": f"{postgres.url}?{to_postgres}",
+                "REDIS_URL": f"{redis_url}?{to_redis}",
+            }
+            refused = retry(docora, link, **urls)
+            assert (refused.code, hint in refused.json["hint"]) == (5, True), refused
+        urls["REDIS_URL"] = f"{redis_url}?{of_redis('ours')}"
+        was_queued(docora, link, retry(docora, link, **urls))
+        (tmp_path / "ours.key").chmod(0o644)
+        exposed = docora.run("failed", "--json", env=urls)
+    assert f"{tmp_path}/ours.key" in exposed.json["error"]
+    assert "has group or world access" in exposed.json["error"]
+
+
 def test_both_servers_are_told_who_we_are_and_all_timeouts(docora: Docora) -> None:
     settings = docora.settings.model_copy(update={"connect_timeout": 7, "statement_timeout": 11})
     with connect(settings) as client:

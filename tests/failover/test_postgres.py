@@ -44,6 +44,7 @@ def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_co
     pair.promote()
     retried = replicated.run("retry", *link.ids, "--json", env=of_both)
     assert retried.code == 0, retried
+    assert "Redis belongs to" not in retried.stderr  # a standby has its primary's identifier
     assert replicated.waiting() == [link.job_id]
     assert pair.status(link) == "pending_snapshot"
     status = replicated.run("status", "--json", env=of_both)

@@ -8,12 +8,7 @@ import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.database.link_rows import read_payload
-from docora_ops.errors import (
-    DocoraOpsError,
-    JobUnreadableError,
-    RefusedError,
-    SnapshotRunningError,
-)
+from docora_ops.errors import DocoraOpsError, JobUnreadableError, RefusedError, SnapshotRunningError
 from docora_ops.links import Action, Outcome
 from docora_ops.queue import PushRequest
 from tests.support.bulk_actions import APP, RESYNC, BulkAction, every_bulk_action

@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from rq import Retry, SimpleWorker
-from rq.job import Job, JobStatus
+from rq import Retry
+from rq.job import Job
 
-from docora_ops.queue import rq_jobs
 from docora_ops.queue.rq_jobs import JOB_FUNCTION
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 from tests.support.clocks import clock_ahead, with_wrong_clock
@@ -18,14 +17,6 @@ from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
 
 APP = "Grüße & Söhne 💥 'quoted' [bold]"
 TIMESTAMPS = {"created_at", "enqueued_at"}
-
-calls: list[dict[str, Any]] = []
-
-
-def record_call(**arguments: Any) -> str:
-    """What the workers of these tests run."""
-    calls.append(arguments)
-    return "done"
 
 
 @pytest.fixture
@@ -90,23 +81,6 @@ def test_the_hash_is_the_one_that_rqs_own_enqueue_writes_and_only_its_data_holds
     assert job.func_name == "docora_ops.worker.snapshot"
     everything_else = b"".join((shown, *(fields[name] for name in fields if name != "data")))
     assert not any(secret.encode() in everything_else for secret in (GITHUB_TOKEN, AUTH_KEY))
-
-
-def test_a_plain_rq_worker_runs_the_job_and_the_next_one(
-    docora: Docora, link: TestLink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rq_jobs, "JOB_FUNCTION", f"{__name__}.record_call")
-    actions = docora.actions()
-    calls.clear()
-    for number in (1, 2):
-        docora.set_link(link, status="failed")
-        assert actions.retry(link).outcome == "queued"
-        SimpleWorker([docora.queue], connection=docora.redis).work(burst=True)
-        assert calls == [arguments_of(link, is_rescan=True)] * number
-        job = docora.job(link)
-        assert (job.get_status(), job.return_value()) == (JobStatus.FINISHED, "done")
-        assert 0 < docora.redis.ttl(Job.key_for(link.job_id)) <= RESULT_TTL
-        assert docora.waiting() == []
 
 
 @pytest.mark.slow

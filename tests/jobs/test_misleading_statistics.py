@@ -19,7 +19,6 @@ EMPTY = b"DELETE FROM app_repositories; DELETE FROM apps; DELETE FROM repositori
     [
         ("failed", Claiming.of_matching(LinkFilter())),
         ("scanning", Claiming.of_unfinished(error="x", max_attempts=9)),
-        ("pending_snapshot", Claiming.of_due(300_000)),
     ],
 )
 def test_misleading_statistics_do_not_slow_a_claim(

@@ -12,9 +12,8 @@ from docora_ops.actions.drift import Suspects
 from docora_ops.links import Outcome
 from docora_ops.queue import PushRequest
 from tests.support.actions import Actions
-from tests.support.bulk_actions import BulkAction, every_bulk_action
 from tests.support.docora import INTERMEDIATE, Docora
-from tests.support.job_states import Arrange, not_in_the_list
+from tests.support.job_states import Arrange
 from tests.support.read_only import frozen
 from tests.support.rows import TestLink
 
@@ -32,11 +31,8 @@ def lost(docora: Docora, status: str = "failed") -> TestLink:
     ("words", "status", "outcome"),
     [
         ("retry APP REPO", "pending_snapshot", "replaced_stale"),
-        ("resync APP REPO", "pending_snapshot", "replaced_stale"),
         ("retry-all-failed --yes", "pending_snapshot", "replaced_stale"),
         ("retry-all-failed --yes --in-flight 2 --timeout 1", "pending_snapshot", "replaced_stale"),
-        ("resync APP --all --yes", "pending_snapshot", "replaced_stale"),
-        ("schedule", "failed", "replaced_stale"),
         ("repair APP REPO --yes", "failed", "queued"),
         ("repair --yes", "failed", "queued"),
     ],
@@ -59,24 +55,6 @@ def test_a_failed_link_whose_job_stands_nowhere_gets_a_new_one(
         assert result.data[outcome] == 1
 
 
-@every_bulk_action
-def test_many_links_are_compared_with_the_queue_together(docora: Docora, bulk: BulkAction) -> None:
-    bulk.add_links(docora, 20)
-    links = docora.links()
-    for link in links[::2]:
-        docora.enqueue(link.job_id)
-    for link in links[::4]:
-        not_in_the_list(docora, link.job_id)
-    with frozen(docora):
-        plan = bulk.run(docora.actions(drift_grace=0), dry_run=True)
-    result = bulk.run(docora.actions(drift_grace=0), batch_size=3)
-    expected = {Outcome.QUEUED: 10, Outcome.REPLACED_STALE: 5, Outcome.ALREADY_QUEUED: 5}
-    assert plan.counts == result.counts == expected
-    assert sorted(docora.waiting()) == [link.job_id for link in links]
-    again = bulk.run(docora.actions(drift_grace=0), batch_size=3)
-    assert again.counts in ({Outcome.ALREADY_QUEUED: 20}, {})
-
-
 def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]) -> list[int]:
     """Has something happen between the two looks. Returns the numbers of suspects."""
     suspects: list[int] = []
@@ -91,28 +69,20 @@ def between_looks(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object])
     return suspects
 
 
-def taken(docora: Docora, job_id: str) -> None:
-    docora.start_job(job_id)
+HAPPENINGS: dict[str, Arrange] = {
+    "taken": Docora.start_job,
+    "in the hands of a worker": lambda docora, id_: docora.redis.rpush(INTERMEDIATE, id_),
+    "queued anew": Docora.enqueue,
+    "queued anew and taken": lambda docora, id_: docora.redis.hset(
+        Job.key_for(id_), "enqueued_at", utcformat(now())
+    ),
+}
 
 
-def in_the_hands_of_a_worker(docora: Docora, job_id: str) -> None:
-    docora.redis.rpush(INTERMEDIATE, job_id)
-
-
-def queued_anew(docora: Docora, job_id: str) -> None:
-    docora.enqueue(job_id)
-
-
-def queued_anew_and_taken(docora: Docora, job_id: str) -> None:
-    docora.redis.hset(Job.key_for(job_id), "enqueued_at", utcformat(now()))
-
-
-@pytest.mark.parametrize(
-    "happen", [taken, in_the_hands_of_a_worker, queued_anew, queued_anew_and_taken]
-)
+@pytest.mark.parametrize("name", HAPPENINGS)
 @pytest.mark.parametrize("change", [Actions.retry, Actions.retry_all])
 def test_a_job_that_a_worker_was_just_taking_is_kept(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch, change: Callable[..., object], happen: Arrange
+    docora: Docora, monkeypatch: pytest.MonkeyPatch, change: Callable[..., object], name: str
 ) -> None:
     link = lost(docora)
     row, actions = docora.row(link), docora.actions(drift_grace=0)
@@ -121,13 +91,13 @@ def test_a_job_that_a_worker_was_just_taking_is_kept(
         # Nothing is changed yet, and no lock is held.
         assert docora.row(link) == row
         assert docora.sessions("state <> 'idle'") == 0
-        happen(docora, link.job_id)
+        HAPPENINGS[name](docora, link.job_id)
 
     suspects = between_looks(monkeypatch, meanwhile)
     change(actions, *([link] if change is Actions.retry else []))
     assert suspects == [1]
-    assert docora.waiting() == [link.job_id] * (happen is queued_anew)
-    assert docora.status(link) == ("failed" if happen is taken else "pending_snapshot")
+    assert docora.waiting() == [link.job_id] * (name == "queued anew")
+    assert docora.status(link) == ("failed" if name == "taken" else "pending_snapshot")
 
 
 @pytest.mark.parametrize("place", ["list", "schedule", "intermediate"])
@@ -198,21 +168,3 @@ def test_doctor_and_repair_look_at_failed_and_due_links_too(docora: Docora) -> N
     assert docora.run("repair", "--yes", "--json", env=AT_ONCE).data["message"] == (
         "Nothing to repair"
     )
-
-
-def test_a_failed_link_that_changes_before_its_repair_is_left_alone(docora: Docora) -> None:
-    link = lost(docora)
-    result = docora.actions(drift_grace=0).repair(
-        prepare=lambda: docora.set_link(link, status="pending_snapshot")
-    )
-    assert result.counts == {"left_alone": 1}
-    assert docora.waiting() == []
-
-
-def test_a_pending_link_whose_job_stands_nowhere_is_sent_to_repair(docora: Docora) -> None:
-    link = lost(docora, "pending_snapshot")
-    refused = docora.run("retry", *link.ids, "--json")
-    assert refused.code == 4
-    assert f"docora-ops repair {' '.join(link.ids)}" in refused.json["hint"]
-    docora.enqueue(link.job_id)
-    assert "nothing needs to be done" in docora.run("retry", *link.ids, "--json").json["hint"]

@@ -13,8 +13,8 @@ KEY = "rq:queue:snapshot-queue"
 @pytest.mark.parametrize(
     ("command", "searches"),
     [
-        *((command, 0) for command in ("links --limit 1000", "status", "metrics", "queue")),
-        *(("retry-all-failed --yes", 0), ("schedule", 0), ("show", 1), ("retry", 1)),
+        *(("links --limit 1000", 0), ("status", 0), ("queue", 0)),
+        *(("retry-all-failed --yes", 0), ("show", 1), ("retry", 1)),
     ],
 )
 def test_a_command_searches_for_no_more_jobs_than_it_names(
@@ -41,7 +41,7 @@ def test_a_command_searches_for_no_more_jobs_than_it_names(
     assert all(0 <= int(end) - int(start) < 5000 for start, end in read), read
     whole = [start for start, _ in read if int(start) < 0]
     # One page, and one behind the end of the list.
-    assert len(whole) == (2 if command in {"retry-all-failed --yes", "schedule"} else 0), read
+    assert len(whole) == (2 if "all" in command else 0), read
     assert not [
         each for each in sent if each.upper().startswith((f"LREM {KEY} ".upper(), "LSET", "LINDEX"))
     ]

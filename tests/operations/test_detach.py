@@ -3,14 +3,13 @@
 import os
 import re
 import signal
-import subprocess
 from typing import Any
 
 import pytest
 
 from docora_ops.cli import detach
-from docora_ops.errors import CommandInterruptedError, UsageError
-from tests.support.docora import COMMAND, Docora, finish
+from docora_ops.errors import UsageError
+from tests.support.docora import COMMAND, Docora
 from tests.support.other_worker import other_worker
 from tests.support.proxy import Fault, Proxy, eventually, patience
 from tests.support.running_commands import await_goodbye, only_operation, pending
@@ -70,23 +69,6 @@ def test_it_leaves_its_terminal_to_others(docora: Docora) -> None:
         await_goodbye(docora)
 
 
-@pytest.mark.slow
-def test_cancel_ends_it(docora: Docora) -> None:
-    operation_id = start(docora)
-    assert docora.run("cancel", operation_id).code == 0
-    eventually(lambda: progress(docora, operation_id)["messages"], "a message")
-    with other_worker(docora):
-        await_goodbye(docora)
-    found = progress(docora, operation_id)
-    assert (found["state"], found["stopped_by"], found["completed"]) == (
-        "cancelled",
-        "cancelled",
-        1,
-    )
-    assert docora.statuses() == {"failed": 4, "synced": 1}
-    assert "No further link is queued: cancelled by " in " ".join(found["messages"])
-
-
 def test_its_messages_are_kept_with_the_operation(docora: Docora) -> None:
     operation_id = start(docora)
     docora.connection.execute("ALTER TABLE app_repositories RENAME TO moved")
@@ -141,47 +123,6 @@ def test_a_signal_before_it_is_recorded_ends_both_processes(docora: Docora) -> N
     assert docora.statuses() == {"failed": 2}
 
 
-def test_a_signal_once_the_operation_is_recorded_does_not_end_it(docora: Docora) -> None:
-    reader, writer = os.pipe()
-    processes = []
-
-    def work(announce: detach.Announce) -> int:
-        announce("bulk_0123456789abcdef")
-        os.read(reader, 1)
-        os._exit(7)
-
-    def interrupted(_: str, process: int) -> None:
-        processes.append(process)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        detach.detach(docora.actions().docora, work, interrupted)
-    os.write(writer, b"x")
-    assert os.waitstatus_to_exitcode(os.waitpid(processes[0], 0)[1]) == 7
-    os.close(reader)
-    os.close(writer)
-
-
-def test_a_process_that_is_killed_before_it_is_recorded_is_told(docora: Docora) -> None:
-    def killed(_: detach.Announce) -> int:
-        os.kill(os.getpid(), signal.SIGKILL)
-        return 0
-
-    with pytest.raises(CommandInterruptedError, match="ended by SIGKILL"):
-        detach.detach(docora.actions().docora, killed, lambda *_: None)
-
-
-def test_each_line_is_a_message(docora: Docora) -> None:
-    operation_id = start(docora)
-    messages = detach._Messages(docora.actions().docora, operation_id)
-    messages.write("Traceback:\n  one place\n\nError: a bug\n")
-    kept = [each.partition(" ")[2] for each in progress(docora, operation_id)["messages"]]
-    assert kept == ["Traceback:", "one place", "Error: a bug"]
-    assert docora.run("cancel", operation_id).code == 0
-    with other_worker(docora):
-        await_goodbye(docora)
-
-
 def test_without_links_nothing_is_detached(docora: Docora) -> None:
     result = docora.run(*DETACHED, "--json")
     assert (result.code, result.data["message"]) == (0, "Nothing to retry")
@@ -219,27 +160,3 @@ def test_it_is_refused_where_it_would_end_with_its_command(
     monkeypatch.setattr(os, call, lambda *_: 1)
     with pytest.raises(UsageError, match="would end with this command"):
         detach.require_survival()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("begin", "code"),
-    [
-        ('exec "$@"', 2),
-        ('"$@"; exit $?', 2),
-        ("""sh -c '"$@"; exit $?' - "$@"; exit $?""", 2),
-        ("""setsid -w sh -c '"$@"; exit $?' - "$@"; exit $?""", 0),
-    ],
-    ids=["process 1", "below an init", "in a script", "docker exec"],
-)
-def test_in_a_container_it_needs_a_session_of_its_own(
-    docora: Docora, begin: str, code: int
-) -> None:
-    container = ("unshare", "--pid", "--fork", "--mount-proc", "setsid")
-    if subprocess.run([*container, "true"], check=False, capture_output=True).returncode:
-        pytest.skip("needs the right to make a process namespace")
-    docora.add_link()
-    command = (str(COMMAND), *DETACHED, "--json")
-    result = finish(docora.start_program(*container, "sh", "-c", begin, "-", *command))
-    assert result.code == code, result
-    assert ("docker compose run -d" in result.stdout) == bool(code)

@@ -1,12 +1,11 @@
 """What came of a bulk operation, and why it ended: in `history` and `operations`."""
 
-import signal
 from typing import Any
 
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
-from tests.support.other_worker import other_worker
+from tests.support.other_worker import end_job, other_worker
 from tests.support.proxy import eventually
 from tests.support.running_commands import await_line, only_operation
 
@@ -57,13 +56,7 @@ def start_with_results(docora: Docora) -> ForkedProcess:
         [link.job_id for link in docora.links()[:2]], (None, "HTTP 500"), strict=True
     ):
         eventually(lambda job_id=job_id: job_id in docora.waiting(), "a job")  # type: ignore[misc]
-        docora.redis.lrem(docora.queue.key, 1, job_id)
-        docora.connection.execute(
-            "UPDATE app_repositories SET status = %s, last_error = %s"
-            " WHERE app_id || '-' || repository_id = %s",
-            ("failed" if error else "synced", error, job_id),
-        )
-        docora.redis.delete(f"rq:job:{job_id}")
+        end_job(docora, job_id, error)
     eventually(lambda: docora.statuses().get("pending_snapshot") == 2, "two in flight")
     eventually(lambda: len(docora.waiting()) == 2, "two jobs")
     return process
@@ -91,21 +84,6 @@ def test_a_colleague_who_cancels_is_named_and_the_results_are_there(docora: Doco
         assert "3 in sync, 1 failed again" in screen
         assert "retry-all-failed --error 'HTTP 500' --in-flight 2" in screen
         assert found["who"] in screen
-
-
-def test_a_run_that_is_cut_off_is_not_cancelled_and_its_results_are_there(docora: Docora) -> None:
-    process = start_with_results(docora)
-    process.send_signal(signal.SIGTERM)
-    result = finish(process)
-    assert result.code == 130, result
-    found = told(docora)
-    assert (found["state"], found["stopped_by"]) == ("cancelled", "interrupted")
-    assert (found["cancelled_by"], result.data["stopped_by"]) == (None, "interrupted")
-    assert found["results"] == results(1, 1, 2)
-    assert found["counts"] == {"total": 6, "queued": 4}
-    for screen in screens(docora):
-        assert "1 in sync, 1 failed again, 2 not finished" in screen
-        assert "cancelled" not in screen
 
 
 def newest(docora: Docora, count: int) -> tuple[list[Any], list[str], str]:

@@ -4,24 +4,20 @@ import json
 import os
 import pwd
 import re
-import signal
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import psycopg
 import pytest
 from rq.job import JobStatus
 
 from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
-from tests.support.docora import Docora, finish
-from tests.support.running_commands import LOCK_TABLE, await_locks, only_operation
+from tests.support.docora import Docora
 from tests.support.terminal import at_terminals, plain_data
 
 NO_DATABASE = {"DATABASE_URL": None}
 HOST = os.uname().nodename
 STREAMS = ("docora-ops:audit", "docora-ops:audit:schedule")
-HOSTILE = "\x1b[31m[bold]why\u202e"
 
 
 def history(docora: Docora, *options: str) -> list[Any]:
@@ -199,51 +195,6 @@ def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: 
         assert docora.status(link) == "failed"
 
 
-def states(docora: Docora) -> dict[str, str]:
-    """The state of each operation that is known."""
-    result = docora.run("operations", "--json", env=NO_DATABASE)
-    assert (result.code, result.stderr) == (0, ""), result
-    return {each["operation_id"]: each["state"] for each in result.data}
-
-
-def test_a_run_that_is_killed_lost_its_owner_and_is_not_finished_and_a_cancelled_one_is_cancelled(
-    docora: Docora,
-) -> None:
-    docora.add_links(4)
-    with psycopg.connect(docora.database_access.owner) as blocker:
-        blocker.execute(LOCK_TABLE)
-        with docora.start("retry-all-failed", "--reason", "in haste") as process:
-            await_locks(docora, 1)
-            killed = only_operation(docora)
-            assert states(docora) == {killed: "running"}
-            process.send_signal(signal.SIGKILL)
-    docora.redis.pexpire(f"docora:bulk:{killed}", 3_470_000)  # as time goes by
-    assert states(docora) == {killed: "owner_gone"}
-    [entry] = history(docora)
-    assert (entry["operation_id"], entry["state"]) == (killed, "not_finished")
-    assert (entry["reason"], entry["counts"]) == ("in haste", {"total": 4})
-    docora.redis.delete(f"docora:bulk:{killed}")
-    with psycopg.connect(docora.database_access.owner) as blocker:
-        blocker.execute(LOCK_TABLE)
-        process = docora.start("retry-all-failed", "--batch-size", "1", "--json")
-        await_locks(docora, 1)
-        cancelled = only_operation(docora)
-        assert docora.run("cancel", cancelled, env=NO_DATABASE).code == 0
-        assert states(docora) == {cancelled: "cancelled"}
-    result = finish(process)
-    assert (result.code, result.data["cancelled"]) == (6, True), result
-    assert states(docora) == {cancelled: "cancelled"}
-    newest = history(docora, "--limit", "2")
-    assert [(each["command"], each["state"]) for each in newest] == [
-        ("cancel", "done"),
-        ("retry-all-failed", "cancelled"),
-    ]
-    assert newest[1]["counts"] == {"total": 4, "queued": result.data["queued"]}
-    table = docora.run("history", env=NO_DATABASE).stdout
-    assert re.search(rf"4 links: {result.data['queued']} queued, cancelled by .*{cancelled}", table)
-    assert re.search(rf"4 links: not finished\t{killed}\tin haste", table)
-
-
 def test_the_stream_is_capped(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("docora_ops.queue.audit_stream.ENTRIES_KEPT", 100)
     change = Change("kim@ops1", "cancel", {})
@@ -252,32 +203,6 @@ def test_the_stream_is_capped(docora: Docora, monkeypatch: pytest.MonkeyPatch) -
         add_entry(docora.redis, entry)
     # About so many: Redis drops whole nodes of a hundred.
     assert 100 <= docora.redis.xlen(STREAMS[0]) <= 200
-
-
-def test_what_strangers_wrote_is_inert_or_left_out(docora: Docora) -> None:
-    link = docora.add_link()
-    assert docora.run("retry", *link.ids, "--reason", HOSTILE).code == 0
-    good: dict[Any, Any] = {"event": "done", "who": HOSTILE, "command": HOSTILE}
-    strange: list[dict[Any, Any]] = [
-        {"event": "done"},
-        {"event": "nonsense", "who": "x", "command": "x"},
-        {b"\xff": b"\xfe"},
-        {**good, "selection": '{"error": ["\\u001b[31m", "b"], "app": [1], "f": []}'},
-        {**good, "reason": b"\xff"},
-        {**good, "counts": '{"total": true, "\\u001b[31m": 2}', "run": "same"},
-        {**good, "event": "started", "run": "same", "operation_id": "\x9b31m"},
-    ]
-    for fields in strange:
-        docora.redis.xadd(STREAMS[0], fields)
-    docora.redis.xadd(STREAMS[1], good, id="18446744073709551615-1")
-    document, table = docora.run_together(("history", "--json"), ("history",), env=NO_DATABASE)
-    assert (document.code, table.code) == (0, 0), (document, table)
-    assert len(document.data) == 4
-    assert document.data[-1]["reason"] == HOSTILE
-    assert document.stdout.isascii()
-    for text in (document.stdout, table.stdout):
-        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
-    assert r"\x1b[31m[bold]why\u202e" in table.stdout
 
 
 def test_a_reset_whose_commit_fails_is_never_shown_as_done(docora: Docora) -> None:

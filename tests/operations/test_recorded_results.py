@@ -7,12 +7,7 @@ import pytest
 from docora_ops.jobs import JobEnd
 from docora_ops.operations import Results
 from docora_ops.queue import outcomes
-from docora_ops.queue.outcomes import (
-    AskedResults,
-    SnapshotOutcome,
-    read_results,
-    record_outcome,
-)
+from docora_ops.queue.outcomes import AskedResults, SnapshotOutcome, read_results, record_outcome
 from docora_ops.queue.redis_client import server_time
 from tests.support.docora import Docora
 from tests.support.snapshots import Snapshots

@@ -13,11 +13,12 @@ from markdown_it import MarkdownIt
 from docora_ops.cli.report import code
 from docora_ops.links import LinkFailure
 from docora_ops.queue import bulk_progress, operation_records
+from tests.repair.test_verify import FILES, add
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL, TRICKS
 from tests.support.hostile_world import OPERATION, fill_database, fill_redis
-from tests.support.other_worker import other_worker
+from tests.support.other_worker import end_job, other_worker
 from tests.support.proxy import eventually, refused_port
 from tests.support.read_only import frozen
 from tests.support.running_commands import only_operation
@@ -165,13 +166,7 @@ def test_a_run_that_was_killed_is_remembered_with_what_failed_until_then(docora:
     with docora.start("retry-all-failed", "--in-flight", "1", "--reason", "in haste") as process:
         eventually(docora.waiting, "a job")
         first = docora.waiting()[0]
-        # The job first: the next one is pushed as soon as the link has its result.
-        docora.redis.delete(docora.queue.key, f"rq:job:{first}")
-        docora.connection.execute(
-            "UPDATE app_repositories SET status = 'failed', last_error = %s"
-            " WHERE app_id || '-' || repository_id = %s",
-            (GATEWAY, first),
-        )
+        end_job(docora, first, GATEWAY)
         eventually(docora.waiting, "the next job")
         eventually(
             lambda: docora.run("report", "--json").data["operations"][0]["failed_links"], "it"
@@ -280,21 +275,8 @@ def test_at_a_narrow_terminal_no_line_is_broken(docora: Docora) -> None:
 
 
 def test_with_verify_it_proves_what_was_delivered(docora: Docora) -> None:
-    good, bad = docora.add_link("synced"), docora.add_link("synced")
-    for link in (good, bad):
-        docora.connection.execute(
-            "WITH stored AS (INSERT INTO repository_snapshots (repository_id, commit_sha)"
-            " VALUES (%s, %s) RETURNING id)"
-            " INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
-            " SELECT id, 'a.md', 'ab', 1 FROM stored",
-            (link.repository_id, "c" * 40),
-        )
-    docora.connection.execute(
-        "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
-        " VALUES (%s, %s, 'a.md', 'ab')",
-        good.ids,
-    )
-    docora.connection.execute("UPDATE app_repositories SET last_scanned_at = now()")
+    add(docora, FILES, FILES)
+    add(docora, {}, {"a.md": "ab"})
     env = {"DOCORA_OPS_DRIFT_GRACE": "0"}
     result = docora.run("report", "--verify", env=env)
     assert result.code == 6, result

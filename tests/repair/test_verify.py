@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-import psycopg
 import pytest
 
 from docora_ops.actions import verification
@@ -14,9 +13,7 @@ from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result
 from tests.support.read_only import frozen, read_only
-from tests.support.row_locks import released_when_waited_for
 from tests.support.rows import TestLink
-from tests.support.snapshots import Files, Snapshots
 from tests.support.terminal import at_terminals, plain_data
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -251,41 +248,6 @@ def test_a_repository_with_one_link_is_certain_though_the_clock_of_postgres_is_a
     assert doubts(run(docora, "--json")) == {link.job_id: None}
 
 
-def test_an_infinite_time_of_a_scan_makes_a_link_uncertain(docora: Docora) -> None:
-    links = [add(docora, {}) for _ in range(3)]
-    scanned(docora, links[0], stored_at="2026-11-28 08:00Z", ended_at="infinity")
-    scanned(docora, links[1], stored_at="2026-11-28 08:00Z", ended_at="-infinity")
-    scanned(docora, links[2], stored_at="infinity", ended_at="infinity")
-    result = docora.run("verify", "--json", env=ONE_LOOK)
-    assert (result.code, doubts(result)) == (
-        0,
-        {
-            links[0].job_id: "scanned_later",
-            links[1].job_id: "scanned_earlier",
-            links[2].job_id: "scanned_later",
-        },
-    )
-
-
-def test_tables_that_are_truncated_meanwhile_have_an_answer(docora: Docora) -> None:
-    """Postgres ends one of two sessions that wait for each other, here that of `verify`."""
-    add(docora, {})
-    owner = docora.database_access.owner
-    # The session looks for such a knot once, when it has waited for so long.
-    ours, never = "3s", "1min"
-    url = f"{owner}{'&' if '?' in owner else '?'}options=-c%20deadlock_timeout%3D{ours}"
-    env = ONE_LOOK | {"DATABASE_URL": url, "DOCORA_OPS_LOCK_TIMEOUT": "20"}
-    with psycopg.connect(owner) as other:
-        other.execute(f"SET deadlock_timeout TO '{never}'".encode())
-        other.execute("TRUNCATE app_delivered_files")
-        both = released_when_waited_for(
-            docora, other, lambda: other.execute("TRUNCATE app_repositories")
-        )
-        with both:
-            result = docora.run("verify", "--json", env=env)
-    assert (result.code, result.data["links"]) == (0, 0), result
-
-
 def test_it_offers_the_resync_of_the_link_or_of_the_app_that_differs(docora: Docora) -> None:
     harbor = docora.add_app("Quiet Harbor")
     one, other, doubtful = (
@@ -417,29 +379,6 @@ def test_a_statement_that_takes_too_long_is_tried_with_fewer_links(docora: Docor
             b"ALTER TABLE real_snapshots RENAME TO repository_snapshots"
         )
     assert (result.code, result.data["differing"]) == (6, 8), result
-
-
-@pytest.mark.slow
-def test_what_a_worker_has_delivered_is_proven(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
-    link, upstream = snapshots.add_link({"a.txt": "1", "größe/日本.txt": "2", "b.bin": b"\0\1"})
-    commits: tuple[Files, ...] = ({}, {"a.txt": "changed", "new.txt": "3"}, {"new.txt": None})
-    for changes in commits:
-        upstream.commit(changes)
-        snapshots.run_job(link)
-        result = run(docora, *link.ids, "--json")
-        assert (result.code, result.data["proven"]) == (0, 1), result
-    docora.connection.execute(b"DELETE FROM app_delivered_files WHERE file_path = 'a.txt'")
-    result = run(docora, *link.ids, "--json")
-    assert (result.code, differing(result.data)) == (6, {link.job_id: (1, 0, 0)}), result
-    # Where it is uncertain, the next scan sends what is missing, though the commit is the same.
-    docora.connection.execute(b"UPDATE repository_snapshots SET scanned_at = now()")
-    assert run(docora, *link.ids, "--json").data["uncertain"] == 1
-    snapshots.run_job(link)
-    assert run(docora, *link.ids, "--json").data["proven"] == 1
-    assert docora.run("resync", *link.ids, "--path", "größe/*").code == 0
-    snapshots.run_job(link)
-    assert run(docora, *link.ids).code == 0
 
 
 def test_it_needs_postgres_only(bullmq: Bullmq) -> None:

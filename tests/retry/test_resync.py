@@ -3,6 +3,7 @@
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from tests.repair.test_verify import deliver, store
 from tests.support.bulk_actions import bulk_document
 from tests.support.docora import Docora
 from tests.support.read_only import frozen, read_only
@@ -141,11 +142,7 @@ def paths(docora: Docora, link: TestLink, sha: str) -> set[str]:
 def test_path_sends_only_matching_files_again(docora: Docora, link: TestLink) -> None:
     delivered, marked = "a" * 64, "0" * 64
     names = {"docs/a.md", "docs/deep/größe.md", "Docs/b.md", "docs_/c.md", "100%/d.md"}
-    docora.connection.execute(
-        "INSERT INTO app_delivered_files (app_id, repository_id, file_path, file_sha)"
-        " SELECT %s, %s, name, %s FROM unnest(%s::text[]) name",
-        (*link.ids, delivered, sorted(names)),
-    )
+    deliver(docora, link, dict.fromkeys(names, delivered))
     all_files = names | {f"src/file{number}" for number in (1, 2, 3)}
     command = ("resync", *link.ids, "--path")
     with frozen(docora):
@@ -176,13 +173,7 @@ def test_path_sends_only_matching_files_again(docora: Docora, link: TestLink) ->
     assert any('"path": "docs/*"' in each for each in selections), selections
 
     # In the stored commit, and never delivered: the snapshot sends it anyway.
-    docora.connection.execute(
-        "WITH s AS (INSERT INTO repository_snapshots (repository_id, commit_sha)"
-        " VALUES (%s, 'c0ffee') RETURNING id)"
-        " INSERT INTO snapshot_files (snapshot_id, path, sha, size)"
-        " SELECT s.id, path, %s, 1 FROM s, unnest(ARRAY['new/a.md', 'src/file1']) path",
-        (link.repository_id, delivered),
-    )
+    store(docora, link.repository_id, {"new/a.md": delivered, "src/file1": delivered})
     new = docora.run(*command, "new/*")
     assert (new.code, "no delivery records yet: the snapshot sends" in new.stdout) == (0, True), new
     docora.add_deliveries(docora.link(APP, docora.add_repository("octo/web"), "synced"), 4)

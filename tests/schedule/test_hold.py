@@ -133,19 +133,6 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     assert docora.waiting() == [other.job_id, link.job_id]
 
 
-def test_a_limit_counts_links_of_apps_that_are_not_held(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
-    held, _ = links
-    others = [docora.add_link() for _ in range(3)]
-    hold(docora, held)
-    command = ("retry-all-failed", "--limit", "2", "--yes", "--json")
-    assert docora.run(*command, "--dry-run").data["total"] == 2
-    docora.set_link(held, status="synced")
-    assert docora.run(*command).data["total"] == 2
-    assert len(docora.waiting()) == 2 < len(others)
-
-
 @pytest.mark.slow
 def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
     docora: Docora, links: tuple[TestLink, TestLink]
@@ -320,15 +307,6 @@ def test_what_is_no_hold_stops_changes_and_can_be_removed(
         assert "it is unknown whether the app is held" in shown.stderr, shown
     assert docora.run("release", link.app_id, "--json").data["released"] is True
     assert docora.run("retry", *other.ids).code == 0
-    docora.redis.hset(HOLDS, "octo junk", "no hold")
-    docora.add_app("octo junkyard")
-    refused = docora.run("retry", *link.ids, "--json")
-    assert "docora-ops release 'octo junk'" in refused.json["hint"], refused
-    assert docora.run("release", "octo junk", "--json").data["released"] is True
-    assert docora.run("retry", *link.ids, "--dry-run").code == 0
-    docora.redis.set(HOLDS, "no hash")
-    refused = docora.run("retry", *link.ids, "--json")
-    assert (refused.code, "del docora-ops:holds" in refused.json["hint"]) == (5, True), refused
 
 
 def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docora) -> None:

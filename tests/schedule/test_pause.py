@@ -142,7 +142,4 @@ def test_a_pause_ends_by_itself_and_both_leave_an_audit_entry_unless_nothing_is_
     shown = docora.run("history", "--json", env=NO_DATABASE).data
     assert [
         (each["command"], each["reason"], each["selection"], each["state"]) for each in shown
-    ] == [
-        ("resume", "it is back", {}, "done"),
-        ("pause", REASON[1], {"for": "600s"}, "done"),
-    ]
+    ] == [("resume", "it is back", {}, "done"), ("pause", REASON[1], {"for": "600s"}, "done")]

@@ -1,13 +1,10 @@
 """`docora-ops schedule`: which links are due. It makes their jobs and changes nothing else."""
 
-import os
 import re
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from signal import SIGTERM
 
-import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.links import Action, LinkStatus, Outcome
@@ -168,10 +165,6 @@ def has_connections(proxy: Proxy, number: int) -> bool:
     return proxy.connections >= number
 
 
-def has_waiting(docora: Docora, number: int) -> bool:
-    return len(docora.waiting()) == number
-
-
 def test_the_first_of_repeated_passes_waits_for_a_server_that_is_away_and_for_nothing_else(
     docora: Docora,
 ) -> None:
@@ -201,21 +194,6 @@ def test_the_first_of_repeated_passes_waits_for_a_server_that_is_away_and_for_no
         assert result.code == code, (name, result)
 
 
-def test_an_env_file_that_is_a_pipe_serves_all_repeated_passes(
-    docora: Docora, tmp_path: Path
-) -> None:
-    pipe = tmp_path / "settings"
-    os.mkfifo(pipe)
-    env = {"REDIS_URL": None, "SCAN_INTERVAL_MS": "50"}
-    process = docora.start("schedule", "--repeat", "--env-file", str(pipe), env=env)
-    pipe.write_text(f"REDIS_URL={docora.redis_url}\n", encoding="utf-8")
-    for number in (1, 2):
-        docora.add_link("pending_snapshot")
-        eventually(partial(has_waiting, docora, number), "the pass that queues the link")
-    process.send_signal(SIGTERM)
-    assert finish(process).code == 0
-
-
 def test_a_signal_before_the_first_pass_has_begun_ends_them_like_any_other(docora: Docora) -> None:
     with Proxy.before_postgres(docora.database_url) as proxy:
         held = proxy.plan(b"BEGIN", Fault.HOLD_REQUEST)
@@ -224,25 +202,6 @@ def test_a_signal_before_the_first_pass_has_begun_ends_them_like_any_other(docor
         process.send_signal(SIGTERM)
         held.release()
         assert finish(process).code == 0
-
-
-@pytest.mark.slow
-def test_repeating_keeps_no_memory(docora: Docora) -> None:
-    def kilobytes_after(passes: int) -> int:
-        until = docora.redis.info("stats")["total_connections_received"] + passes
-        eventually(
-            lambda: docora.redis.info("stats")["total_connections_received"] >= until, "passes"
-        )
-        status = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii")
-        return int(status.partition("RssAnon:")[2].split()[0])
-
-    process = docora.start("schedule", "--repeat", env={"SCAN_INTERVAL_MS": "1"})
-    before = kilobytes_after(20)
-    assert kilobytes_after(40) - before < 1_000
-    process.send_signal(SIGTERM)
-    result = finish(process)
-    assert re.match(r"20\d\d-\S+Z Nothing is due\.\n", result.stderr)
-    assert result.stdout == ""
 
 
 def test_repeating_prints_no_documents_and_changes_something(docora: Docora) -> None:

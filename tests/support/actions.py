@@ -7,14 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from docora_ops import actions
-from docora_ops.actions import (
-    BulkStep,
-    ChangeOptions,
-    Docora,
-    LinkChoice,
-    bulk,
-    one_link,
-)
+from docora_ops.actions import BulkStep, ChangeOptions, Docora, LinkChoice, bulk, one_link
 from docora_ops.actions.drift import DriftReport, Finding, Suspects, find_drift
 from docora_ops.actions.repairs import RepairResult, plan_repair, repair_found
 from docora_ops.links import Action, LinkRef, LinkResult

@@ -10,7 +10,6 @@ from docora_ops.links import Action
 from docora_ops.operations import BulkResult
 from tests.support.actions import Actions
 from tests.support.docora import Docora
-from tests.support.proxy import PUSH, Fault, Plan, Proxy
 
 APP = f"app_{1:024x}"  # the first app of `Docora.add_links`, whose links a resync is about
 
@@ -28,14 +27,6 @@ class BulkAction:
 
     def add_links(self, docora: Docora, amount: int, **options: Any) -> None:
         docora.add_links(amount, **{"status": self.status, **options})
-
-    def plan_third_batch(self, redis: Proxy, postgres: Proxy, marker: bytes, fault: Fault) -> Plan:
-        """Plans a fault at the push, or at the commit, of the third batch of the command."""
-        if marker is PUSH:
-            return redis.plan(marker, fault, number=3)
-        # A resync looks up its app and counts the deliveries; each action selects its links.
-        before = 3 if self.action is Action.RESYNC else 1
-        return postgres.plan(marker, fault, number=before + 4)
 
     def run(self, actions: Actions, **options: Any) -> BulkResult:
         match self.action:

@@ -10,15 +10,22 @@ import psycopg
 from tests.support.docora import Docora
 from tests.support.proxy import patience
 
-WRITE_RESULT = """
+_WRITE_RESULT = """
 UPDATE app_repositories
 SET status = CASE WHEN %(error)s::text IS NULL THEN 'synced' ELSE 'failed' END,
     last_error = %(error)s
 WHERE app_id || '-' || repository_id = %(job_id)s
 """
-
 _END = b"the-end"
 GOES_ON = "the snapshot goes on"  # instead of an error: the job runs and writes no result
+
+
+def end_job(docora: Docora, job_id: str, error: str | None = None) -> None:
+    """Take a job that waits, and come to a result."""
+    # The job first: once the link has its result, another one may be pushed.
+    docora.redis.lrem(docora.queue.key, 1, job_id)
+    docora.redis.delete(f"rq:job:{job_id}")
+    docora.connection.execute(_WRITE_RESULT, {"job_id": job_id, "error": error})
 
 
 @contextmanager
@@ -37,7 +44,7 @@ def other_worker(
                     if (error := error_of(job_id)) == GOES_ON:
                         docora.start_job(job_id)
                     else:
-                        connection.execute(WRITE_RESULT, {"job_id": job_id, "error": error})
+                        connection.execute(_WRITE_RESULT, {"job_id": job_id, "error": error})
                         docora.redis.delete(f"rq:job:{job_id}")
 
     thread = Thread(target=work)

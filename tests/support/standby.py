@@ -1,7 +1,6 @@
 """A Postgres with a streaming standby, of which a test may stop the one and promote the other."""
 
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -49,29 +48,6 @@ class Pair:
         self.on_standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         self.on_standby.execute("SELECT pg_reload_conf()")
         eventually(lambda: not self._one("SELECT count(*) FROM pg_stat_wal_receiver"), "the end")
-
-    def be_synchronous(self) -> None:
-        """Have each commit of the primary wait for the standby."""
-        with psycopg.connect(self.primary.owner, autocommit=True) as primary:
-            primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            primary.execute("SELECT pg_reload_conf()")
-            state = "SELECT FROM pg_stat_replication WHERE sync_state = 'sync'"
-            eventually(lambda: primary.execute(state).fetchone() is not None, "a synchronous one")
-
-    @contextmanager
-    def suspended_receiver(self) -> Iterator[None]:
-        """The standby receives nothing as long as the block lasts."""
-        [[pid]] = self.on_standby.execute("SELECT pid FROM pg_stat_wal_receiver").fetchall()
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
-
-    def statuses(self) -> dict[str, int]:
-        """Counts the links on the standby by status."""
-        count = "SELECT status, count(*) FROM app_repositories GROUP BY 1"
-        return dict(self.on_standby.execute(count).fetchall())
 
     def status(self, link: TestLink) -> object:
         of_link = "WHERE app_id = %s AND repository_id = %s"

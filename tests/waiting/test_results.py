@@ -41,19 +41,6 @@ def run(followed: Following, *happenings: Callable[[], object]) -> list[BulkWait
     return seen
 
 
-def test_a_try_that_failed_is_no_result_as_long_as_another_is_to_come(docora: Docora) -> None:
-    link, actions = docora.add_link("pending_snapshot", last_error=None), docora.actions()
-    followed = follow(actions, link)
-    *seen, result = run(
-        followed,
-        lambda: set_status(docora, link, "scanning"),
-        lambda: set_status(docora, link, "pending_snapshot", "HTTP 500"),
-        lambda: set_status(docora, link, "synced"),
-    )
-    assert (result.synced, result.failed) == (1, 0)
-    assert [so_far.unfinished for so_far in seen] == [1, 1, 1, 0]
-
-
 def test_a_running_job_that_has_not_written_its_status_yet_is_waited_for(docora: Docora) -> None:
     link, actions = docora.add_link(), docora.actions()
     execution = docora.start_job(link.job_id)
