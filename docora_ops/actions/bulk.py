@@ -7,29 +7,20 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import astuple, dataclass
 from os import urandom
 
-from docora_ops.actions.change import Changed, Changer, change_each
+from docora_ops.actions.change import Changed, Changer, LinkOutcome
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import named_failures
 from docora_ops.actions.operation_log import OperationLog
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.snapshot_results import Feed, Following
 from docora_ops.actions.tally import Plan, Tally
-from docora_ops.actions.turns import InTurn, Paced, Turns
+from docora_ops.actions.turns import Turns
 from docora_ops.actions.waiting import keep_results
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of
 from docora_ops.errors import LinkLockedError, PostgresError, RedisError, ServerError
-from docora_ops.links import (
-    Action,
-    App,
-    AppCount,
-    LinkFailure,
-    LinkRef,
-    Outcome,
-    PlannedLink,
-    batches,
-)
+from docora_ops.links import Action, App, AppCount, LinkFailure, LinkRef, Outcome, PlannedLink
 from docora_ops.operations import BulkResult, BulkWait, StoppedBy
 
 MISSED = "its snapshot is running; resync it again when that has ended"
@@ -86,13 +77,9 @@ class _BulkOperation:
 
     def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
         self._docora, self._plan, self._following = docora, plan, following
-        options, refs = plan.options, plan.selection.refs
-        self._turns: Turns
-        if options.is_paced and options.in_flight:
-            self._turns = Paced(refs, options.in_flight, newest_first=options.front)
-        else:
-            # With --front, each job goes to the head of the queue: the first link is pushed last.
-            self._turns = InTurn(refs[::-1] if options.front else refs)
+        options = plan.options
+        in_flight = options.in_flight if options.is_paced else None
+        self._turns = Turns(in_flight, plan.batch_size, newest_first=options.front)
         self._tally = Tally(plan)
         self._log = OperationLog(docora, self._tally)
         self._changer = Changer(
@@ -100,7 +87,7 @@ class _BulkOperation:
             docora.queue,
             plan.action,
             plan.selection.claiming,
-            plan.options,
+            options,
             self._log.commands,
         )
         self._waiting: list[LinkRef] = []
@@ -124,16 +111,14 @@ class _BulkOperation:
         refs, tally, changer = self._plan.selection.refs, self._tally, self._changer
         for _ in changer.find_misplaced(refs, delay=self._docora.settings.drift_grace):
             yield self.step()
-        for batch in batches(refs, self._plan.batch_size):
+        for batch in self._turns.batches(refs):
             changed = changer.preview(batch)
+            self._add(changed)
             names = names_of(self._docora.database, [item.ref for item in changed.outcomes])
             for item, (app_name, repository_name) in zip(changed.outcomes, names, strict=True):
-                ref, outcome = item.ref, tally.counted(item.outcome)
+                ref, what = item.ref, (item.outcome, item.error_message)
                 ids = (ref.job_id, ref.app_id, app_name or "", ref.repository_id)
-                reason = item.error_message if outcome is item.outcome else MISSED
-                link = PlannedLink(*ids, repository_name or "", outcome, reason)
-                tally.planned_links.append(link)
-            tally.add(changed, self._failures_of(changed))
+                tally.planned_links.append(PlannedLink(*ids, repository_name or "", *what))
             yield self.step()
 
     def carry_out(self) -> Generator[BulkStep]:
@@ -147,7 +132,7 @@ class _BulkOperation:
         try:
             yield self.step()
             yield from self._change_paced() if options.is_paced else self._change_in_turn()
-            self._reset_held_circuits()
+            self._reset_held_circuits(wait=True)
             self._write(is_last=True)
             yield self.step()
             if options.wait and not options.is_paced:
@@ -177,6 +162,8 @@ class _BulkOperation:
                 turns.adapt(wait)
                 turns.release(following.ended)
                 following.ended.clear()
+                # Docora's scheduler takes no link whose circuit is open, so its slot stays taken.
+                self._reset_held_circuits(wait=False)
                 following.more = yield from self._feed(batches_left, wait)
                 yield self.step()
         if self._tally.left and not self._tally.stopped_by:
@@ -207,28 +194,22 @@ class _BulkOperation:
         First come all links, then links whose jobs were waiting, then links whose rows were locked.
         Links whose rows are still locked follow one by one.
         """
-        yield from self._take_all()
+        refs, options = self._plan.selection.refs, self._plan.options
+        # With --front, each job goes to the head of the queue: the first link is pushed last.
+        is_reversed = options.front and not options.is_paced
+        yield from self._turns.batches(refs[::-1] if is_reversed else refs)
         waiting, unclaimed = self._waiting, self._unclaimed
         # The job of a link whose row was locked may be waiting, too: nobody has looked yet.
         if to_compare := [*waiting, *unclaimed]:
             delay = self._docora.settings.drift_grace
             for _ in self._changer.find_misplaced(to_compare, delay=delay):
                 yield ()
-        self._waiting, self._unclaimed = [], []
-        self._turns.add(waiting)
-        yield from self._take_all()
-        self._turns.add(unclaimed)
-        yield from self._take_all()
-        still_locked, self._unclaimed = self._unclaimed, []
-        self._turns.add(still_locked)
+        self._unclaimed = []
+        yield from self._turns.batches(waiting)
+        yield from self._turns.batches(unclaimed)
         self._changer.waits_for_rows = True
-        for refs in self._take_all():
-            yield from ([ref] for ref in refs) if refs else ((),)
-
-    def _take_all(self) -> Iterator[Sequence[LinkRef]]:
-        while self._turns.has_left:
-            refs = self._turns.take()
-            yield from batches(refs, self._plan.batch_size) if refs else ((),)
+        for batch in self._turns.batches(self._unclaimed):
+            yield from ([ref] for ref in batch) if batch else ((),)
 
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Changes links. Yields after each transaction; stops if the operation is cancelled."""
@@ -236,7 +217,7 @@ class _BulkOperation:
             self._write()
             yield self.step()
             return
-        for changed in change_each(self._changer, refs):
+        for changed in self._changer.change_each(refs):
             try:
                 self._count(changed)
             except ServerError:
@@ -247,48 +228,51 @@ class _BulkOperation:
                 return
 
     def _count(self, changed: Changed) -> None:
-        action, can_push = self._plan.action, self._docora.queue.can_push
-        self._tally.add(changed, self._failures_of(changed))
+        self._add(changed)
         self._waiting += changed.waiting
         self._unclaimed += changed.unclaimed
         to_release, late = [*changed.waiting, *changed.unclaimed], []
         for item in changed.outcomes:
-            # A resync does not await a snapshot that was already running; the link was missed.
-            if self._plan.is_awaited and (item.outcome.succeeded or action is not Action.RESYNC):
+            if self._plan.is_awaited:
                 self._following.add(item.ref, item.outcome)
             if not item.outcome.succeeded:
                 to_release.append(item.ref)
             # `wait` follows these links, too, but no push has recorded their row ids.
-            if (item.outcome.succeeded and not can_push) or (
-                item.outcome is Outcome.ALREADY_RUNNING and action is Action.RETRY
-            ):
+            is_reset = item.outcome.succeeded and not self._docora.queue.can_push
+            if is_reset or item.outcome is Outcome.ALREADY_RUNNING:
                 late.append(item.ref.id)
         self._turns.release(ref.id for ref in to_release)
         self._log.add(changed, late)
         self._write()
 
-    def _failures_of(self, changed: Changed) -> list[LinkFailure]:
-        """Returns the links that were not queued, without names if Postgres is down."""
-        failed = []
-        for item in changed.outcomes:
-            is_missed = self._tally.counted(item.outcome) is not item.outcome
-            if error := MISSED if is_missed else item.error_message:
-                failed.append((item.ref, error))
+    def _add(self, changed: Changed) -> None:
+        """Counts the outcomes. For a resync, a running snapshot means that the link was missed."""
+        if self._plan.action is Action.RESYNC:
+            changed.outcomes = [
+                LinkOutcome(item.ref, Outcome.NOT_QUEUED, MISSED)
+                if item.outcome is Outcome.ALREADY_RUNNING
+                else item
+                for item in changed.outcomes
+            ]
+        failed = [(item.ref, item.error_message) for item in changed.outcomes if item.error_message]
         try:
-            return named_failures(self._docora.database, failed)
+            failures = named_failures(self._docora.database, failed)
         except PostgresError:
-            return [
+            failures = [
                 LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error)
                 for ref, error in failed
             ]
+        self._tally.add(changed, failures)
 
-    def _reset_held_circuits(self) -> None:
+    def _reset_held_circuits(self, *, wait: bool) -> None:
+        """Resets circuits whose rows were locked. `wait`: wait for rows that still are."""
         tally, database = self._tally, self._docora.database
         tally.circuits_held -= tally.circuits_reset
         if tally.circuits_held:
             with suppress(LinkLockedError), database.transaction():
-                tally.circuits_reset |= reset_circuits(database, tally.circuits_held)
-                tally.circuits_held = set()
+                tally.circuits_reset |= reset_circuits(database, tally.circuits_held, wait=wait)
+                if wait:
+                    tally.circuits_held = set()
 
     def _write(self, *, is_last: bool = False) -> None:
         self._log.write(self._following.result(), is_last=is_last)
@@ -297,11 +281,10 @@ class _BulkOperation:
         """Ends the operation before its next batch. Raises RedisError."""
         self._tally.stopped_by = reason
         self._write()
-        self._log.cancel()
 
     def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
         if stopped_by and self._tally.left and not self._tally.stopped_by:
-            self._stop(stopped_by)
+            self._tally.stopped_by = stopped_by
         self._write(is_last=True)
         if has_redis:
             self._log.end_work()

@@ -9,12 +9,12 @@ from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.tally import Tally
-from docora_ops.errors import NotFoundError, OperationFinishedError, RedisError
-from docora_ops.links import LinkRef, count_succeeded
-from docora_ops.operations import BulkWait, Progress, StoppedBy
+from docora_ops.errors import RedisError
+from docora_ops.links import LinkRef
+from docora_ops.operations import BulkWait, StoppedBy
 from docora_ops.queue import Command
 from docora_ops.queue.audit_stream import AuditEvent
-from docora_ops.queue.bulk_progress import HEARTBEAT
+from docora_ops.queue.bulk_progress import HEARTBEAT, write_progress
 from docora_ops.queue.operation_links import (
     add_links,
     commands_to_add_links,
@@ -59,42 +59,33 @@ class OperationLog:
         tally, audit = self._tally, self._audit
         self._written_at = time.monotonic()
         audit.deliveries = tally.deliveries
-        reason = tally.stopped_by if tally.left else None
+        result = tally.result()
         if tally.operation_id is None:
             if is_last:
-                audit.write_end(self._docora.redis, tally.counts, reason)
+                audit.write_end(self._docora.redis, tally.counts, result.stopped_by)
             return
         if is_last and audit.has_ended:
             return
         audit.operation_id = tally.operation_id
         is_first, entries = not audit.has_begun, audit.start()
         is_end = not (is_first or audit.has_ended) and (is_last or not tally.left)
-        cancelled_by = tally.cancelled_by if reason else None
         if is_end:
-            entries = [audit.entry(AuditEvent.ENDED, tally.counts, reason, cancelled_by)]
-        failed_again = len(wait.failed_links)
-        was_cancelled, who = self._docora.store.write(
-            Progress(
-                operation_id=tally.operation_id,
-                total=tally.plan.selection.total,
-                completed=tally.counts.total(),
-                put_to_work=count_succeeded(tally.counts),
-                not_queued=len(tally.failures),
-                cancelled=tally.stopped_by is not None,
-                taken_over=tally.taken_over or 0,
-            ),
-            tally.failures,
-            since=self._failures,
+            stop = result.stopped_by, result.cancelled_by
+            entries = [audit.entry(AuditEvent.ENDED, tally.counts, *stop)]
+        has_new_failures = len(tally.failures) > self._failures
+        has_new_failed_links = len(wait.failed_links) > self._failed_links
+        was_cancelled, who = write_progress(
+            self._docora.redis,
+            result,
             change=tally.plan.change if is_first else None,
-            stopped_by=reason,
-            cancelled_by=cancelled_by,
             results=wait.results if any(astuple(wait.results)) else None,
-            failed_links=wait.failed_links if failed_again > self._failed_links else (),
+            failures=tally.failures if has_new_failures else (),
+            failed_links=wait.failed_links if has_new_failed_links else (),
             audit=next(iter(entries), None),
         )
         audit.has_begun = True
         audit.has_ended |= is_end
-        self._failures, self._failed_links = len(tally.failures), failed_again
+        self._failures, self._failed_links = len(tally.failures), len(wait.failed_links)
         if was_cancelled and not tally.stopped_by:
             tally.stopped_by, tally.cancelled_by = StoppedBy.CANCELLED, who
         if not (tally.stopped_by or is_last) and time.monotonic() - self._kept_at > _KEEP:
@@ -114,12 +105,6 @@ class OperationLog:
         if self.is_older_than(HEARTBEAT):
             with suppress(RedisError):
                 self.write(wait)
-
-    def cancel(self) -> None:
-        """Marks an operation that stops early as cancelled. Raises RedisError."""
-        if self._tally.operation_id:
-            with suppress(NotFoundError, OperationFinishedError):
-                self._docora.store.cancel(self._tally.operation_id)
 
     def end_work(self) -> None:
         """Records that the operation is no longer at work."""

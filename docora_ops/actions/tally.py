@@ -75,34 +75,23 @@ class Tally:
     def add(self, changed: Changed, failures: Sequence[LinkFailure]) -> None:
         """Counts the outcomes of a batch. `failures`: links of the batch that were not queued."""
         for item in changed.outcomes:
-            outcome = self.counted(item.outcome)
-            self.counts[outcome] += 1
-            self._counts_of[item.ref.app_id][outcome] += 1
+            self.counts[item.outcome] += 1
+            self._counts_of[item.ref.app_id][item.outcome] += 1
         self.failures += failures
         self.deliveries += changed.deliveries
         self.circuits_reset |= changed.circuits_reset
         self.circuits_held |= changed.circuits_held
-
-    def counted(self, outcome: Outcome) -> Outcome:
-        """Returns the outcome to count: for a resync, a running snapshot means `not_queued`."""
-        is_missed = outcome is Outcome.ALREADY_RUNNING and self.plan.action is Action.RESYNC
-        return Outcome.NOT_QUEUED if is_missed else outcome
 
     @property
     def left(self) -> int:
         """Counts the links without an outcome."""
         return self.plan.selection.total - self.counts.total()
 
-    @property
-    def taken_over(self) -> int | None:
-        """Counts the links of a paced retry that another producer queued first; otherwise None."""
-        is_paced_retry = self.plan.options.is_paced and self.plan.action is Action.RETRY
-        return sum(self.counts[outcome] for outcome in _BY_OTHERS) if is_paced_retry else None
-
     def result(self) -> BulkResult:
         """Returns the result so far."""
         plan, counts, options = self.plan, self.counts, self.plan.options
         is_resync, is_schedule = plan.action is Action.RESYNC, plan.action is Action.SCHEDULE
+        is_paced_retry = options.is_paced and plan.action is Action.RETRY
         is_cut_short = self.stopped_by is not None and self.left > 0
         left_to = plan.selection.left_to_operations
         return BulkResult(
@@ -124,7 +113,7 @@ class Tally:
             circuits_reset=len(self.circuits_reset) if options.reset_circuit else None,
             circuits_held=len(self.circuits_held) if options.reset_circuit else None,
             in_flight=options.in_flight if options.is_paced else None,
-            taken_over=self.taken_over,
+            taken_over=sum(counts[outcome] for outcome in _BY_OTHERS) if is_paced_retry else None,
             left_to_operations=[LeftToOperation(*item) for item in left_to.items()]
             if is_schedule
             else None,

@@ -13,7 +13,6 @@ from docora_ops.operations import (
     BulkWait,
     KnownOperation,
     OperationState,
-    Progress,
     Results,
     RunningOperation,
     StoppedBy,
@@ -103,7 +102,7 @@ def running(operation: RunningOperation) -> str:
     return f"{at_work}: {', '.join(filter(None, parts))}."
 
 
-def links_done(operation: Progress | RunningOperation) -> str:
+def links_done(operation: KnownOperation | RunningOperation) -> str:
     """Returns `40 of 455`, or `40 of 455, 3 taken over` if another producer queued links first."""
     done = f"{operation.completed - operation.taken_over} of {operation.total}"
     return f"{done}, {operation.taken_over} taken over" if operation.taken_over else done

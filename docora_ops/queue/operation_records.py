@@ -94,23 +94,6 @@ def read_record(client: Redis, operation_id: str) -> OperationRecord | None:
     )
 
 
-def fields_of_failures(
-    failures: Sequence[LinkFailure], since: int, failed_links: Sequence[LinkFailure]
-) -> dict[str, bytes]:
-    """Returns the fields of a record that new failures change.
-
-    failures: all links that could not be queued so far.
-    since: the number of failures already in the record.
-    failed_links: all links that failed again; empty if there are no new ones.
-    """
-    fields = {}
-    if failures[since:FAILURES_OF_RECORD]:
-        fields["failures"] = compressed(failures)
-    if failed_links:
-        fields["failed_links"] = compressed(failed_links)
-    return fields
-
-
 def compressed(failures: Sequence[LinkFailure]) -> bytes:
     """Compresses the first failures, because most of their texts are alike."""
     shortened = (

@@ -25,7 +25,7 @@ from tests.support.terminal import assert_inert, on_terminal
 
 HOST = os.uname().nodename
 GATEWAY = "HTTP 502 on created a.md"
-AN_HOUR_LATER = ("docora:bulk:*", "docora-ops:operation:*:links", "docora-ops:operation:*:failures")
+AN_HOUR_LATER = ("docora:bulk:*", "docora-ops:operation:*:links")
 
 
 PASS = ("schedule", "--reason", "the timer is dead")

@@ -34,7 +34,6 @@ class Actions:
         self.redis = self.docora.redis
         self.database = self.docora.database
         self.queue = self.docora.queue
-        self.store = self.docora.store
 
     def close(self) -> None:
         self.database.close()
