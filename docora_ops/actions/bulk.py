@@ -81,7 +81,7 @@ class _BulkOperation:
         in_flight = options.in_flight if options.is_paced else None
         self._turns = Turns(in_flight, plan.batch_size, newest_first=options.front)
         self._tally = Tally(plan)
-        self._log = OperationLog(docora, self._tally)
+        self._log = OperationLog(docora, self._tally, following)
         self._changer = Changer(
             docora.database,
             docora.queue,
@@ -126,19 +126,19 @@ class _BulkOperation:
         options = self._plan.options
         if self._plan.action is not Action.SCHEDULE:  # one per minute would crowd out others
             self._tally.operation_id = f"bulk_{urandom(8).hex()}"
-            self._write()
+            self._log.write()
         stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
         has_redis = True
         try:
             yield self.step()
             yield from self._change_paced() if options.is_paced else self._change_in_turn()
             self._reset_held_circuits(wait=True)
-            self._write(is_last=True)
+            self._log.write(is_last=True)
             yield self.step()
             if options.wait and not options.is_paced:
                 yield self.step(is_waiting=True)
-                for wait in self._following.follow(options.timeout):
-                    self._log.stay_known(wait)
+                for _ in self._following.follow(options.timeout):
+                    self._log.stay_known()
                     yield self.step(is_waiting=True)
             stopped_by = None
         except ServerError as error:
@@ -181,7 +181,7 @@ class _BulkOperation:
             self._stop(StoppedBy.MAX_FAILURES)
         refs = None if tally.stopped_by else next(batches_left, None)
         if refs is None:
-            self._log.stay_known(wait)
+            self._log.stay_known()
             return Feed.DONE
         if refs or self._log.is_older_than(_IDLE):
             yield from self._change(refs)
@@ -214,7 +214,7 @@ class _BulkOperation:
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Changes links. Yields after each transaction; stops if the operation is cancelled."""
         if not refs:
-            self._write()
+            self._log.write()
             yield self.step()
             return
         for changed in self._changer.change_each(refs):
@@ -243,7 +243,7 @@ class _BulkOperation:
                 late.append(item.ref.id)
         self._turns.release(ref.id for ref in to_release)
         self._log.add(changed, late)
-        self._write()
+        self._log.write()
 
     def _add(self, changed: Changed) -> None:
         """Counts the outcomes. For a resync, a running snapshot means that the link was missed."""
@@ -274,18 +274,15 @@ class _BulkOperation:
                 if wait:
                     tally.circuits_held = set()
 
-    def _write(self, *, is_last: bool = False) -> None:
-        self._log.write(self._following.result(), is_last=is_last)
-
     def _stop(self, reason: StoppedBy) -> None:
         """Ends the operation before its next batch. Raises RedisError."""
         self._tally.stopped_by = reason
-        self._write()
+        self._log.write()
 
     def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
         if stopped_by and self._tally.left and not self._tally.stopped_by:
             self._tally.stopped_by = stopped_by
-        self._write(is_last=True)
+        self._log.write(is_last=True)
         if has_redis:
             self._log.end_work()
         wait, operation_id = self._following.result(), self._tally.operation_id

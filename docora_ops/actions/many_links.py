@@ -62,9 +62,11 @@ def retry_all_failed(
     which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=not can_push)
     # Docora's scheduler would not queue links with an open circuit.
     skip = not (can_push or options.reset_circuit)
-    most = limit if not read_holds(docora.redis) else None
+    holds = read_holds(docora.redis)
+    most = None if holds else limit
     selection = select_links(docora.database, which, limit=most, skip_open_circuits=skip)
-    selection, held = without_held_apps(docora, selection, limit)
+    selection = without_held_apps(docora, selection, holds, limit)
+    held = selection.held_names
     failed = 0 if selection.total or held else count_by_status(docora.database).failed
     if failed and not selection.open_circuits_left_out:
         # "Nothing to do" would sound like an all-clear.
@@ -114,8 +116,8 @@ def resync_all(
     which = replace(which, app_ids=[resolved.app_id])
     skip = not (docora.queue.can_push or options.reset_circuit)
     selection = select_links(docora.database, which, skip_open_circuits=skip)
-    selection, held = without_held_apps(docora, selection)
-    recorded = {**asdict(resolved), "all": True, "held": held} | recorded
+    selection = without_held_apps(docora, selection, read_holds(docora.redis))
+    recorded = {**asdict(resolved), "all": True, "held": selection.held_names} | recorded
     change = docora.describe_change("resync", reason, options, **recorded)
     running = running_operations(operations_at_work(docora, selection))
     batch_size = min(docora.settings.batch_size, _LARGEST_RESYNC_BATCH)
@@ -140,13 +142,13 @@ def schedule(
     within = docora.settings.scan_interval
     require_rq(docora, "schedule", f"Docora's worker queues what is due by itself, within {within}")
     due = select_due(docora.database, docora.settings.rescan_interval_ms)
-    due, held = without_held_apps(docora, due)
+    due = without_held_apps(docora, due, read_holds(docora.redis))
     at_work = operations_at_work(docora, due)
     selection = without_paced_links(due, at_work)
     for operation_id, links in selection.left_to_operations.items():
         left = f"{amount(links, 'due link')} left to operation {operation_id}"
         docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
-    change = docora.describe_change("schedule", reason, held=held)
+    change = docora.describe_change("schedule", reason, held=due.held_names)
     options, running = ChangeOptions(dry_run=dry_run), running_operations(at_work)
     batch_size = docora.settings.batch_size
     yield from run_bulk(

@@ -8,10 +8,11 @@ from dataclasses import astuple
 from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.snapshot_results import Following
 from docora_ops.actions.tally import Tally
 from docora_ops.errors import RedisError
 from docora_ops.links import LinkRef
-from docora_ops.operations import BulkWait, StoppedBy
+from docora_ops.operations import StoppedBy
 from docora_ops.queue import Command
 from docora_ops.queue.audit_stream import AuditEvent
 from docora_ops.queue.bulk_progress import HEARTBEAT, write_progress
@@ -28,9 +29,9 @@ _KEEP = 5  # seconds between two calls of `keep_at_work`
 class OperationLog:
     """Writes the progress and the audit entries; without an operation id, only audit entries."""
 
-    def __init__(self, docora: Docora, tally: Tally) -> None:
+    def __init__(self, docora: Docora, tally: Tally, following: Following) -> None:
         plan = tally.plan
-        self._docora, self._tally = docora, tally
+        self._docora, self._tally, self._following = docora, tally, following
         self._audit = AuditEntries(plan.change, plan.selection.total)
         self._written_at = self._kept_at = 0.0
         self._failures = self._failed_links = 0  # how many have been written
@@ -51,7 +52,7 @@ class OperationLog:
         if late_ids and self._tally.operation_id:
             add_links(self._docora.redis, self._tally.operation_id, late_ids)
 
-    def write(self, wait: BulkWait, *, is_last: bool = False) -> None:
+    def write(self, *, is_last: bool = False) -> None:
         """Writes the progress and, at the start and the end, the audit entries.
 
         If the operation was cancelled, records that in the tally. Raises RedisError.
@@ -59,7 +60,7 @@ class OperationLog:
         tally, audit = self._tally, self._audit
         self._written_at = time.monotonic()
         audit.deliveries = tally.deliveries
-        result = tally.result()
+        result, wait = tally.result(), self._following.result()
         if tally.operation_id is None:
             if is_last:
                 audit.write_end(self._docora.redis, tally.counts, result.stopped_by)
@@ -97,14 +98,14 @@ class OperationLog:
         """Tells whether the progress was last written more than `seconds` ago."""
         return time.monotonic() - self._written_at > seconds
 
-    def stay_known(self, wait: BulkWait) -> None:
+    def stay_known(self) -> None:
         """Keeps the operation from expiring while its links are awaited.
 
         Ignores errors of Redis, because the results are in Postgres.
         """
         if self.is_older_than(HEARTBEAT):
             with suppress(RedisError):
-                self.write(wait)
+                self.write()
 
     def end_work(self) -> None:
         """Records that the operation is no longer at work."""

@@ -317,12 +317,9 @@ def _note(
     repaired: list[Repaired],
 ) -> None:
     audit.has_begun |= changed.has_written
-    repaired += [_repaired(drift_of[item.ref], item) for item in changed.outcomes]
-
-
-def _repaired(drift: Drift, item: LinkOutcome) -> Repaired:
-    outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
-    return Repaired(drift, outcome, item.error_message)
+    for item in changed.outcomes:
+        outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
+        repaired.append(Repaired(drift_of[item.ref], outcome, item.error_message))
 
 
 def recover_abandoned(

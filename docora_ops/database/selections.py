@@ -41,6 +41,11 @@ class Selection:
         """Counts the links."""
         return len(self.refs)
 
+    @property
+    def held_names(self) -> list[str]:
+        """Returns the names of the held apps, whose links were left out."""
+        return [app.app_name for app in self.held_left_out]
+
 
 def keep_links(selection: Selection, refs: Sequence[LinkRef]) -> Selection:
     """Returns the selection, reduced to these of its links."""
