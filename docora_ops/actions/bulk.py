@@ -7,23 +7,21 @@ from contextlib import closing, nullcontext, suppress
 from dataclasses import astuple, dataclass
 from os import urandom
 
-from docora_ops.actions.change import Changed, Changer, LinkOutcome
+from docora_ops.actions.change import Changed, Changer
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.link_jobs import named_failures
-from docora_ops.actions.operation_log import OperationLog
+from docora_ops.actions.operation_log import OperationLog, Plan
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.snapshot_results import Feed, Following
-from docora_ops.actions.tally import Plan, Tally
 from docora_ops.actions.turns import Turns
 from docora_ops.actions.waiting import keep_results
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of
-from docora_ops.errors import LinkLockedError, PostgresError, RedisError, ServerError
-from docora_ops.links import Action, App, AppCount, LinkFailure, LinkRef, Outcome, PlannedLink
+from docora_ops.errors import LinkLockedError, RedisError, ServerError
+from docora_ops.links import Action, App, AppCount, LinkRef, Outcome, PlannedLink
 from docora_ops.operations import BulkResult, BulkWait, StoppedBy
+from docora_ops.queue.operation_links import end_work
 
-MISSED = "its snapshot is running; resync it again when that has ended"
 _IDLE = 1  # seconds after which an operation that awaits results checks whether it was cancelled
 
 
@@ -80,8 +78,7 @@ class _BulkOperation:
         options = plan.options
         in_flight = options.in_flight if options.is_paced else None
         self._turns = Turns(in_flight, plan.batch_size, newest_first=options.front)
-        self._tally = Tally(plan)
-        self._log = OperationLog(docora, self._tally, following)
+        self._log = OperationLog(docora, plan, following)
         self._changer = Changer(
             docora.database,
             docora.queue,
@@ -96,11 +93,11 @@ class _BulkOperation:
         """Links whose rows were locked when their turn came."""
 
     def step(self, *, is_waiting: bool = False) -> BulkStep:
-        plan, tally = self._plan, self._tally
+        plan, log = self._plan, self._log
         return BulkStep(
-            tally.result(),
+            log.result(),
             plan.selection.by_app,
-            tally.by_app,
+            log.by_app,
             plan.deliveries,
             self._following.result() if plan.is_awaited else None,
             is_waiting,
@@ -108,30 +105,36 @@ class _BulkOperation:
         )
 
     def preview(self) -> Generator[BulkStep]:
-        refs, tally, changer = self._plan.selection.refs, self._tally, self._changer
+        refs, log, changer = self._plan.selection.refs, self._log, self._changer
         for _ in changer.find_misplaced(refs, delay=self._docora.settings.drift_grace):
             yield self.step()
         for batch in self._turns.batches(refs):
             changed = changer.preview(batch)
-            self._add(changed)
+            log.add(changed)
             names = names_of(self._docora.database, [item.ref for item in changed.outcomes])
             for item, (app_name, repository_name) in zip(changed.outcomes, names, strict=True):
                 ref, what = item.ref, (item.outcome, item.error_message)
                 ids = (ref.job_id, ref.app_id, app_name or "", ref.repository_id)
-                tally.planned_links.append(PlannedLink(*ids, repository_name or "", *what))
+                log.planned_links.append(PlannedLink(*ids, repository_name or "", *what))
             yield self.step()
 
     def carry_out(self) -> Generator[BulkStep]:
         """Changes the links and, with `options.wait`, waits for their snapshots."""
         options = self._plan.options
         if self._plan.action is not Action.SCHEDULE:  # one per minute would crowd out others
-            self._tally.operation_id = f"bulk_{urandom(8).hex()}"
+            self._log.operation_id = f"bulk_{urandom(8).hex()}"
             self._log.write()
         stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
         has_redis = True
         try:
             yield self.step()
-            yield from self._change_paced() if options.is_paced else self._change_in_turn()
+            if options.is_paced:
+                yield from self._change_paced()
+            else:
+                for refs in self._batches():
+                    yield from self._change(refs)
+                    if self._log.stopped_by:
+                        break
             self._reset_held_circuits(wait=True)
             self._log.write(is_last=True)
             yield self.step()
@@ -148,12 +151,6 @@ class _BulkOperation:
             with suppress(RedisError) if stopped_by else nullcontext():
                 self._end(stopped_by, has_redis=has_redis)
 
-    def _change_in_turn(self) -> Generator[BulkStep]:
-        for refs in self._batches():
-            yield from self._change(refs)
-            if self._tally.stopped_by:
-                return
-
     def _change_paced(self) -> Generator[BulkStep]:
         """Changes links as slots become free, until all have results or the operation must stop."""
         following, turns, batches_left = self._following, self._turns, self._batches()
@@ -166,7 +163,7 @@ class _BulkOperation:
                 self._reset_held_circuits(wait=False)
                 following.more = yield from self._feed(batches_left, wait)
                 yield self.step()
-        if self._tally.left and not self._tally.stopped_by:
+        if self._log.left and not self._log.stopped_by:
             is_lost = following.result().only_lost_left
             self._stop(StoppedBy.LOST_JOBS if is_lost else StoppedBy.TIMEOUT)
             yield self.step()
@@ -175,11 +172,11 @@ class _BulkOperation:
         self, batches_left: Iterator[Sequence[LinkRef]], wait: BulkWait
     ) -> Generator[BulkStep, None, Feed]:
         """Changes links for the free slots. Returns whether more links will follow."""
-        limit, tally = self._plan.options.max_failures, self._tally
+        limit, log = self._plan.options.max_failures, self._log
         has_to_stop = limit is not None and limit.is_exceeded(wait.failed, wait.synced)
-        if has_to_stop and tally.left and not tally.stopped_by:
+        if has_to_stop and log.left and not log.stopped_by:
             self._stop(StoppedBy.MAX_FAILURES)
-        refs = None if tally.stopped_by else next(batches_left, None)
+        refs = None if log.stopped_by else next(batches_left, None)
         if refs is None:
             self._log.stay_known()
             return Feed.DONE
@@ -224,11 +221,11 @@ class _BulkOperation:
                 yield self.step()  # the batch is committed
                 raise
             yield self.step()
-            if self._tally.stopped_by:
+            if self._log.stopped_by:
                 return
 
     def _count(self, changed: Changed) -> None:
-        self._add(changed)
+        self._log.add(changed)
         self._waiting += changed.waiting
         self._unclaimed += changed.unclaimed
         to_release, late = [*changed.waiting, *changed.unclaimed], []
@@ -242,50 +239,31 @@ class _BulkOperation:
             if is_reset or item.outcome is Outcome.ALREADY_RUNNING:
                 late.append(item.ref.id)
         self._turns.release(ref.id for ref in to_release)
-        self._log.add(changed, late)
-        self._log.write()
-
-    def _add(self, changed: Changed) -> None:
-        """Counts the outcomes. For a resync, a running snapshot means that the link was missed."""
-        if self._plan.action is Action.RESYNC:
-            changed.outcomes = [
-                LinkOutcome(item.ref, Outcome.NOT_QUEUED, MISSED)
-                if item.outcome is Outcome.ALREADY_RUNNING
-                else item
-                for item in changed.outcomes
-            ]
-        failed = [(item.ref, item.error_message) for item in changed.outcomes if item.error_message]
-        try:
-            failures = named_failures(self._docora.database, failed)
-        except PostgresError:
-            failures = [
-                LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error)
-                for ref, error in failed
-            ]
-        self._tally.add(changed, failures)
+        self._log.write(late_ids=late)
 
     def _reset_held_circuits(self, *, wait: bool) -> None:
         """Resets circuits whose rows were locked. `wait`: wait for rows that still are."""
-        tally, database = self._tally, self._docora.database
-        tally.circuits_held -= tally.circuits_reset
-        if tally.circuits_held:
+        log, database = self._log, self._docora.database
+        log.circuits_held -= log.circuits_reset
+        if log.circuits_held:
             with suppress(LinkLockedError), database.transaction():
-                tally.circuits_reset |= reset_circuits(database, tally.circuits_held, wait=wait)
+                log.circuits_reset |= reset_circuits(database, log.circuits_held, wait=wait)
                 if wait:
-                    tally.circuits_held = set()
+                    log.circuits_held = set()
 
     def _stop(self, reason: StoppedBy) -> None:
         """Ends the operation before its next batch. Raises RedisError."""
-        self._tally.stopped_by = reason
+        self._log.stopped_by = reason
         self._log.write()
 
     def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
-        if stopped_by and self._tally.left and not self._tally.stopped_by:
-            self._tally.stopped_by = stopped_by
+        if stopped_by and self._log.left and not self._log.stopped_by:
+            self._log.stopped_by = stopped_by
         self._log.write(is_last=True)
-        if has_redis:
-            self._log.end_work()
-        wait, operation_id = self._following.result(), self._tally.operation_id
+        wait, operation_id = self._following.result(), self._log.operation_id
+        if operation_id and has_redis:
+            with suppress(RedisError):  # the record of its work expires anyway
+                end_work(self._docora.redis, operation_id)
         # If Redis is down, do not wait for its timeout a second time.
         has_redis &= not self._following.watch.misses_redis
         if operation_id and any(astuple(wait.results)) and has_redis:

@@ -10,7 +10,7 @@ from docora_ops.actions.bulk import BulkStep, run_bulk
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.holds import without_held_apps
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
-from docora_ops.actions.tally import Plan
+from docora_ops.actions.operation_log import Plan
 from docora_ops.actions.workers import require_rq, require_rq_for_front
 from docora_ops.database import Selection
 from docora_ops.database.deliveries import count_deliveries
