@@ -18,7 +18,7 @@ from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of
 from docora_ops.errors import LinkLockedError, RedisError, ServerError
-from docora_ops.links import Action, App, AppCount, LinkRef, Outcome, PlannedLink
+from docora_ops.links import Action, AppCount, LinkRef, Outcome, PlannedLink
 from docora_ops.operations import BulkResult, BulkWait, StoppedBy
 from docora_ops.queue.operation_links import end_work
 
@@ -29,8 +29,8 @@ _IDLE = 1  # seconds after which an operation that awaits results checks whether
 class BulkStep:
     """The progress of a bulk operation.
 
-    chosen: the number of selected links of each app.
-    by_app: the outcomes so far by app; updated in place as the operation continues.
+    by_app: the outcomes so far by app, each with the number of its selected links; updated in place
+        as the operation continues.
     deliveries: for a resync, the number of delivery records of the links before the first change.
     wait: the results of the snapshots so far, if they are awaited.
     is_waiting: all links have been changed, and only the snapshots are awaited.
@@ -38,8 +38,7 @@ class BulkStep:
     """
 
     result: BulkResult
-    chosen: Sequence[AppCount]
-    by_app: Mapping[App, Mapping[Outcome, int]]
+    by_app: Mapping[AppCount, Mapping[Outcome, int]]
     deliveries: int = 0
     wait: BulkWait | None = None
     is_waiting: bool = False
@@ -96,7 +95,6 @@ class _BulkOperation:
         plan, log = self._plan, self._log
         return BulkStep(
             log.result(),
-            plan.selection.by_app,
             log.by_app,
             plan.deliveries,
             self._following.result() if plan.is_awaited else None,

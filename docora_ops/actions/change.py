@@ -54,10 +54,6 @@ class Changed:
     has_written: bool = False
 
 
-def _no_commands(refs: Sequence[LinkRef]) -> Sequence[Command]:  # noqa: ARG001
-    return ()
-
-
 @dataclass(slots=True)
 class Changer:
     """Changes batches of links, each batch in one transaction.
@@ -76,7 +72,7 @@ class Changer:
     action: Action
     claiming: Claiming
     options: ChangeOptions = NO_OPTIONS
-    commands: Callable[[Sequence[LinkRef]], Sequence[Command]] = _no_commands
+    commands: Callable[[Sequence[LinkRef]], Sequence[Command]] = lambda _: ()
     waits_for_circuits: bool = False
     waits_for_rows: bool = False
     disproved: Mapping[str, str] | None = None

@@ -116,17 +116,16 @@ class Finding:
 def find_drift(
     docora: Docora,
     *,
-    delay: float | None = None,
     app_id: str | None = None,
     ref: LinkRef | None = None,
 ) -> Iterator[Suspects | list[Finding]]:
     """Looks for drift twice. Yields Suspects between the looks, and finally the drift.
 
+    `DOCORA_OPS_DRIFT_GRACE` seconds lie between the looks.
     Leaves out suspects of only one look, which are normal activity, and held apps, whose links need
     no job until their release. Holds neither locks nor a transaction between the looks. Raises
     PostgresError, RedisError.
 
-    delay: seconds between the two looks; None means `DOCORA_OPS_DRIFT_GRACE`.
     app_id: look only at this app.
     ref: look only at this link.
     """
@@ -136,8 +135,8 @@ def find_drift(
         first[job_id] = (*first.get(job_id, ()), finding.key)
     findings: list[Finding] = []
     if first:
-        grace = docora.settings.drift_grace if delay is None else delay
-        yield from pause_between_looks(sum(map(len, first.values())), grace)
+        suspects = sum(map(len, first.values()))
+        yield from pause_between_looks(suspects, docora.settings.drift_grace)
         findings += _found_again(_look(docora, app_id, ref, first), first)
     for start in range(0, len(findings), _AT_ONCE):  # in place, because there may be a million
         batch = slice(start, start + _AT_ONCE)

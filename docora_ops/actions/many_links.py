@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
+from itertools import starmap
 
 from docora_ops.actions.bulk import BulkStep, run_bulk
 from docora_ops.actions.docora import Docora
@@ -18,7 +19,7 @@ from docora_ops.database.link_reports import SnapshotResult, count_by_status, re
 from docora_ops.database.selections import keep_links, select_due, select_links
 from docora_ops.errors import RedisDeniedError
 from docora_ops.links import Action, LinkStatus
-from docora_ops.operations import NO_OPTIONS, ChangeOptions, RunningOperation
+from docora_ops.operations import NO_OPTIONS, ChangeOptions, LeftToOperation, RunningOperation
 from docora_ops.queue.holds import read_holds
 from docora_ops.queue.operation_links import SharedLinks, read_at_work
 from docora_ops.queue.rq_queue import keep_pass
@@ -145,8 +146,8 @@ def schedule(
     due = without_held_apps(docora, due, read_holds(docora.redis))
     at_work = operations_at_work(docora, due)
     selection = without_paced_links(due, at_work)
-    for operation_id, links in selection.left_to_operations.items():
-        left = f"{amount(links, 'due link')} left to operation {operation_id}"
+    for left_to in selection.left_to_operations:
+        left = f"{amount(left_to.links, 'due link')} left to operation {left_to.operation_id}"
         docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
     change = docora.describe_change("schedule", reason, held=due.held_names)
     options, running = ChangeOptions(dry_run=dry_run), running_operations(at_work)
@@ -215,5 +216,5 @@ def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
         failed_again = {result.id for result in results if result.status == LinkStatus.FAILED}
         left_to |= dict.fromkeys(shared.to_queue | failed_again, shared.operation.operation_id)
     refs = [ref for ref in selection.refs if ref.id not in left_to]
-    left_out = Counter(left_to.values())
-    return replace(keep_links(selection, refs), left_to_operations=dict(left_out))
+    left_to_operations = list(starmap(LeftToOperation, Counter(left_to.values()).items()))
+    return replace(keep_links(selection, refs), left_to_operations=left_to_operations)

@@ -17,7 +17,6 @@ from docora_ops.database import Selection
 from docora_ops.errors import PostgresError, RedisError
 from docora_ops.links import (
     Action,
-    App,
     LinkFailure,
     LinkRef,
     Outcome,
@@ -28,7 +27,6 @@ from docora_ops.operations import (
     BulkResult,
     Change,
     ChangeOptions,
-    LeftToOperation,
     RunningOperation,
     StoppedBy,
 )
@@ -81,14 +79,11 @@ class OperationLog:
         self._written_at = self._kept_at = 0.0
         self._failures_written = self._failed_links_written = 0
         self._counts: Counter[Outcome] = Counter()
-        self._counts_of: dict[str, Counter[Outcome]] = {}  # by app id
         self._failures: list[LinkFailure] = []
         self._deliveries = 0
         self._cancelled_by: str | None = None
-        self.by_app: dict[App, Counter[Outcome]] = {}
-        for app in plan.selection.by_app:
-            counts = self._counts_of[app.app_id] = Counter()
-            self.by_app[App(app.app_id, app.app_name)] = counts
+        self.by_app = {app: Counter[Outcome]() for app in plan.selection.by_app}
+        self._counts_of = {app.app_id: counts for app, counts in self.by_app.items()}
         self.operation_id: str | None = None
         self.planned_links: list[PlannedLink] = []
         self.circuits_reset: set[str] = set()
@@ -131,7 +126,6 @@ class OperationLog:
         is_resync, is_schedule = plan.action is Action.RESYNC, plan.action is Action.SCHEDULE
         is_paced_retry = options.is_paced and plan.action is Action.RETRY
         is_cut_short = self.stopped_by is not None and self.left > 0
-        left_to = plan.selection.left_to_operations
         return BulkResult(
             action=plan.action,
             dry_run=options.dry_run,
@@ -152,9 +146,7 @@ class OperationLog:
             circuits_held=len(self.circuits_held) if options.reset_circuit else None,
             in_flight=options.in_flight if options.is_paced else None,
             taken_over=sum(counts[outcome] for outcome in _BY_OTHERS) if is_paced_retry else None,
-            left_to_operations=[LeftToOperation(*item) for item in left_to.items()]
-            if is_schedule
-            else None,
+            left_to_operations=plan.selection.left_to_operations if is_schedule else None,
             running_operations=plan.running,
             failures=self._failures,
             planned_links=self.planned_links if options.dry_run else None,

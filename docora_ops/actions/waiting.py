@@ -26,7 +26,7 @@ from docora_ops.operations import (
 )
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
 from docora_ops.queue.bulk_progress import read_operation, renew, write_results
-from docora_ops.queue.operation_links import has_links, read_links
+from docora_ops.queue.operation_links import read_links
 from docora_ops.queue.operation_records import read_record
 
 _LOOK = 1  # seconds between two looks at an operation
@@ -150,7 +150,7 @@ def wait_for_operation(
     """
     operation = read_operation(docora.redis, operation_id)
     step = OperationStep(operation, BulkWait(0, 0, 0, 0, (), 0))
-    if not has_links(docora.redis, operation_id):
+    if operation.who is None:
         raise NotFoundError(
             f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
             hint=f"docora-ops operations {quote(operation_id)} --follow shows how far it is",

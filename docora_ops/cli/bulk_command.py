@@ -70,7 +70,7 @@ def run_bulk(
 def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
     docora, total = context.docora, step.result.total
     running = map(render.running, step.result.running_operations)
-    above: list[object] = [app_counts(step.chosen), *(cell(text, "yellow") for text in running)]
+    above: list[object] = [app_counts(step.by_app), *(cell(text, "yellow") for text in running)]
     question = reset_in_words(docora, amount(total, "link"), total)
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"

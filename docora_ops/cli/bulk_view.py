@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from docora_ops.links import Action, App, LinkGroup, Outcome, PlannedLink
+from docora_ops.links import Action, AppCount, LinkGroup, Outcome, PlannedLink
 from docora_ops.operations import (
     BulkResult,
     BulkWait,
@@ -64,11 +64,11 @@ def message(result: BulkResult) -> str:
     return done if result.total else none
 
 
-AppOutcomes = tuple[App, Mapping[Outcome, int]]
+AppOutcomes = tuple[AppCount, Mapping[Outcome, int]]
 
 
 def summary(
-    by_app: Mapping[App, Mapping[Outcome, int]], *, is_planned: bool = False
+    by_app: Mapping[AppCount, Mapping[Outcome, int]], *, is_planned: bool = False
 ) -> Listing[Any]:
     """Counts the links by app and outcome."""
 
@@ -86,7 +86,7 @@ def summary(
     )
     rows: list[AppOutcomes] = [*by_app.items()]
     if len(rows) > 1:  # at the top, because a pager shows the beginning
-        rows.insert(0, (App("", "all"), totals))
+        rows.insert(0, (AppCount("", "all", 0), totals))
     return Listing(columns, rows)
 
 

@@ -94,7 +94,6 @@ def write_progress(
         of_record["reason"] = change.reason or ""
         surplus = record_ids(client)[RECORDS_KEPT - 1 :]  # the oldest records
     key, record_key = operation_key(operation_id), part_key(operation_id, "record")
-    links_key = part_key(operation_id, "links")
     with _transaction(client, audit) as pipeline:
         pipeline.hsetnx(key, "cancelled", "false")
         pipeline.hset(key, mapping=fields)
@@ -103,8 +102,7 @@ def write_progress(
         pipeline.expire(record_key, RECORD_EXPIRY)
         if change:
             add_record(pipeline, operation_id, surplus)
-        pipeline.set(links_key, "", ex=EXPIRY, nx=True)
-        pipeline.expire(links_key, EXPIRY)
+        pipeline.expire(part_key(operation_id, "links"), EXPIRY)
         pipeline.hmget(key, ["cancelled", "cancelled_by"])
         cancelled, by = pipeline.execute()[-1]
     return cancelled == b"true", optional_text_of(by)

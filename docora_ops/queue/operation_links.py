@@ -38,12 +38,6 @@ class SharedLinks:
     queued: set[str]
 
 
-def has_links(client: Redis, operation_id: str) -> bool:
-    """Tells whether the claimed links of the operation are still stored."""
-    with redis_errors(client):
-        return bool(client.exists(part_key(operation_id, "links")))
-
-
 def read_links(client: Redis, operation_id: str, since: int) -> list[str]:
     """Returns the row ids of claimed links from index `since` on. An id may occur twice."""
     with redis_errors(client):
