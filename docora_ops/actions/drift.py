@@ -200,7 +200,7 @@ def _look(
     for page in pages:
         links = {
             link: status
-            for link, status in page
+            for link, status in page.items()
             if link.app_id not in holds and (only is None or link.job_id in only)
         }
         _leave_out_idle(queue, links)

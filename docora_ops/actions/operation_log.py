@@ -188,7 +188,7 @@ class OperationLog:
             entries = [audit.entry(AuditEvent.ENDED, self._counts, *stop)]
         has_new_failures = len(self._failures) > self._failures_written
         has_new_failed_links = len(wait.failed_links) > self._failed_links_written
-        was_cancelled, who = write_progress(
+        cancelled_by = write_progress(
             redis,
             result,
             change=self._plan.change if is_first else None,
@@ -201,8 +201,8 @@ class OperationLog:
         audit.has_ended |= is_end
         self._failures_written = len(self._failures)
         self._failed_links_written = len(wait.failed_links)
-        if was_cancelled and not self.stopped_by:
-            self.stopped_by, self._cancelled_by = StoppedBy.CANCELLED, who
+        if cancelled_by is not None and not self.stopped_by:
+            self.stopped_by, self._cancelled_by = StoppedBy.CANCELLED, cancelled_by or None
         if not (self.stopped_by or is_last) and time.monotonic() - self._kept_at > _KEEP:
             self._kept_at = time.monotonic()
             keep_at_work(redis, self.operation_id, (ref.id for ref in self._plan.selection.refs))

@@ -87,10 +87,10 @@ def pages_of_links_to_check(
     link_id: str | None,
     rescan_interval_ms: int | None,
     size: int,
-) -> Iterator[list[tuple[LinkRef, str]]]:
+) -> Iterator[dict[LinkRef, str]]:
     """Yields pages of the links that should have a live job, and of failed and due links.
 
-    Each link comes with its status. No transaction is open between the pages.
+    A page has the status of each link. No transaction is open between the pages.
 
     link_id: only this link, regardless of its age and status.
     rescan_interval_ms: a link is due when its last scan is older; None omits failed and due links.
@@ -102,15 +102,13 @@ def pages_of_links_to_check(
             if link_id is None:
                 database.execute(_READ_IN_ORDER)
             rows = database.rows(LINKS_TO_CHECK, only | after | {"limit": size})
-        page = [
-            (LinkRef(id_, intern(app), intern(repository)), intern(status))
+        yield {
+            LinkRef(id_, intern(app), intern(repository)): intern(status)
             for id_, app, repository, status in rows
-        ]
-        yield page
-        is_last = len(page) < size
-        if page:
-            last, _ = page[-1]
-            after = {"app_id": last.app_id, "repository_id": last.repository_id}
+        }
+        is_last = len(rows) < size
+        if rows:
+            after = {"app_id": rows[-1][1], "repository_id": rows[-1][2]}
 
 
 def count_unfinished_links(database: Database, held: Sequence[str]) -> int:

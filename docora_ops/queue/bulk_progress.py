@@ -30,12 +30,10 @@ from docora_ops.queue.operation_fields import (
 )
 from docora_ops.queue.operation_records import (
     RECORD_EXPIRY,
-    RECORDS_KEPT,
     add_record,
     compressed,
-    record_ids,
 )
-from docora_ops.queue.redis_answers import optional_text_of, text_of
+from docora_ops.queue.redis_answers import text_of
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
@@ -54,11 +52,11 @@ def write_progress(
     failures: Sequence[LinkFailure] = (),
     failed_links: Sequence[LinkFailure] = (),
     audit: AuditEntry | None = None,
-) -> tuple[bool, str | None]:
+) -> str | None:
     """Stores the counts of an operation and its record, and renews their TTLs.
 
     Marks an operation that has stopped early as cancelled, so that the dashboard shows it so.
-    Returns whether the operation is cancelled, and who cancelled it if known.
+    Returns who cancelled the operation, empty if unknown; None if it is not cancelled.
 
     change: the change that started the operation; only on the first call.
     failures: all links that could not be queued; empty if none was added since the last call.
@@ -87,25 +85,21 @@ def write_progress(
         of_record["failures"] = compressed(failures)
     if failed_links:
         of_record["failed_links"] = compressed(failed_links)
-    surplus: list[str] = []
-    if change:
-        with redis_errors(client):
-            of_record["started_at"] = int(server_time(client) * 1000)
-        of_record["reason"] = change.reason or ""
-        surplus = record_ids(client)[RECORDS_KEPT - 1 :]  # the oldest records
     key, record_key = operation_key(operation_id), part_key(operation_id, "record")
     with _transaction(client, audit) as pipeline:
         pipeline.hsetnx(key, "cancelled", "false")
         pipeline.hset(key, mapping=fields)
         pipeline.expire(key, EXPIRY)
+        if change:
+            of_record["started_at"] = int(server_time(client) * 1000)
+            of_record["reason"] = change.reason or ""
+            add_record(client, pipeline, operation_id)
         pipeline.hset(record_key, mapping=of_record)
         pipeline.expire(record_key, RECORD_EXPIRY)
-        if change:
-            add_record(pipeline, operation_id, surplus)
         pipeline.expire(part_key(operation_id, "links"), EXPIRY)
         pipeline.hmget(key, ["cancelled", "cancelled_by"])
         cancelled, by = pipeline.execute()[-1]
-    return cancelled == b"true", optional_text_of(by)
+    return text_of(by or b"") if cancelled == b"true" else None
 
 
 def write_results(

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from docora_ops.cli.report import code
 from docora_ops.links import LinkFailure
-from docora_ops.queue import bulk_progress, operation_records
+from docora_ops.queue import operation_records
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL, TRICKS
@@ -189,8 +189,7 @@ def test_a_run_that_was_killed_is_remembered_with_what_failed_until_then(docora:
 def test_records_and_their_failures_are_bounded_and_end_after_a_week(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (operation_records, bulk_progress):
-        monkeypatch.setattr(module, "RECORDS_KEPT", 3)
+    monkeypatch.setattr(operation_records, "RECORDS_KEPT", 3)
     monkeypatch.setattr(operation_records, "FAILURES_OF_RECORD", 2)
     docora.add_links(5)
     for link in docora.links():
