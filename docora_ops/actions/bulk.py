@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from os import urandom
 
 from docora_ops.actions.change import Changed, Changer
@@ -264,5 +264,5 @@ class _BulkOperation:
                 end_work(self._docora.redis, operation_id)
         # If Redis is down, do not wait for its timeout a second time.
         has_redis &= not self._following.watch.misses_redis
-        if operation_id and any(astuple(wait.results)) and has_redis:
+        if operation_id and wait.total and has_redis:
             keep_results(self._docora, operation_id, wait, self._plan.change)

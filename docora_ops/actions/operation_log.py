@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed, LinkOutcome
@@ -192,7 +192,7 @@ class OperationLog:
             redis,
             result,
             change=self._plan.change if is_first else None,
-            results=wait.results if any(astuple(wait.results)) else None,
+            results=wait.results if wait.total else None,
             failures=self._failures if has_new_failures else (),
             failed_links=wait.failed_links if has_new_failed_links else (),
             audit=next(iter(entries), None),

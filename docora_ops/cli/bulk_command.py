@@ -17,7 +17,7 @@ from docora_ops.cli.signals import interrupted_code, is_interrupted, until_inter
 from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import PostgresDeniedError, RedisDeniedError, ServerError
-from docora_ops.links import Action, Outcome, only_app
+from docora_ops.links import Action, only_app
 from docora_ops.operations import BulkResult, StoppedBy
 from docora_ops.render.columns import cell
 from docora_ops.render.console import progress_bar
@@ -219,7 +219,7 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
         count = result.deliveries_cleared or result.deliveries_marked or 0
         records = records_in_words(count, update=options.update, is_planned=options.dry_run)
         yield f"{records}."
-    if options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
+    if options.front and (waited := result.already_queued):
         yield f"{amount(waited, 'job')} already waited: --front does not move waiting jobs."
     if result.circuits_reset:
         verb = "would be reset" if options.dry_run else "reset"
