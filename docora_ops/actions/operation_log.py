@@ -34,6 +34,7 @@ from docora_ops.queue import Command
 from docora_ops.queue.audit_stream import AuditEvent
 from docora_ops.queue.bulk_progress import HEARTBEAT, write_progress
 from docora_ops.queue.operation_links import add_links, commands_to_add_links, keep_at_work
+from docora_ops.queue.operation_records import FAILURES_OF_RECORD
 
 MISSED = "its snapshot is running; resync it again when that has ended"
 _KEEP = 5  # seconds between two calls of `keep_at_work`
@@ -186,15 +187,15 @@ class OperationLog:
         if is_end:
             stop = result.stopped_by, result.cancelled_by
             entries = [audit.entry(AuditEvent.ENDED, self._counts, *stop)]
-        has_new_failures = len(self._failures) > self._failures_written
-        has_new_failed_links = len(wait.failed_links) > self._failed_links_written
+        new_failures = self._failures[self._failures_written : FAILURES_OF_RECORD]
+        new_failed_links = wait.failed_links[self._failed_links_written : FAILURES_OF_RECORD]
         cancelled_by = write_progress(
             redis,
             result,
             change=self._plan.change if is_first else None,
             results=wait.results if wait.total else None,
-            failures=self._failures if has_new_failures else (),
-            failed_links=wait.failed_links if has_new_failed_links else (),
+            failures=self._failures if new_failures else (),
+            failed_links=wait.failed_links if new_failed_links else (),
             audit=next(iter(entries), None),
         )
         audit.has_begun = True

@@ -59,8 +59,8 @@ def write_progress(
     Returns who cancelled the operation, empty if unknown; None if it is not cancelled.
 
     change: the change that started the operation; only on the first call.
-    failures: all links that could not be queued; empty if none was added since the last call.
-    failed_links: all links that failed again; empty if none did since the last call.
+    failures: all links that could not be queued; empty if the record has them.
+    failed_links: all links that failed again; empty if the record has them.
     """
     operation_id = str(result.operation_id)
     fields: dict[Any, Any] = {
