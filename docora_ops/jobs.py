@@ -216,7 +216,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Refusal:
+class NoJobSummary:
     """The workers that take no job, and why."""
 
     words: str  # such as `none takes jobs: clock 3,600 s ahead`
@@ -224,7 +224,7 @@ class Refusal:
     troubles: Sequence[NoJobReason]  # one for each code except `suspended`, which is intended
 
 
-def refusal_of(workers: Sequence[Worker]) -> Refusal | None:
+def refusal_of(workers: Sequence[Worker]) -> NoJobSummary | None:
     """Summarizes the workers that take no job; returns None if all take jobs."""
     known = [worker.no_job_reason for worker in workers if worker.no_job_reason is not None]
     if not known:
@@ -238,7 +238,7 @@ def refusal_of(workers: Sequence[Worker]) -> Refusal | None:
         count = "1 takes no job" if len(known) == 1 else f"{len(known)} take no job"
     messages = "; ".join(reason.message for reason in reasons)
     troubles = [reason for reason in reasons if reason.code is not NoJobCode.SUSPENDED]
-    return Refusal(f"{count}: {messages}", is_total, troubles)
+    return NoJobSummary(f"{count}: {messages}", is_total, troubles)
 
 
 @dataclass(frozen=True)

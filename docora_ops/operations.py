@@ -11,25 +11,6 @@ from docora_ops.errors import UsageError
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
 
-@dataclass(frozen=True)
-class Progress:
-    """The progress of a bulk operation, as stored in Redis for Docora's dashboard, too."""
-
-    operation_id: str
-    total: int
-    completed: int
-    put_to_work: int
-    not_queued: int
-    cancelled: bool
-    taken_over: int
-    """Completed links of a retry with `--in-flight` that another producer queued first."""
-
-    @property
-    def finished(self) -> bool:
-        """Tells whether every link of the operation has an outcome."""
-        return self.completed >= self.total
-
-
 class OperationState(StrEnum):
     """The state of a bulk operation. `OWNER_GONE`: its command has been silent for two minutes."""
 
@@ -61,9 +42,19 @@ class Results:
 
 
 @dataclass(frozen=True)
-class KnownOperation(Progress):
-    """A bulk operation that is still in Redis. If `who` is None, docora-ops did not start it."""
+class KnownOperation:
+    """A bulk operation that is still in Redis. If `who` is None, docora-ops did not start it.
 
+    taken_over: completed links of a retry with `--in-flight` that another producer queued first.
+    """
+
+    operation_id: str
+    total: int
+    completed: int
+    put_to_work: int
+    not_queued: int
+    cancelled: bool
+    taken_over: int
     state: OperationState
     last_step_at: datetime | None
     last_step_seconds: int | None  # since then, by the clock of Redis
@@ -74,6 +65,11 @@ class KnownOperation(Progress):
     cancelled_by: str | None
     results: Results | None
     messages: Sequence[str]  # the last ones of a detached command, each with its time
+
+    @property
+    def finished(self) -> bool:
+        """Tells whether every link of the operation has an outcome."""
+        return self.completed >= self.total
 
 
 @dataclass(frozen=True)

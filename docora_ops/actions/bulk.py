@@ -4,35 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from os import urandom
 
-from docora_ops.actions.change import Changed, Changer, change_each
+from docora_ops.actions.change import Changed, Changer
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.link_jobs import named_failures
-from docora_ops.actions.operation_log import OperationLog
+from docora_ops.actions.operation_log import OperationLog, Plan
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.snapshot_results import Feed, Following
-from docora_ops.actions.tally import Plan, Tally
-from docora_ops.actions.turns import InTurn, Paced, Turns
+from docora_ops.actions.turns import Turns
 from docora_ops.actions.waiting import keep_results
 from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of
-from docora_ops.errors import LinkLockedError, PostgresError, RedisError, ServerError
-from docora_ops.links import (
-    Action,
-    App,
-    AppCount,
-    LinkFailure,
-    LinkRef,
-    Outcome,
-    PlannedLink,
-    batches,
-)
+from docora_ops.errors import LinkLockedError, RedisError, ServerError
+from docora_ops.links import Action, AppCount, LinkRef, Outcome, PlannedLink
 from docora_ops.operations import BulkResult, BulkWait, StoppedBy
+from docora_ops.queue.operation_links import end_work
 
-MISSED = "its snapshot is running; resync it again when that has ended"
 _IDLE = 1  # seconds after which an operation that awaits results checks whether it was cancelled
 
 
@@ -40,8 +29,8 @@ _IDLE = 1  # seconds after which an operation that awaits results checks whether
 class BulkStep:
     """The progress of a bulk operation.
 
-    chosen: the number of selected links of each app.
-    by_app: the outcomes so far by app; updated in place as the operation continues.
+    by_app: the outcomes so far by app, each with the number of its selected links; updated in place
+        as the operation continues.
     deliveries: for a resync, the number of delivery records of the links before the first change.
     wait: the results of the snapshots so far, if they are awaited.
     is_waiting: all links have been changed, and only the snapshots are awaited.
@@ -49,8 +38,7 @@ class BulkStep:
     """
 
     result: BulkResult
-    chosen: Sequence[AppCount]
-    by_app: Mapping[App, Mapping[Outcome, int]]
+    by_app: Mapping[AppCount, Mapping[Outcome, int]]
     deliveries: int = 0
     wait: BulkWait | None = None
     is_waiting: bool = False
@@ -86,21 +74,16 @@ class _BulkOperation:
 
     def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
         self._docora, self._plan, self._following = docora, plan, following
-        options, refs = plan.options, plan.selection.refs
-        self._turns: Turns
-        if options.is_paced and options.in_flight:
-            self._turns = Paced(refs, options.in_flight, newest_first=options.front)
-        else:
-            # With --front, each job goes to the head of the queue: the first link is pushed last.
-            self._turns = InTurn(refs[::-1] if options.front else refs)
-        self._tally = Tally(plan)
-        self._log = OperationLog(docora, self._tally)
+        options = plan.options
+        in_flight = options.in_flight if options.is_paced else None
+        self._turns = Turns(in_flight, plan.batch_size, newest_first=options.front)
+        self._log = OperationLog(docora, plan, following)
         self._changer = Changer(
             docora.database,
             docora.queue,
             plan.action,
             plan.selection.claiming,
-            plan.options,
+            options,
             self._log.commands,
         )
         self._waiting: list[LinkRef] = []
@@ -109,11 +92,10 @@ class _BulkOperation:
         """Links whose rows were locked when their turn came."""
 
     def step(self, *, is_waiting: bool = False) -> BulkStep:
-        plan, tally = self._plan, self._tally
+        plan, log = self._plan, self._log
         return BulkStep(
-            tally.result(),
-            plan.selection.by_app,
-            tally.by_app,
+            log.result(),
+            log.by_app,
             plan.deliveries,
             self._following.result() if plan.is_awaited else None,
             is_waiting,
@@ -121,39 +103,43 @@ class _BulkOperation:
         )
 
     def preview(self) -> Generator[BulkStep]:
-        refs, tally, changer = self._plan.selection.refs, self._tally, self._changer
+        refs, log, changer = self._plan.selection.refs, self._log, self._changer
         for _ in changer.find_misplaced(refs, delay=self._docora.settings.drift_grace):
             yield self.step()
-        for batch in batches(refs, self._plan.batch_size):
+        for batch in self._turns.batches(refs):
             changed = changer.preview(batch)
+            log.add(changed)
             names = names_of(self._docora.database, [item.ref for item in changed.outcomes])
             for item, (app_name, repository_name) in zip(changed.outcomes, names, strict=True):
-                ref, outcome = item.ref, tally.counted(item.outcome)
+                ref, what = item.ref, (item.outcome, item.error_message)
                 ids = (ref.job_id, ref.app_id, app_name or "", ref.repository_id)
-                reason = item.error_message if outcome is item.outcome else MISSED
-                link = PlannedLink(*ids, repository_name or "", outcome, reason)
-                tally.planned_links.append(link)
-            tally.add(changed, self._failures_of(changed))
+                log.planned_links.append(PlannedLink(*ids, repository_name or "", *what))
             yield self.step()
 
     def carry_out(self) -> Generator[BulkStep]:
         """Changes the links and, with `options.wait`, waits for their snapshots."""
         options = self._plan.options
         if self._plan.action is not Action.SCHEDULE:  # one per minute would crowd out others
-            self._tally.operation_id = f"bulk_{urandom(8).hex()}"
-            self._write()
+            self._log.operation_id = f"bulk_{urandom(8).hex()}"
+            self._log.write()
         stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
         has_redis = True
         try:
             yield self.step()
-            yield from self._change_paced() if options.is_paced else self._change_in_turn()
-            self._reset_held_circuits()
-            self._write(is_last=True)
+            if options.is_paced:
+                yield from self._change_paced()
+            else:
+                for refs in self._batches():
+                    yield from self._change(refs)
+                    if self._log.stopped_by:
+                        break
+            self._reset_held_circuits(wait=True)
+            self._log.write(is_last=True)
             yield self.step()
             if options.wait and not options.is_paced:
                 yield self.step(is_waiting=True)
-                for wait in self._following.follow(options.timeout):
-                    self._log.stay_known(wait)
+                for _ in self._following.follow(options.timeout):
+                    self._log.stay_known()
                     yield self.step(is_waiting=True)
             stopped_by = None
         except ServerError as error:
@@ -163,12 +149,6 @@ class _BulkOperation:
             with suppress(RedisError) if stopped_by else nullcontext():
                 self._end(stopped_by, has_redis=has_redis)
 
-    def _change_in_turn(self) -> Generator[BulkStep]:
-        for refs in self._batches():
-            yield from self._change(refs)
-            if self._tally.stopped_by:
-                return
-
     def _change_paced(self) -> Generator[BulkStep]:
         """Changes links as slots become free, until all have results or the operation must stop."""
         following, turns, batches_left = self._following, self._turns, self._batches()
@@ -177,9 +157,11 @@ class _BulkOperation:
                 turns.adapt(wait)
                 turns.release(following.ended)
                 following.ended.clear()
+                # Docora's scheduler takes no link whose circuit is open, so its slot stays taken.
+                self._reset_held_circuits(wait=False)
                 following.more = yield from self._feed(batches_left, wait)
                 yield self.step()
-        if self._tally.left and not self._tally.stopped_by:
+        if self._log.left and not self._log.stopped_by:
             is_lost = following.result().only_lost_left
             self._stop(StoppedBy.LOST_JOBS if is_lost else StoppedBy.TIMEOUT)
             yield self.step()
@@ -188,13 +170,13 @@ class _BulkOperation:
         self, batches_left: Iterator[Sequence[LinkRef]], wait: BulkWait
     ) -> Generator[BulkStep, None, Feed]:
         """Changes links for the free slots. Returns whether more links will follow."""
-        limit, tally = self._plan.options.max_failures, self._tally
+        limit, log = self._plan.options.max_failures, self._log
         has_to_stop = limit is not None and limit.is_exceeded(wait.failed, wait.synced)
-        if has_to_stop and tally.left and not tally.stopped_by:
+        if has_to_stop and log.left and not log.stopped_by:
             self._stop(StoppedBy.MAX_FAILURES)
-        refs = None if tally.stopped_by else next(batches_left, None)
+        refs = None if log.stopped_by else next(batches_left, None)
         if refs is None:
-            self._log.stay_known(wait)
+            self._log.stay_known()
             return Feed.DONE
         if refs or self._log.is_older_than(_IDLE):
             yield from self._change(refs)
@@ -207,106 +189,80 @@ class _BulkOperation:
         First come all links, then links whose jobs were waiting, then links whose rows were locked.
         Links whose rows are still locked follow one by one.
         """
-        yield from self._take_all()
+        refs, options = self._plan.selection.refs, self._plan.options
+        # With --front, each job goes to the head of the queue: the first link is pushed last.
+        is_reversed = options.front and not options.is_paced
+        yield from self._turns.batches(refs[::-1] if is_reversed else refs)
         waiting, unclaimed = self._waiting, self._unclaimed
         # The job of a link whose row was locked may be waiting, too: nobody has looked yet.
         if to_compare := [*waiting, *unclaimed]:
             delay = self._docora.settings.drift_grace
             for _ in self._changer.find_misplaced(to_compare, delay=delay):
                 yield ()
-        self._waiting, self._unclaimed = [], []
-        self._turns.add(waiting)
-        yield from self._take_all()
-        self._turns.add(unclaimed)
-        yield from self._take_all()
-        still_locked, self._unclaimed = self._unclaimed, []
-        self._turns.add(still_locked)
+        self._unclaimed = []
+        yield from self._turns.batches(waiting)
+        yield from self._turns.batches(unclaimed)
         self._changer.waits_for_rows = True
-        for refs in self._take_all():
-            yield from ([ref] for ref in refs) if refs else ((),)
-
-    def _take_all(self) -> Iterator[Sequence[LinkRef]]:
-        while self._turns.has_left:
-            refs = self._turns.take()
-            yield from batches(refs, self._plan.batch_size) if refs else ((),)
+        for batch in self._turns.batches(self._unclaimed):
+            yield from ([ref] for ref in batch) if batch else ((),)
 
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Changes links. Yields after each transaction; stops if the operation is cancelled."""
         if not refs:
-            self._write()
+            self._log.write()
             yield self.step()
             return
-        for changed in change_each(self._changer, refs):
+        for changed in self._changer.change_each(refs):
             try:
                 self._count(changed)
             except ServerError:
                 yield self.step()  # the batch is committed
                 raise
             yield self.step()
-            if self._tally.stopped_by:
+            if self._log.stopped_by:
                 return
 
     def _count(self, changed: Changed) -> None:
-        action, can_push = self._plan.action, self._docora.queue.can_push
-        self._tally.add(changed, self._failures_of(changed))
+        self._log.add(changed)
         self._waiting += changed.waiting
         self._unclaimed += changed.unclaimed
         to_release, late = [*changed.waiting, *changed.unclaimed], []
         for item in changed.outcomes:
-            # A resync does not await a snapshot that was already running; the link was missed.
-            if self._plan.is_awaited and (item.outcome.succeeded or action is not Action.RESYNC):
+            if self._plan.is_awaited:
                 self._following.add(item.ref, item.outcome)
             if not item.outcome.succeeded:
                 to_release.append(item.ref)
             # `wait` follows these links, too, but no push has recorded their row ids.
-            if (item.outcome.succeeded and not can_push) or (
-                item.outcome is Outcome.ALREADY_RUNNING and action is Action.RETRY
-            ):
+            is_reset = item.outcome.succeeded and not self._docora.queue.can_push
+            if is_reset or item.outcome is Outcome.ALREADY_RUNNING:
                 late.append(item.ref.id)
         self._turns.release(ref.id for ref in to_release)
-        self._log.add(changed, late)
-        self._write()
+        self._log.write(late_ids=late)
 
-    def _failures_of(self, changed: Changed) -> list[LinkFailure]:
-        """Returns the links that were not queued, without names if Postgres is down."""
-        failed = []
-        for item in changed.outcomes:
-            is_missed = self._tally.counted(item.outcome) is not item.outcome
-            if error := MISSED if is_missed else item.error_message:
-                failed.append((item.ref, error))
-        try:
-            return named_failures(self._docora.database, failed)
-        except PostgresError:
-            return [
-                LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error)
-                for ref, error in failed
-            ]
-
-    def _reset_held_circuits(self) -> None:
-        tally, database = self._tally, self._docora.database
-        tally.circuits_held -= tally.circuits_reset
-        if tally.circuits_held:
+    def _reset_held_circuits(self, *, wait: bool) -> None:
+        """Resets circuits whose rows were locked. `wait`: wait for rows that still are."""
+        log, database = self._log, self._docora.database
+        log.circuits_held -= log.circuits_reset
+        if log.circuits_held:
             with suppress(LinkLockedError), database.transaction():
-                tally.circuits_reset |= reset_circuits(database, tally.circuits_held)
-                tally.circuits_held = set()
-
-    def _write(self, *, is_last: bool = False) -> None:
-        self._log.write(self._following.result(), is_last=is_last)
+                log.circuits_reset |= reset_circuits(database, log.circuits_held, wait=wait)
+                if wait:
+                    log.circuits_held = set()
 
     def _stop(self, reason: StoppedBy) -> None:
         """Ends the operation before its next batch. Raises RedisError."""
-        self._tally.stopped_by = reason
-        self._write()
-        self._log.cancel()
+        self._log.stopped_by = reason
+        self._log.write()
 
     def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
-        if stopped_by and self._tally.left and not self._tally.stopped_by:
-            self._stop(stopped_by)
-        self._write(is_last=True)
-        if has_redis:
-            self._log.end_work()
-        wait, operation_id = self._following.result(), self._tally.operation_id
+        if stopped_by and self._log.left and not self._log.stopped_by:
+            self._log.stopped_by = stopped_by
+        self._log.write(is_last=True)
+        wait, operation_id = self._following.result(), self._log.operation_id
+        if operation_id and has_redis:
+            with suppress(RedisError):  # the record of its work expires anyway
+                end_work(self._docora.redis, operation_id)
         # If Redis is down, do not wait for its timeout a second time.
         has_redis &= not self._following.watch.misses_redis
-        if operation_id and any(astuple(wait.results)) and has_redis:
+        if operation_id and wait.total and has_redis:
             keep_results(self._docora, operation_id, wait, self._plan.change)

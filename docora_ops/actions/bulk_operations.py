@@ -1,23 +1,31 @@
 """Lists, follows and cancels the bulk operations of the last hour. Needs only Redis."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
 from docora_ops.actions.recorded_results import add_to_operations
-from docora_ops.errors import AmbiguousError, NotFoundError
+from docora_ops.errors import AmbiguousError, NotFoundError, RedisError
 from docora_ops.links import LinkFailure
 from docora_ops.operations import KnownOperation, OperationState
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry
+from docora_ops.queue.bulk_progress import (
+    cancel_operation,
+    read_operation,
+    read_operations,
+    write_messages,
+)
+from docora_ops.queue.operation_records import read_record
 
 _POLL = 0.5  # seconds
 
 
 def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:
     """Returns one page of the bulk operations of the last hour, latest first."""
-    shown = page_of(docora.store.read_all(), page, limit)
+    shown = page_of(read_operations(docora.redis), page, limit)
     return replace(shown, rows=add_to_operations(docora, shown.rows))
 
 
@@ -26,8 +34,9 @@ def operation(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[L
 
     Raises NotFoundError, RedisError.
     """
-    [known] = add_to_operations(docora, [docora.store.read(operation_id)])
-    return known, docora.store.read_failures(operation_id)
+    [known] = add_to_operations(docora, [read_operation(docora.redis, operation_id)])
+    record = read_record(docora.redis, operation_id)
+    return known, list(record.failures) if record else []
 
 
 def running_operation(docora: Docora) -> KnownOperation:
@@ -35,7 +44,7 @@ def running_operation(docora: Docora) -> KnownOperation:
 
     Raises NotFoundError if none is running, AmbiguousError if several are, RedisError.
     """
-    recent = docora.store.read_all()
+    recent = read_operations(docora.redis)
     running = [operation for operation in recent if operation.state is OperationState.RUNNING]
     if not running:
         raise NotFoundError(
@@ -56,7 +65,7 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
     """Yields a bulk operation every 0.5 s until it ends or its runner is gone."""
     before = None
     while True:
-        operation = docora.store.read(operation_id)
+        operation = read_operation(docora.redis, operation_id)
         yield operation
         # A cancelled operation still completes its current batches.
         is_over = operation.completed == before and operation.state is not OperationState.RUNNING
@@ -64,6 +73,12 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
             return
         before = operation.completed
         time.sleep(_POLL)
+
+
+def keep_messages(docora: Docora, operation_id: str, messages: Sequence[str]) -> None:
+    """Stores the messages of a detached command with its operation, unless Redis is down."""
+    with suppress(RedisError):
+        write_messages(docora.redis, operation_id, messages)
 
 
 def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> bool:
@@ -75,4 +90,4 @@ def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> b
     """
     change = docora.describe_change("cancel", reason)
     entry = audit_entry(change, AuditEvent.DONE, operation_id=operation_id)
-    return docora.store.cancel(operation_id, entry, cancelled_by=change.who)
+    return cancel_operation(docora.redis, operation_id, entry, cancelled_by=change.who)

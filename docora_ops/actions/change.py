@@ -54,10 +54,6 @@ class Changed:
     has_written: bool = False
 
 
-def _no_commands(refs: Sequence[LinkRef]) -> Sequence[Command]:  # noqa: ARG001
-    return ()
-
-
 @dataclass(slots=True)
 class Changer:
     """Changes batches of links, each batch in one transaction.
@@ -76,13 +72,31 @@ class Changer:
     action: Action
     claiming: Claiming
     options: ChangeOptions = NO_OPTIONS
-    commands: Callable[[Sequence[LinkRef]], Sequence[Command]] = _no_commands
+    commands: Callable[[Sequence[LinkRef]], Sequence[Command]] = lambda _: ()
     waits_for_circuits: bool = False
     waits_for_rows: bool = False
     disproved: Mapping[str, str] | None = None
-    _is_prepared: bool = False
     _slow_links: int = 0
     _has_waited_in_vain: bool = False
+
+    def change_each(self, refs: Sequence[LinkRef]) -> Iterator[Changed]:
+        """Changes links in one transaction or, if Postgres refuses because of a row, one by one.
+
+        Yields after each transaction. Raises PostgresError, also if the server is too slow for
+        single links; RedisError.
+        """
+        try:
+            changed = self.change(refs)
+        except LinkError as error:
+            if len(refs) > 1:
+                for ref in refs:
+                    yield from self.change_each([ref])
+                return
+            self._slow_links += isinstance(error, StatementTimeoutError)
+            if self._slow_links == _SLOW_LINKS_IN_A_ROW:
+                raise PostgresError(error.message, hint=error.hint) from error
+            changed = Changed([LinkOutcome(refs[0], Outcome.NOT_QUEUED, error.message)])
+        yield changed
 
     def change(self, refs: Sequence[LinkRef]) -> Changed:
         """Changes links in one transaction, and returns their outcomes after the commit.
@@ -90,9 +104,7 @@ class Changer:
         Leaves out links whose job is running or unreadable. Raises LinkError if Postgres refuses
         because of a row; PostgresError, RedisError. After an error, no link is changed.
         """
-        if not self._is_prepared:
-            self.queue.prepare()
-            self._is_prepared = True
+        self.queue.prepare()
         changed = Changed()
         todo, is_refused = list(_without_invalid(refs, changed)), True
         try:
@@ -109,13 +121,6 @@ class Changer:
             self._give_up_unclaimed(changed)
         self._slow_links = 0
         return changed
-
-    def give_up(self, ref: LinkRef, error: LinkError) -> Changed:
-        """Records a link as not queued. Raises PostgresError if the whole server is too slow."""
-        self._slow_links += isinstance(error, StatementTimeoutError)
-        if self._slow_links == _SLOW_LINKS_IN_A_ROW:
-            raise PostgresError(error.message, hint=error.hint) from error
-        return Changed([LinkOutcome(ref, Outcome.NOT_QUEUED, error.message)])
 
     def _give_up_unclaimed(self, changed: Changed) -> None:
         for ref in changed.unclaimed:
@@ -264,22 +269,6 @@ class Changer:
         if self.action is Action.RESYNC:
             changed.deliveries = count_deliveries(self.database, queued, path=self.options.path)
         return changed
-
-
-def change_each(changer: Changer, refs: Sequence[LinkRef]) -> Iterator[Changed]:
-    """Changes links in one transaction or, if Postgres refuses because of a row, one by one.
-
-    Yields after each transaction. Raises PostgresError, RedisError.
-    """
-    try:
-        changed = changer.change(refs)
-    except LinkError as error:
-        if len(refs) > 1:
-            for ref in refs:
-                yield from change_each(changer, [ref])
-            return
-        changed = changer.give_up(refs[0], error)
-    yield changed
 
 
 def _without_invalid(refs: Iterable[LinkRef], changed: Changed) -> Iterator[LinkRef]:

@@ -21,7 +21,7 @@ from docora_ops.text import mask
 
 if TYPE_CHECKING:
     from docora_ops.database import Database
-    from docora_ops.queue import LinkQueue, ProgressStore, Redis
+    from docora_ops.queue import LinkQueue, Redis
     from docora_ops.settings import Settings
 
 _LONGEST_VALUE = 1000  # characters of a value in an audit entry
@@ -199,13 +199,6 @@ class Docora:
         if not choice.is_clear:
             raise UnclearBackendError(f"{choice.sentence}: nothing is changed", hint=choice.to_set)
         return self._opened_queue
-
-    @cached_property
-    def store(self) -> ProgressStore:
-        """The stored progress of bulk operations."""
-        from docora_ops.queue import ProgressStore
-
-        return ProgressStore(self.redis)
 
 
 def _shown(value: object) -> object:

@@ -10,7 +10,7 @@ from itertools import islice
 from sys import intern
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.link_jobs import DOCORA_JOB_ID, look_at_jobs
+from docora_ops.actions.link_jobs import DOCORA_JOB_ID, look_at_jobs, why_not_queued
 from docora_ops.database import Database
 from docora_ops.database.drift import pages_of_links_to_check
 from docora_ops.database.link_rows import linked_jobs, names_of
@@ -116,17 +116,16 @@ class Finding:
 def find_drift(
     docora: Docora,
     *,
-    delay: float | None = None,
     app_id: str | None = None,
     ref: LinkRef | None = None,
 ) -> Iterator[Suspects | list[Finding]]:
     """Looks for drift twice. Yields Suspects between the looks, and finally the drift.
 
+    `DOCORA_OPS_DRIFT_GRACE` seconds lie between the looks.
     Leaves out suspects of only one look, which are normal activity, and held apps, whose links need
     no job until their release. Holds neither locks nor a transaction between the looks. Raises
     PostgresError, RedisError.
 
-    delay: seconds between the two looks; None means `DOCORA_OPS_DRIFT_GRACE`.
     app_id: look only at this app.
     ref: look only at this link.
     """
@@ -136,8 +135,8 @@ def find_drift(
         first[job_id] = (*first.get(job_id, ()), finding.key)
     findings: list[Finding] = []
     if first:
-        grace = docora.settings.drift_grace if delay is None else delay
-        yield from pause_between_looks(sum(map(len, first.values())), grace)
+        suspects = sum(map(len, first.values()))
+        yield from pause_between_looks(suspects, docora.settings.drift_grace)
         findings += _found_again(_look(docora, app_id, ref, first), first)
     for start in range(0, len(findings), _AT_ONCE):  # in place, because there may be a million
         batch = slice(start, start + _AT_ONCE)
@@ -201,7 +200,7 @@ def _look(
     for page in pages:
         links = {
             link: status
-            for link, status in page
+            for link, status in page.items()
             if link.app_id not in holds and (only is None or link.job_id in only)
         }
         _leave_out_idle(queue, links)
@@ -299,8 +298,8 @@ def _check_links(
                 detail = "its ids can't form a job id"
             elif queue.docora_picks_up(status, answer):
                 continue
-            elif answer.state is JobState.UNREADABLE:
-                detail = f"its Redis key does not hold a job: {answer.reason}"
+            else:
+                detail = why_not_queued(answer) or ""
         ids = (ref.app_id, ref.repository_id)
         drift = Drift(ref.job_id, kind or DriftKind.LOST, *ids, detail=detail)
         yield Finding(drift, status, disproved)

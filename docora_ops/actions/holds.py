@@ -1,6 +1,6 @@
 """`hold` and `release`: keep workers from taking the jobs of an app, and let them again."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from shlex import quote
 
@@ -126,24 +126,19 @@ def with_names(database: Database, held: Sequence[HeldApp]) -> list[HeldApp]:
 
 
 def without_held_apps(
-    docora: Docora, selection: Selection, limit: int | None = None
-) -> tuple[Selection, list[str]]:
-    """Removes the links of held apps from a selection. Also returns the names of these apps.
+    docora: Docora, selection: Selection, holds: Container[str], limit: int | None = None
+) -> Selection:
+    """Removes the links of held apps from a selection. Adds a notice if any links were removed.
 
-    Adds a notice if any links were removed.
-
+    holds: ids of the held apps.
     limit: the maximum number of links to keep.
-
-    Raises RedisError.
     """
-    holds = read_holds(docora.redis)
     left_out = [app for app in selection.by_app if app.app_id in holds]
-    refs = [ref for ref in selection.refs if ref.app_id not in holds][:limit]
-    names = [app.app_name for app in left_out]
-    if names:
+    if left_out:
         links = amount(sum(app.links for app in left_out), "link")
         docora.note(f"{links} left out: {held_in_words(left_out)}.")
-    return replace(keep_links(selection, refs), held_left_out=left_out), names
+    refs = [ref for ref in selection.refs if ref.app_id not in holds][:limit]
+    return replace(keep_links(selection, refs), held_left_out=left_out)
 
 
 def held_in_words(apps: Sequence[AppCount | HeldApp]) -> str:

@@ -110,7 +110,7 @@ class JobWatch:
         for number, batch in enumerate(batches(ids, _JOBS_AT_ONCE)):
             if number:
                 yield
-            statuses = dict(read_unsynced(database, batch))
+            statuses = read_unsynced(database, batch)
             for ref, answer in look_at_jobs(database, queue, list(statuses)):
                 status = statuses[ref]
                 if answer.state is JobState.RUNNING:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, replace
+from itertools import starmap
 
 from docora_ops.actions.bulk import BulkStep, run_bulk
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.holds import without_held_apps
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
-from docora_ops.actions.tally import Plan
+from docora_ops.actions.operation_log import Plan
 from docora_ops.actions.workers import require_rq, require_rq_for_front
 from docora_ops.database import Selection
 from docora_ops.database.deliveries import count_deliveries
@@ -18,7 +19,7 @@ from docora_ops.database.link_reports import SnapshotResult, count_by_status, re
 from docora_ops.database.selections import keep_links, select_due, select_links
 from docora_ops.errors import RedisDeniedError
 from docora_ops.links import Action, LinkStatus
-from docora_ops.operations import NO_OPTIONS, ChangeOptions, RunningOperation
+from docora_ops.operations import NO_OPTIONS, ChangeOptions, LeftToOperation, RunningOperation
 from docora_ops.queue.holds import read_holds
 from docora_ops.queue.operation_links import SharedLinks, read_at_work
 from docora_ops.queue.rq_queue import keep_pass
@@ -62,9 +63,11 @@ def retry_all_failed(
     which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=not can_push)
     # Docora's scheduler would not queue links with an open circuit.
     skip = not (can_push or options.reset_circuit)
-    most = limit if not read_holds(docora.redis) else None
+    holds = read_holds(docora.redis)
+    most = None if holds else limit
     selection = select_links(docora.database, which, limit=most, skip_open_circuits=skip)
-    selection, held = without_held_apps(docora, selection, limit)
+    selection = without_held_apps(docora, selection, holds, limit)
+    held = selection.held_names
     failed = 0 if selection.total or held else count_by_status(docora.database).failed
     if failed and not selection.open_circuits_left_out:
         # "Nothing to do" would sound like an all-clear.
@@ -114,8 +117,8 @@ def resync_all(
     which = replace(which, app_ids=[resolved.app_id])
     skip = not (docora.queue.can_push or options.reset_circuit)
     selection = select_links(docora.database, which, skip_open_circuits=skip)
-    selection, held = without_held_apps(docora, selection)
-    recorded = {**asdict(resolved), "all": True, "held": held} | recorded
+    selection = without_held_apps(docora, selection, read_holds(docora.redis))
+    recorded = {**asdict(resolved), "all": True, "held": selection.held_names} | recorded
     change = docora.describe_change("resync", reason, options, **recorded)
     running = running_operations(operations_at_work(docora, selection))
     batch_size = min(docora.settings.batch_size, _LARGEST_RESYNC_BATCH)
@@ -140,13 +143,13 @@ def schedule(
     within = docora.settings.scan_interval
     require_rq(docora, "schedule", f"Docora's worker queues what is due by itself, within {within}")
     due = select_due(docora.database, docora.settings.rescan_interval_ms)
-    due, held = without_held_apps(docora, due)
+    due = without_held_apps(docora, due, read_holds(docora.redis))
     at_work = operations_at_work(docora, due)
     selection = without_paced_links(due, at_work)
-    for operation_id, links in selection.left_to_operations.items():
-        left = f"{amount(links, 'due link')} left to operation {operation_id}"
+    for left_to in selection.left_to_operations:
+        left = f"{amount(left_to.links, 'due link')} left to operation {left_to.operation_id}"
         docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
-    change = docora.describe_change("schedule", reason, held=held)
+    change = docora.describe_change("schedule", reason, held=due.held_names)
     options, running = ChangeOptions(dry_run=dry_run), running_operations(at_work)
     batch_size = docora.settings.batch_size
     yield from run_bulk(
@@ -213,5 +216,5 @@ def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
         failed_again = {result.id for result in results if result.status == LinkStatus.FAILED}
         left_to |= dict.fromkeys(shared.to_queue | failed_again, shared.operation.operation_id)
     refs = [ref for ref in selection.refs if ref.id not in left_to]
-    left_out = Counter(left_to.values())
-    return replace(keep_links(selection, refs), left_to_operations=dict(left_out))
+    left_to_operations = list(starmap(LeftToOperation, Counter(left_to.values()).items()))
+    return replace(keep_links(selection, refs), left_to_operations=left_to_operations)

@@ -182,8 +182,9 @@ def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: b
     if is_held_back and reset_circuit:
         statuses.append(LinkStatus.PENDING_SNAPSHOT)
     if action is Action.RETRY and link.status not in statuses:
-        if _waits_for_release(docora, link):
-            return Claiming.of_all()
+        is_held = link.ref.app_id in read_holds(docora.redis)
+        if is_held and job_state(docora.database, docora.queue, link.ref) is JobState.WAITING:
+            return Claiming.of_all()  # its job waits for the release of the app
         raise _not_failed(docora, link)
     skip_open_circuits = not (docora.queue.can_push or reset_circuit)
     if is_held_back and skip_open_circuits:
@@ -198,12 +199,6 @@ def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: b
             open_circuit=False if skip_open_circuits else None,
         )
     )
-
-
-def _waits_for_release(docora: Docora, link: Link) -> bool:
-    if link.ref.app_id not in read_holds(docora.redis):
-        return False
-    return job_state(docora.database, docora.queue, link.ref) is JobState.WAITING
 
 
 def _not_failed(docora: Docora, link: Link) -> NotFailedError:

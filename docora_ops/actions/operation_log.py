@@ -1,128 +1,222 @@
-"""Writes the progress and the audit entries of a bulk operation."""
+"""The plan of a bulk operation, and the log of its links: counts, progress, audit entries."""
+
+from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import astuple
+from dataclasses import dataclass
 
 from docora_ops.actions.audit_entries import AuditEntries
-from docora_ops.actions.change import Changed
+from docora_ops.actions.change import Changed, LinkOutcome
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.tally import Tally
-from docora_ops.errors import NotFoundError, OperationFinishedError, RedisError
-from docora_ops.links import LinkRef, count_succeeded
-from docora_ops.operations import BulkWait, Progress, StoppedBy
+from docora_ops.actions.link_jobs import named_failures
+from docora_ops.actions.snapshot_results import Following
+from docora_ops.database import Selection
+from docora_ops.errors import PostgresError, RedisError
+from docora_ops.links import (
+    Action,
+    LinkFailure,
+    LinkRef,
+    Outcome,
+    PlannedLink,
+    count_succeeded,
+)
+from docora_ops.operations import (
+    BulkResult,
+    Change,
+    ChangeOptions,
+    RunningOperation,
+    StoppedBy,
+)
 from docora_ops.queue import Command
 from docora_ops.queue.audit_stream import AuditEvent
-from docora_ops.queue.bulk_progress import HEARTBEAT
-from docora_ops.queue.operation_links import (
-    add_links,
-    commands_to_add_links,
-    end_work,
-    keep_at_work,
-)
+from docora_ops.queue.bulk_progress import HEARTBEAT, write_progress
+from docora_ops.queue.operation_links import add_links, commands_to_add_links, keep_at_work
+from docora_ops.queue.operation_records import FAILURES_OF_RECORD
 
+MISSED = "its snapshot is running; resync it again when that has ended"
 _KEEP = 5  # seconds between two calls of `keep_at_work`
+_BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
+"""Outcomes of links that another producer queued first, or that no longer qualified."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a bulk operation.
+
+    running: other operations at work on the same links.
+    batch_size: the number of links per transaction.
+    deliveries: for a resync, the number of delivery records of the links.
+    """
+
+    action: Action
+    selection: Selection
+    change: Change
+    options: ChangeOptions
+    running: Sequence[RunningOperation]
+    batch_size: int
+    deliveries: int = 0
+
+    @property
+    def is_awaited(self) -> bool:
+        """Tells whether the operation waits for the snapshots."""
+        return (self.options.wait or self.options.is_paced) and not self.options.dry_run
 
 
 class OperationLog:
-    """Writes the progress and the audit entries; without an operation id, only audit entries."""
+    """Counts the outcomes of a bulk operation, and writes its progress and audit entries.
 
-    def __init__(self, docora: Docora, tally: Tally) -> None:
-        plan = tally.plan
-        self._docora, self._tally = docora, tally
+    Without an operation id, writes only audit entries.
+
+    planned_links: the links of a dry run.
+    stopped_by: why no further link is changed; None while the operation continues.
+    """
+
+    def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
+        self._docora, self._plan, self._following = docora, plan, following
         self._audit = AuditEntries(plan.change, plan.selection.total)
         self._written_at = self._kept_at = 0.0
-        self._failures = self._failed_links = 0  # how many have been written
+        self._failures_written = self._failed_links_written = 0
+        self._counts: Counter[Outcome] = Counter()
+        self._failures: list[LinkFailure] = []
+        self._deliveries = 0
+        self._cancelled_by: str | None = None
+        self.by_app = {app: Counter[Outcome]() for app in plan.selection.by_app}
+        self._counts_of = {app.app_id: counts for app, counts in self.by_app.items()}
+        self.operation_id: str | None = None
+        self.planned_links: list[PlannedLink] = []
+        self.circuits_reset: set[str] = set()
+        self.circuits_held: set[str] = set()
+        self.stopped_by: StoppedBy | None = None
+
+    @property
+    def left(self) -> int:
+        """Counts the links without an outcome."""
+        return self._plan.selection.total - self._counts.total()
+
+    def add(self, changed: Changed) -> None:
+        """Counts the outcomes. For a resync, a running snapshot means that the link was missed."""
+        if self._plan.action is Action.RESYNC:
+            changed.outcomes = [
+                LinkOutcome(item.ref, Outcome.NOT_QUEUED, MISSED)
+                if item.outcome is Outcome.ALREADY_RUNNING
+                else item
+                for item in changed.outcomes
+            ]
+        for item in changed.outcomes:
+            self._counts[item.outcome] += 1
+            self._counts_of[item.ref.app_id][item.outcome] += 1
+        self._deliveries += changed.deliveries
+        self.circuits_reset |= changed.circuits_reset
+        self.circuits_held |= changed.circuits_held
+        self._audit.has_begun |= changed.has_written
+        failed = [(item.ref, item.error_message) for item in changed.outcomes if item.error_message]
+        try:
+            self._failures += named_failures(self._docora.database, failed)
+        except PostgresError:
+            self._failures += [
+                LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error)
+                for ref, error in failed
+            ]
+
+    def result(self) -> BulkResult:
+        """Returns the result so far."""
+        plan, counts, options = self._plan, self._counts, self._plan.options
+        is_resync, is_schedule = plan.action is Action.RESYNC, plan.action is Action.SCHEDULE
+        is_paced_retry = options.is_paced and plan.action is Action.RETRY
+        is_cut_short = self.stopped_by is not None and self.left > 0
+        return BulkResult(
+            action=plan.action,
+            dry_run=options.dry_run,
+            operation_id=self.operation_id,
+            total=plan.selection.total,
+            completed=counts.total(),
+            left=self.left,
+            put_to_work=count_succeeded(counts),
+            cancelled=is_cut_short,
+            stopped_by=self.stopped_by if is_cut_short else None,
+            cancelled_by=self._cancelled_by if is_cut_short else None,
+            **{outcome.value: counts[outcome] for outcome in Outcome},
+            deliveries_cleared=self._deliveries if is_resync and not options.update else None,
+            deliveries_marked=self._deliveries if is_resync and options.update else None,
+            open_circuits_left_out=plan.selection.open_circuits_left_out,
+            held_left_out=plan.selection.held_left_out,
+            circuits_reset=len(self.circuits_reset) if options.reset_circuit else None,
+            circuits_held=len(self.circuits_held) if options.reset_circuit else None,
+            in_flight=options.in_flight if options.is_paced else None,
+            taken_over=sum(counts[outcome] for outcome in _BY_OTHERS) if is_paced_retry else None,
+            left_to_operations=plan.selection.left_to_operations if is_schedule else None,
+            running_operations=plan.running,
+            failures=self._failures,
+            planned_links=self.planned_links if options.dry_run else None,
+        )
 
     def commands(self, refs: Sequence[LinkRef]) -> list[Command]:
         """Returns the Redis commands to run atomically with the push of these links' jobs."""
         commands: list[Command] = [*self._audit.start()]
         # Links that are only reset have no job. Before the commit, `wait` would take their old
         # status for the result, so they are added later.
-        if self._tally.operation_id and self._docora.queue.can_push:
-            ids = [ref.id for ref in refs]
-            commands += commands_to_add_links(self._tally.operation_id, ids)
+        if self.operation_id and self._docora.queue.can_push:
+            commands += commands_to_add_links(self.operation_id, [ref.id for ref in refs])
         return commands
 
-    def add(self, changed: Changed, late_ids: Sequence[str]) -> None:
-        """Records a batch. `late_ids`: row ids of links to follow that `commands` did not add."""
-        self._audit.has_begun |= changed.has_written
-        if late_ids and self._tally.operation_id:
-            add_links(self._docora.redis, self._tally.operation_id, late_ids)
-
-    def write(self, wait: BulkWait, *, is_last: bool = False) -> None:
+    def write(self, *, late_ids: Sequence[str] = (), is_last: bool = False) -> None:
         """Writes the progress and, at the start and the end, the audit entries.
 
-        If the operation was cancelled, records that in the tally. Raises RedisError.
+        If the operation was cancelled, sets `stopped_by`. Raises RedisError.
+
+        late_ids: row ids of links to follow that `commands` did not add.
         """
-        tally, audit = self._tally, self._audit
+        audit, redis = self._audit, self._docora.redis
         self._written_at = time.monotonic()
-        audit.deliveries = tally.deliveries
-        reason = tally.stopped_by if tally.left else None
-        if tally.operation_id is None:
+        audit.deliveries = self._deliveries
+        result, wait = self.result(), self._following.result()
+        if self.operation_id is None:
             if is_last:
-                audit.write_end(self._docora.redis, tally.counts, reason)
+                audit.write_end(redis, self._counts, result.stopped_by)
             return
+        if late_ids:
+            add_links(redis, self.operation_id, late_ids)
         if is_last and audit.has_ended:
             return
-        audit.operation_id = tally.operation_id
+        audit.operation_id = self.operation_id
         is_first, entries = not audit.has_begun, audit.start()
-        is_end = not (is_first or audit.has_ended) and (is_last or not tally.left)
-        cancelled_by = tally.cancelled_by if reason else None
+        is_end = not (is_first or audit.has_ended) and (is_last or not self.left)
         if is_end:
-            entries = [audit.entry(AuditEvent.ENDED, tally.counts, reason, cancelled_by)]
-        failed_again = len(wait.failed_links)
-        was_cancelled, who = self._docora.store.write(
-            Progress(
-                operation_id=tally.operation_id,
-                total=tally.plan.selection.total,
-                completed=tally.counts.total(),
-                put_to_work=count_succeeded(tally.counts),
-                not_queued=len(tally.failures),
-                cancelled=tally.stopped_by is not None,
-                taken_over=tally.taken_over or 0,
-            ),
-            tally.failures,
-            since=self._failures,
-            change=tally.plan.change if is_first else None,
-            stopped_by=reason,
-            cancelled_by=cancelled_by,
-            results=wait.results if any(astuple(wait.results)) else None,
-            failed_links=wait.failed_links if failed_again > self._failed_links else (),
+            stop = result.stopped_by, result.cancelled_by
+            entries = [audit.entry(AuditEvent.ENDED, self._counts, *stop)]
+        new_failures = self._failures[self._failures_written : FAILURES_OF_RECORD]
+        new_failed_links = wait.failed_links[self._failed_links_written : FAILURES_OF_RECORD]
+        cancelled_by = write_progress(
+            redis,
+            result,
+            change=self._plan.change if is_first else None,
+            results=wait.results if wait.total else None,
+            failures=self._failures if new_failures else (),
+            failed_links=wait.failed_links if new_failed_links else (),
             audit=next(iter(entries), None),
         )
         audit.has_begun = True
         audit.has_ended |= is_end
-        self._failures, self._failed_links = len(tally.failures), failed_again
-        if was_cancelled and not tally.stopped_by:
-            tally.stopped_by, tally.cancelled_by = StoppedBy.CANCELLED, who
-        if not (tally.stopped_by or is_last) and time.monotonic() - self._kept_at > _KEEP:
+        self._failures_written = len(self._failures)
+        self._failed_links_written = len(wait.failed_links)
+        if cancelled_by is not None and not self.stopped_by:
+            self.stopped_by, self._cancelled_by = StoppedBy.CANCELLED, cancelled_by or None
+        if not (self.stopped_by or is_last) and time.monotonic() - self._kept_at > _KEEP:
             self._kept_at = time.monotonic()
-            ids = (ref.id for ref in tally.plan.selection.refs)
-            keep_at_work(self._docora.redis, tally.operation_id, ids)
+            keep_at_work(redis, self.operation_id, (ref.id for ref in self._plan.selection.refs))
 
     def is_older_than(self, seconds: float) -> bool:
         """Tells whether the progress was last written more than `seconds` ago."""
         return time.monotonic() - self._written_at > seconds
 
-    def stay_known(self, wait: BulkWait) -> None:
+    def stay_known(self) -> None:
         """Keeps the operation from expiring while its links are awaited.
 
         Ignores errors of Redis, because the results are in Postgres.
         """
         if self.is_older_than(HEARTBEAT):
             with suppress(RedisError):
-                self.write(wait)
-
-    def cancel(self) -> None:
-        """Marks an operation that stops early as cancelled. Raises RedisError."""
-        if self._tally.operation_id:
-            with suppress(NotFoundError, OperationFinishedError):
-                self._docora.store.cancel(self._tally.operation_id)
-
-    def end_work(self) -> None:
-        """Records that the operation is no longer at work."""
-        if self._tally.operation_id:
-            with suppress(RedisError):  # the record of its work expires anyway
-                end_work(self._docora.redis, self._tally.operation_id)
+                self.write()

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from docora_ops.actions.audit_entries import AuditEntries
-from docora_ops.actions.change import Changed, Changer, LinkOutcome, change_each
+from docora_ops.actions.change import Changed, Changer, LinkOutcome
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Drift, DriftKind, DriftReport, Finding, Suspects, find_drift
 from docora_ops.actions.holds import held_apps, held_in_words
@@ -299,13 +299,13 @@ def _queue_links(
             refs = read_refs(database, list(drifts.values()))
             drift_of = {ref: drifts.pop((ref.app_id, ref.repository_id)) for ref in refs}
             repaired += [Repaired(gone, RepairOutcome.LEFT_ALONE) for gone in drifts.values()]
-            for changed in change_each(changer, refs):
+            for changed in changer.change_each(refs):
                 _note(changed, drift_of, audit, repaired)
                 locked += [(ref, drift_of[ref]) for ref in changed.unclaimed]
                 yield
         changer.waits_for_rows = True
         for ref, drift in locked:
-            for changed in change_each(changer, [ref]):
+            for changed in changer.change_each([ref]):
                 _note(changed, {ref: drift}, audit, repaired)
                 yield
 
@@ -317,12 +317,9 @@ def _note(
     repaired: list[Repaired],
 ) -> None:
     audit.has_begun |= changed.has_written
-    repaired += [_repaired(drift_of[item.ref], item) for item in changed.outcomes]
-
-
-def _repaired(drift: Drift, item: LinkOutcome) -> Repaired:
-    outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
-    return Repaired(drift, outcome, item.error_message)
+    for item in changed.outcomes:
+        outcome = _OUTCOMES.get(item.outcome, RepairOutcome.LEFT_ALONE)
+        repaired.append(Repaired(drift_of[item.ref], outcome, item.error_message))
 
 
 def recover_abandoned(
@@ -348,6 +345,6 @@ def recover_abandoned(
         recovered: list[LinkOutcome] = []
         if answer.state.is_over or ref.job_id in (changer.disproved or ()):
             # One link at a time, because this may wait for a lock.
-            for changed in change_each(changer, [ref]):
+            for changed in changer.change_each([ref]):
                 recovered = [item for item in changed.outcomes if item.outcome in _OUTCOMES]
         yield recovered[0] if recovered else None

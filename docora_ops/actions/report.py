@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from docora_ops.actions.audit_history import past_moment
-from docora_ops.actions.bulk_operations import operation as read_operation
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_lists import apps
 from docora_ops.actions.lookup import LinkChoice
@@ -15,9 +14,10 @@ from docora_ops.actions.status import Status, keeping_errors, read_status
 from docora_ops.actions.verification import Verification
 from docora_ops.database.link_reports import AppSummary
 from docora_ops.errors import NotFoundError, ServerError
-from docora_ops.links import Action, LinkFailure, LinkStatus, Outcome, count_succeeded
+from docora_ops.links import Action, LinkStatus, Outcome, count_succeeded
 from docora_ops.operations import HistoryEntry, KnownOperation, OperationRecord
 from docora_ops.queue.audit_stream import read_history
+from docora_ops.queue.bulk_progress import read_operation, read_operations
 from docora_ops.queue.operation_records import find_records, read_record
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.text import When
@@ -128,7 +128,7 @@ def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRe
     records = filter(None, (read_record(docora.redis, id_) for id_ in ids[:_MOST_OPERATIONS]))
     of_the_dashboard = [
         _unrecorded(operation)
-        for operation in docora.store.read_all()
+        for operation in read_operations(docora.redis)
         if operation.who is None and operation.last_step_at and operation.last_step_at >= first
     ]
     operations = [*records, *of_the_dashboard[:_MOST_OPERATIONS]]
@@ -136,9 +136,9 @@ def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRe
     return operations, len(ids) + len(of_the_dashboard) - len(operations)
 
 
-def _unrecorded(operation: KnownOperation, failures: Sequence[LinkFailure] = ()) -> OperationRecord:
+def _unrecorded(operation: KnownOperation) -> OperationRecord:
     return OperationRecord(
-        **vars(operation), started_at=None, reason=None, failures=failures, failed_links=[]
+        **vars(operation), started_at=None, reason=None, failures=[], failed_links=[]
     )
 
 
@@ -149,12 +149,11 @@ def _operations_with(
     if record := read_record(docora.redis, operation_id):
         return [record]
     try:
-        operation, failures = read_operation(docora, operation_id)
+        return [_unrecorded(read_operation(docora.redis, operation_id))]
     except NotFoundError:
         if not changes:
             raise
         return []
-    return [_unrecorded(operation, failures)]
 
 
 def _sum_up(passes: Sequence[HistoryEntry]) -> SchedulePasses:

@@ -46,6 +46,7 @@ from docora_ops.links import (
 )
 from docora_ops.operations import KnownOperation
 from docora_ops.queue import LinkQueue
+from docora_ops.queue.bulk_progress import read_operations
 from docora_ops.queue.outcomes import PERIOD, read_counts
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import measure, read_clock
@@ -181,7 +182,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             status,
             queue=queue.overview(1),
             other_queue=queue.use.other,
-            last_operation=next(iter(docora.store.read_all()), None),
+            last_operation=next(iter(read_operations(docora.redis)), None),
         )
     with keeping_errors(errors), database.snapshot():
         server = read_server(database)

@@ -25,7 +25,9 @@ from docora_ops.operations import (
     WaitEnd,
 )
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
-from docora_ops.queue.operation_links import has_links, read_links
+from docora_ops.queue.bulk_progress import read_operation, renew, write_results
+from docora_ops.queue.operation_links import read_links
+from docora_ops.queue.operation_records import read_record
 
 _LOOK = 1  # seconds between two looks at an operation
 
@@ -146,9 +148,9 @@ def wait_for_operation(
 
     Stores the results with the operation. Raises NotFoundError, PostgresError, RedisError.
     """
-    store = docora.store
-    step = OperationStep(store.read(operation_id), BulkWait(0, 0, 0, 0, (), 0))
-    if not has_links(docora.redis, operation_id):
+    operation = read_operation(docora.redis, operation_id)
+    step = OperationStep(operation, BulkWait(0, 0, 0, 0, (), 0))
+    if operation.who is None:
         raise NotFoundError(
             f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
             hint=f"docora-ops operations {quote(operation_id)} --follow shows how far it is",
@@ -184,18 +186,18 @@ def _look_at_operation(
 
     ids: the row ids read so far; new ids are appended.
     """
-    store, operation_id = docora.store, step.operation.operation_id
+    operation_id = step.operation.operation_id
     try:
         # Reads the state first: if the operation has ended by then, the ids below are complete.
-        operation = store.read(operation_id)
-        failures = store.read_failures(operation_id)
+        operation = read_operation(docora.redis, operation_id)
+        record = read_record(docora.redis, operation_id) if operation.not_queued else None
         new = read_links(docora.redis, operation_id, len(ids))
         following.add_claimed(dict.fromkeys(new).keys() - set(ids if new else ()))
         ids += new
         # Only now, because an operation that is over will claim no more links.
         goes_on = operation.state is OperationState.RUNNING
-        step = OperationStep(operation, step.wait, failures, goes_on)
-        store.renew(operation)
+        step = OperationStep(operation, step.wait, record.failures if record else (), goes_on)
+        renew(docora.redis, operation)
     except NotFoundError:
         step = replace(step, goes_on=False)  # the operation has expired meanwhile
     except RedisError as error:
@@ -208,7 +210,7 @@ def keep_results(docora: Docora, operation_id: str, wait: BulkWait, change: Chan
     """Stores the results with the operation; warns if that fails."""
     entry = _results_entry(change, operation_id, wait)
     try:
-        docora.store.write_results(operation_id, wait.results, wait.failed_links, entry)
+        write_results(docora.redis, operation_id, wait.results, wait.failed_links, entry)
     except RedisError as error:
         docora.warn(f"the results are not kept with the operation: {error.message}")
 

@@ -17,7 +17,7 @@ from docora_ops.cli.signals import interrupted_code, is_interrupted, until_inter
 from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
 from docora_ops.errors import PostgresDeniedError, RedisDeniedError, ServerError
-from docora_ops.links import Action, Outcome, only_app
+from docora_ops.links import Action, only_app
 from docora_ops.operations import BulkResult, StoppedBy
 from docora_ops.render.columns import cell
 from docora_ops.render.console import progress_bar
@@ -70,7 +70,7 @@ def run_bulk(
 def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
     docora, total = context.docora, step.result.total
     running = map(render.running, step.result.running_operations)
-    above: list[object] = [app_counts(step.chosen), *(cell(text, "yellow") for text in running)]
+    above: list[object] = [app_counts(step.by_app), *(cell(text, "yellow") for text in running)]
     question = reset_in_words(docora, amount(total, "link"), total)
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
@@ -221,7 +221,7 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
         yield f"{records}."
         if result.deliveries_cleared and not options.dry_run:
             yield KEPT
-    if options.front and (waited := result.counts.get(Outcome.ALREADY_QUEUED, 0)):
+    if options.front and (waited := result.already_queued):
         yield f"{amount(waited, 'job')} already waited: --front does not move waiting jobs."
     if result.circuits_reset:
         verb = "would be reset" if options.dry_run else "reset"

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from docora_ops.links import Action, App, LinkGroup, Outcome, PlannedLink
+from docora_ops.links import Action, AppCount, LinkGroup, Outcome, PlannedLink
 from docora_ops.operations import (
     BulkResult,
     BulkWait,
     KnownOperation,
     OperationState,
-    Progress,
     Results,
     RunningOperation,
     StoppedBy,
@@ -65,11 +64,11 @@ def message(result: BulkResult) -> str:
     return done if result.total else none
 
 
-AppOutcomes = tuple[App, Mapping[Outcome, int]]
+AppOutcomes = tuple[AppCount, Mapping[Outcome, int]]
 
 
 def summary(
-    by_app: Mapping[App, Mapping[Outcome, int]], *, is_planned: bool = False
+    by_app: Mapping[AppCount, Mapping[Outcome, int]], *, is_planned: bool = False
 ) -> Listing[Any]:
     """Counts the links by app and outcome."""
 
@@ -87,7 +86,7 @@ def summary(
     )
     rows: list[AppOutcomes] = [*by_app.items()]
     if len(rows) > 1:  # at the top, because a pager shows the beginning
-        rows.insert(0, (App("", "all"), totals))
+        rows.insert(0, (AppCount("", "all", 0), totals))
     return Listing(columns, rows)
 
 
@@ -103,7 +102,7 @@ def running(operation: RunningOperation) -> str:
     return f"{at_work}: {', '.join(filter(None, parts))}."
 
 
-def links_done(operation: Progress | RunningOperation) -> str:
+def links_done(operation: KnownOperation | RunningOperation) -> str:
     """Returns `40 of 455`, or `40 of 455, 3 taken over` if another producer queued links first."""
     done = f"{operation.completed - operation.taken_over} of {operation.total}"
     return f"{done}, {operation.taken_over} taken over" if operation.taken_over else done

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from io import TextIOBase
 from typing import TextIO, cast
 
+from docora_ops.actions.bulk_operations import keep_messages
 from docora_ops.actions.docora import Docora
 from docora_ops.cli.signals import finishing_first
-from docora_ops.errors import CommandInterruptedError, RedisError, UsageError
+from docora_ops.errors import CommandInterruptedError, UsageError
 from docora_ops.text import moment
 
 Announce = Callable[[str], None]
@@ -115,6 +116,5 @@ class _Messages(TextIOBase):
         """Stores each line with the current time, unless Redis is down."""
         now = moment(datetime.now(UTC))
         self._kept += [f"{now} {line.strip()}" for line in text.splitlines() if line.strip()]
-        with suppress(RedisError):
-            self._docora.store.write_messages(self._operation_id, self._kept)
+        keep_messages(self._docora, self._operation_id, self._kept)
         return len(text)

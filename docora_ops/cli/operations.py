@@ -151,7 +151,7 @@ _COLUMNS: Sequence[Column[KnownOperation]] = (
 class OperationData(KnownOperation):
     """One operation, as shown by `operations ID` and `wait`.
 
-    failures: the links that could not be queued; at most 10,000 are kept.
+    failures: the links that could not be queued; at most 1,000 are kept.
     waited: null except for `wait`.
     """
 

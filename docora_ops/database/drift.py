@@ -7,12 +7,10 @@ from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
 
 # A new link gets its job a moment after its row. It is therefore left out for five minutes, unless
-# it is being scanned or selected by id.
+# it is being scanned.
 _UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot', 'scanning')
-    AND (status = 'scanning' OR NOT %(only_stuck)s::boolean
-         AND (%(id)s::uuid IS NOT NULL OR created_at < now() - interval '5 minutes'))
-    AND (%(app_id)s::text IS NULL OR app_id = %(app_id)s)
-    AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+    AND (status = 'scanning'
+         OR NOT %(only_stuck)s::boolean AND created_at < now() - interval '5 minutes')
     AND app_id <> ALL (%(held)s::text[])
 """
 
@@ -65,8 +63,6 @@ WHERE NOT EXISTS (SELECT FROM docora.repositories WHERE repository_id = wanted)
 def unfinished_links(
     database: Database,
     *,
-    app_id: str | None = None,
-    link_id: str | None = None,
     only_stuck: bool = False,
     limit: int | None = None,
     held: Sequence[str] = (),
@@ -76,8 +72,7 @@ def unfinished_links(
     only_stuck: only links that are being scanned.
     held: ids of apps to leave out.
     """
-    of_links = {"app_id": app_id, "id": link_id, "held": list(held)}
-    parameters = {**of_links, "only_stuck": only_stuck, "limit": limit}
+    parameters = {"only_stuck": only_stuck, "limit": limit, "held": list(held)}
     # Interned, because a million links may share the same few ids.
     return [
         (LinkRef(id_, intern(app_id), intern(repository_id)), status)
@@ -92,10 +87,10 @@ def pages_of_links_to_check(
     link_id: str | None,
     rescan_interval_ms: int | None,
     size: int,
-) -> Iterator[list[tuple[LinkRef, str]]]:
+) -> Iterator[dict[LinkRef, str]]:
     """Yields pages of the links that should have a live job, and of failed and due links.
 
-    Each link comes with its status. No transaction is open between the pages.
+    A page has the status of each link. No transaction is open between the pages.
 
     link_id: only this link, regardless of its age and status.
     rescan_interval_ms: a link is due when its last scan is older; None omits failed and due links.
@@ -107,21 +102,19 @@ def pages_of_links_to_check(
             if link_id is None:
                 database.execute(_READ_IN_ORDER)
             rows = database.rows(LINKS_TO_CHECK, only | after | {"limit": size})
-        page = [
-            (LinkRef(id_, intern(app), intern(repository)), intern(status))
+        yield {
+            LinkRef(id_, intern(app), intern(repository)): intern(status)
             for id_, app, repository, status in rows
-        ]
-        yield page
-        is_last = len(page) < size
-        if page:
-            last, _ = page[-1]
-            after = {"app_id": last.app_id, "repository_id": last.repository_id}
+        }
+        is_last = len(rows) < size
+        if rows:
+            after = {"app_id": rows[-1][1], "repository_id": rows[-1][2]}
 
 
 def count_unfinished_links(database: Database, held: Sequence[str]) -> int:
     """Counts the links that should have a live job. `held`: ids of apps to leave out."""
-    all_links = {"app_id": None, "id": None, "only_stuck": False, "held": list(held)}
-    [(count,)] = database.rows(f"SELECT count(*) {_UNFINISHED}", all_links)
+    parameters = {"only_stuck": False, "held": list(held)}
+    [(count,)] = database.rows(f"SELECT count(*) {_UNFINISHED}", parameters)
     return int(count)
 
 

@@ -402,7 +402,7 @@ def count_by_app(database: Database, ids: Sequence[str]) -> list[AppCount]:
     return [AppCount(*row) for row in database.rows(COUNT_BY_APP, {"ids": list(ids)})]
 
 
-def read_unsynced(database: Database, ids: Sequence[str]) -> list[tuple[LinkRef, str]]:
-    """Returns the links with these row ids that are not synced, each with its status."""
+def read_unsynced(database: Database, ids: Sequence[str]) -> dict[LinkRef, str]:
+    """Returns the status of each link with one of these row ids that is not synced."""
     rows = database.rows(READ_UNSYNCED, {"ids": list(ids)})
-    return [(LinkRef(*ref), status) for *ref, status in rows]
+    return {LinkRef(*ref): status for *ref, status in rows}

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from sys import intern
 
 from docora_ops.database.claims import DUE, Claiming
@@ -10,6 +10,7 @@ from docora_ops.database.link_rows import COUNT_MATCHING, MATCHES, filter_parame
 from docora_ops.database.names import app_names
 from docora_ops.database.postgres import Database
 from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus
+from docora_ops.operations import LeftToOperation
 
 _SELECT = """
 SELECT l.id::text, l.app_id, l.repository_id
@@ -32,14 +33,18 @@ class Selection:
     by_app: Sequence[AppCount]
     claiming: Claiming
     open_circuits_left_out: int | None = None
-    # The number of due links left to other operations with `--in-flight`, by operation id.
-    left_to_operations: Mapping[str, int] = field(default_factory=dict)
+    left_to_operations: Sequence[LeftToOperation] = ()
     held_left_out: Sequence[AppCount] = ()  # held apps, whose links were left out
 
     @property
     def total(self) -> int:
         """Counts the links."""
         return len(self.refs)
+
+    @property
+    def held_names(self) -> list[str]:
+        """Returns the names of the held apps, whose links were left out."""
+        return [app.app_name for app in self.held_left_out]
 
 
 def keep_links(selection: Selection, refs: Sequence[LinkRef]) -> Selection:

@@ -2,7 +2,6 @@
 
 from redis import Redis as Redis
 
-from docora_ops.queue.bulk_progress import ProgressStore as ProgressStore
 from docora_ops.queue.link_queue import Answer as Answer
 from docora_ops.queue.link_queue import LinkQueue as LinkQueue
 from docora_ops.queue.link_queue import PushRequest as PushRequest

@@ -13,7 +13,7 @@ from redis import Redis
 from docora_ops.links import batches
 from docora_ops.operations import KnownOperation
 from docora_ops.queue.bulk_progress import read_operations
-from docora_ops.queue.operation_fields import EXPIRY, operation_key, part_key
+from docora_ops.queue.operation_fields import EXPIRY, part_key
 from docora_ops.queue.redis_answers import (
     Command,
     answers_of,
@@ -36,12 +36,6 @@ class SharedLinks:
     started_at: datetime | None
     to_queue: set[str]  # not yet queued
     queued: set[str]
-
-
-def has_links(client: Redis, operation_id: str) -> bool:
-    """Tells whether the claimed links of the operation are still stored."""
-    with redis_errors(client):
-        return bool(client.exists(part_key(operation_id, "links")))
 
 
 def read_links(client: Redis, operation_id: str, since: int) -> list[str]:
@@ -104,7 +98,7 @@ def read_at_work(client: Redis, ids: Collection[str]) -> list[SharedLinks]:
         answers = answers_of(pipeline)
     parts = dict(zip(operation_ids, batches(answers, 3), strict=True))
     shared = []
-    for operation in read_operations(client, list(map(operation_key, operation_ids))):
+    for operation in read_operations(client, operation_ids):
         selected, links, [began] = parts[operation.operation_id]
         common = {id_ for id_ in _unpacked(selected or b"") if id_ in ids}
         if not common or operation.cancelled:

@@ -37,12 +37,12 @@ _RECORD_FIELDS = ("started_at", "reason", "failures", "failed_links")
 _LARGEST_FIELD = 16 * 2**20  # decompressed bytes: other programs may have written the field
 
 
-def add_record(pipeline: Pipeline, operation_id: str, surplus: Sequence[str]) -> None:
-    """Adds an operation to the list of records, and deletes the records of `surplus` operations."""
+def add_record(client: Redis, pipeline: Pipeline, operation_id: str) -> None:
+    """Adds an operation to the list of records, and deletes the oldest records if it is full."""
     entry: dict[Any, Any] = {"operation_id": operation_id}
     pipeline.xadd(_RECORDS, entry, maxlen=RECORDS_KEPT, approximate=False)
     pipeline.expire(_RECORDS, RECORD_EXPIRY)
-    for surplus_id in surplus:
+    for surplus_id in record_ids(client)[RECORDS_KEPT - 1 :]:
         pipeline.expire(part_key(surplus_id, "record"), 0)  # deletes it
 
 
@@ -92,23 +92,6 @@ def read_record(client: Redis, operation_id: str) -> OperationRecord | None:
         failures=_decompressed(failures),
         failed_links=_decompressed(failed_links),
     )
-
-
-def fields_of_failures(
-    failures: Sequence[LinkFailure], since: int, failed_links: Sequence[LinkFailure]
-) -> dict[str, bytes]:
-    """Returns the fields of a record that new failures change.
-
-    failures: all links that could not be queued so far.
-    since: the number of failures already in the record.
-    failed_links: all links that failed again; empty if there are no new ones.
-    """
-    fields = {}
-    if failures[since:FAILURES_OF_RECORD]:
-        fields["failures"] = compressed(failures)
-    if failed_links:
-        fields["failed_links"] = compressed(failed_links)
-    return fields
 
 
 def compressed(failures: Sequence[LinkFailure]) -> bytes:

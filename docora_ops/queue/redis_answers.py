@@ -35,18 +35,19 @@ class Script:
         self._clock: tuple[float, float] | None = None  # Redis's time, and ours at that moment
 
     def load(self) -> tuple[float, float]:
-        """Loads the script and reads the clock, in one round trip. Raises RedisError."""
-        pipeline = self.client.pipeline(transaction=False)
-        pipeline.script_load(self._script.script)
-        pipeline.time()
-        with redis_errors(self.client):
-            _, (seconds, microseconds) = pipeline.execute()
-        self._clock = seconds + microseconds / 1e6, time.monotonic()
+        """Loads the script and reads the clock once, in one round trip. Raises RedisError."""
+        if self._clock is None:
+            pipeline = self.client.pipeline(transaction=False)
+            pipeline.script_load(self._script.script)
+            pipeline.time()
+            with redis_errors(self.client):
+                _, (seconds, microseconds) = pipeline.execute()
+            self._clock = seconds + microseconds / 1e6, time.monotonic()
         return self._clock
 
     def server_time(self) -> float:
         """Returns the Unix time by the clock of Redis. Raises RedisError."""
-        at, then = self._clock or self.load()
+        at, then = self.load()
         return at + time.monotonic() - then
 
     def run(self, arguments: Sequence[str | bytes | int]) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from docora_ops.database.circuits import reset_circuits
 from tests.support.bulk_actions import APP, RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, finish
+from tests.support.proxy import eventually
 from tests.support.read_only import frozen, read_only
 from tests.support.running_commands import PATIENT, await_locks
 
@@ -117,6 +118,23 @@ def test_a_circuit_that_another_session_holds_is_waited_for_once(
     assert closed(docora) == set(circuits(docora)) - (set() if released else {held})
     said = "1 circuit not reset: another session holds the row of the repository."
     assert (said in result.stdout) is not released
+
+
+def test_a_paced_retry_resets_a_circuit_as_soon_as_its_row_is_free(docora: Docora) -> None:
+    """It does not await the results, which Docora's scheduler would keep back."""
+    docora.add_links(1)
+    [link] = docora.links()
+    open_all(docora)
+    with psycopg.connect(docora.database_access.owner) as holder:
+        holder.execute("SELECT FROM repositories FOR UPDATE")
+        process = docora.start(*RETRY.command, "--reset-circuit", "--in-flight", "1", env=PATIENT)
+        eventually(lambda: docora.waiting() == [link.job_id], "its job waits")
+        assert closed(docora) == set()
+        holder.rollback()
+        eventually(lambda: closed(docora) == {link.repository_id}, "its circuit is closed")
+    assert docora.statuses() == {"pending_snapshot": 1}
+    docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
+    assert finish(process).code == 0
 
 
 def test_links_that_are_chosen_by_an_open_circuit_are_all_queued(docora: Docora) -> None:

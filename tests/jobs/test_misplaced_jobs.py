@@ -7,6 +7,7 @@ import pytest
 from rq.job import Job, JobStatus
 from rq.utils import now, utcformat
 
+from docora_ops.actions import cancel, running_operation
 from docora_ops.actions import change as engine
 from docora_ops.actions.drift import Suspects
 from docora_ops.links import Outcome
@@ -131,11 +132,10 @@ def test_a_bulk_operation_can_be_cancelled_between_the_looks(
     link = lost(docora)
     row, actions = docora.row(link), docora.actions(drift_grace=0)
 
-    def cancel() -> None:
-        [operation] = actions.store.read_all()
-        actions.store.cancel(operation.operation_id)
+    def cancel_it() -> None:
+        cancel(actions.docora, running_operation(actions.docora).operation_id)
 
-    between_looks(monkeypatch, cancel)
+    between_looks(monkeypatch, cancel_it)
     result = actions.retry_all()
     assert (result.cancelled, result.completed, result.left) == (True, 0, 1)
     assert docora.row(link) == row

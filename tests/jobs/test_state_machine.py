@@ -40,6 +40,7 @@ from docora_ops.errors import (
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
 from docora_ops.operations import BulkResult
+from docora_ops.queue.bulk_progress import read_operation
 from tests.jobs.happenings import ALL, NEW_STATUSES, STATUSES, Happening, Others
 from tests.jobs.situation import Situation
 from tests.support.actions import Actions
@@ -171,7 +172,7 @@ class Machine(Others, RuleBasedStateMachine):
         assert result.counts == expected.predict(action, chosen, locked, front=front)
         assert result.total == result.completed == len(chosen)
         if result.operation_id is not None:
-            progress = self.actions.store.read(result.operation_id)
+            progress = read_operation(self.actions.redis, result.operation_id)
             assert progress.finished
             assert progress.total == len(chosen)
             assert progress.put_to_work == result.put_to_work

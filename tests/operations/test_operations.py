@@ -244,10 +244,6 @@ def test_an_operation_lists_its_failures_later_and_forgets_them_with_the_operati
     assert "Poison ← octo/poison0\t" in table.stdout
     assert "\x1b" not in table.stdout + document.stdout
     assert "octo/poison21\t" in table.stdout
-    # One operation, and one lifetime.
-    keys = (f"docora:bulk:{operation}", f"docora-ops:operation:{operation}:failures")
-    lives = [docora.redis.pttl(key) for key in keys]
-    assert 3_500_000 < min(lives) <= max(lives) <= min(lives) + 100
 
 
 def test_at_80_columns_results_and_who_stay(docora: Docora) -> None:

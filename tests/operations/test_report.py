@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 
 from docora_ops.cli.report import code
 from docora_ops.links import LinkFailure
-from docora_ops.queue import bulk_progress, operation_records
+from docora_ops.queue import operation_records
 from tests.repair.test_verify import FILES, add
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Result
@@ -26,7 +26,7 @@ from tests.support.terminal import assert_inert, on_terminal
 
 HOST = os.uname().nodename
 GATEWAY = "HTTP 502 on created a.md"
-AN_HOUR_LATER = ("docora:bulk:*", "docora-ops:operation:*:links", "docora-ops:operation:*:failures")
+AN_HOUR_LATER = ("docora:bulk:*", "docora-ops:operation:*:links")
 
 
 PASS = ("schedule", "--reason", "the timer is dead")
@@ -184,8 +184,7 @@ def test_a_run_that_was_killed_is_remembered_with_what_failed_until_then(docora:
 def test_records_and_their_failures_are_bounded_and_end_after_a_week(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (operation_records, bulk_progress):
-        monkeypatch.setattr(module, "RECORDS_KEPT", 3)
+    monkeypatch.setattr(operation_records, "RECORDS_KEPT", 3)
     monkeypatch.setattr(operation_records, "FAILURES_OF_RECORD", 2)
     docora.add_links(5)
     for link in docora.links():

@@ -1,5 +1,6 @@
 """Moments and numbers that are none, or that no calendar has."""
 
+import zlib
 from typing import Any
 
 from tests.support.docora import QUEUE, Docora
@@ -44,8 +45,8 @@ def test_what_is_no_number_in_redis_costs_only_itself(docora: Docora) -> None:
         mapping={"total": HUGE, "completed": RAW, "succeeded": "-1", "failed": "1e5"},
     )
     redis.hset(
-        "docora-ops:operation:odd:failures",
-        mapping={HUGE: '["a","b"]', "total": HUGE, "1": "[" * 100_000},
+        "docora-ops:operation:odd:record",
+        mapping={"total": HUGE, "failures": zlib.compress(b"[" * 100_000), "failed_links": RAW},
     )
     for counts, selection in (
         (f'{{"total": {HUGE}}}', "[" * 100_000),

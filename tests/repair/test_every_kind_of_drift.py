@@ -281,10 +281,9 @@ def test_the_pause_before_the_second_look_is_told_each_second_and_holds_nothing(
 
     clock = SimpleNamespace(sleep=sleep, monotonic=lambda: sum(waits))
     monkeypatch.setattr("docora_ops.actions.drift.time", clock)
-    actions = docora.actions()
-    *pauses, found = find_drift(actions.docora, delay=2.5)
-    assert waits == [1, 1, 0.5]
-    assert pauses == [Suspects(1)] * 4
+    *pauses, found = find_drift(docora.actions(drift_grace=2).docora)
+    assert waits == [1, 1]
+    assert pauses == [Suspects(1)] * 3
     assert isinstance(found, list)
     assert [finding.drift.job_id for finding in found] == [link.job_id]
 

@@ -27,7 +27,6 @@ class Actions:
         self.redis = self.docora.redis
         self.database = self.docora.database
         self.queue = self.docora.queue
-        self.store = self.docora.store
 
     def close(self) -> None:
         self.database.close()
@@ -99,10 +98,12 @@ class Actions:
         self, *, between_looks: Callable[[], object] = lambda: None, **scope: Any
     ) -> list[Finding]:
         """Looks for drift twice, without a pause; something may happen between the looks."""
-        for event in find_drift(self.docora, delay=0, **scope):
-            if not isinstance(event, Suspects):
-                return event
-            between_looks()
+        at_once = self.settings.model_copy(update={"drift_grace": 0})
+        with patch.object(self.docora, "settings", at_once):
+            for event in find_drift(self.docora, **scope):
+                if not isinstance(event, Suspects):
+                    return event
+                between_looks()
         raise AssertionError
 
     def repair(

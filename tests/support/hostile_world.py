@@ -110,11 +110,11 @@ def _add_worker(docora: Docora, name: str, text: bytes = b"") -> None:
 
 def _add_operation(docora: Docora, operation_id: str, *texts: bytes) -> None:
     fields: dict[Any, Any] = {"total": 9, "completed": 3, "succeeded": 2, "failed": 1}
-    docora.redis.hset(f"docora:bulk:{operation_id}", mapping={**fields, "cancelled": texts[0]})
-    failures: dict[Any, Any] = {"total": len(texts), "99": RAW}
-    for number, text in enumerate(texts):
-        failures[str(number)] = json.dumps([text.decode(errors="replace")] * 6)
-    docora.redis.hset(f"docora-ops:operation:{operation_id}:failures", mapping=failures)
+    fields["cancelled"] = texts[0]
+    docora.redis.hset(f"docora:bulk:{operation_id}", mapping=fields)
+    failures = [*([text.decode(errors="replace")] * 6 for text in texts), "no list"]
+    fields["failures"] = zlib.compress(json.dumps(failures).encode())
+    docora.redis.hset(f"docora-ops:operation:{operation_id}:record", mapping=fields)
 
 
 def _add_change(docora: Docora, text: bytes) -> None:
