@@ -293,11 +293,11 @@ def test_a_hold_that_can_not_be_read_lets_no_job_be_taken(docora: Docora, value:
         assert at.take(0) == "a-0"
 
 
-# Workers
-
-
 @pytest.mark.slow
 def test_a_worker_lets_the_jobs_of_a_held_app_wait_and_looks_once_a_second(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
     links = snapshots.add_links(["Held", "Other"])
     for link in links.values():
         snapshots.queue(link)
