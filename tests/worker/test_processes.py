@@ -18,7 +18,7 @@ from rq.job import JobStatus
 
 from docora_ops.worker.log import OneLineHandler
 from tests.support.delivery_checks import git_failures, link_row
-from tests.support.docora import COMMAND, QUEUE, WIP
+from tests.support.docora import COMMAND, QUEUE, WIP, Result
 from tests.support.git_over_http import GitHandler, GitSite, gate_at
 from tests.support.proxy import eventually, patience
 from tests.support.rows import TestLink
@@ -78,22 +78,26 @@ def test_a_name_that_is_taken_is_refused(snapshots: Snapshots) -> None:
 
 
 @pytest.mark.slow
-def test_without_the_extra_it_says_how_to_install_it(
+def test_without_the_extra_a_worker_and_a_probe_say_how_to_install_it(
     snapshots: Snapshots, waiting: TestLink, tmp_path: Path
 ) -> None:
     (tmp_path / "cryptography.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'cryptography'\", name='cryptography')\n"
     )
-    result = snapshots.work(PYTHONPATH=str(tmp_path))
-    assert (result.code, result.stdout) == (2, "")
-    assert result.stderr == (
+    docora, env = snapshots.docora, {"PYTHONPATH": str(tmp_path)}
+    change = ("set-url", waiting.app_id, "https://new.example/hook")
+    refusal = Result(
+        2,
+        "",
         "Error: the worker's packages are not installed (cryptography is missing)\n"
-        "Hint: in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name\n"
+        "Hint: in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name\n",
     )
+    assert snapshots.work(**env) == refusal
+    for words in (("probe", waiting.app_id), (*change, "--probe")):
+        assert docora.run(*words, env=env) == refusal
     assert_untouched(snapshots, waiting)
-    # And nothing else needs it.
-    env = {"PYTHONPATH": str(tmp_path)}
-    assert snapshots.docora.run("retry-all-failed", "--yes", env=env).code == 0
+    for needs_nothing in (("retry-all-failed", "--yes"), (*change, "--dry-run")):
+        assert docora.run(*needs_nothing, env=env).code == 0
 
 
 def test_settings_of_an_env_file_that_can_be_read_only_once_reach_the_jobs(
@@ -192,7 +196,6 @@ def names(snapshots: Snapshots) -> set[str]:
 @pytest.mark.parametrize(
     ("number", "arguments", "setting", "count"),
     [
-        pytest.param(signal.SIGTERM, (), "1", 1, id="TERM"),
         pytest.param(signal.SIGINT, ("--concurrency", "2"), "1", 2, id="Ctrl-C, to all"),
         pytest.param(signal.SIGTERM, (), None, 5, id="TERM to a parent of five"),
     ],
