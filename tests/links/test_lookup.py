@@ -1,5 +1,7 @@
 """From what a person types to the one app, repository or link that is meant."""
 
+from unicodedata import normalize
+
 import pytest
 
 from docora_ops.actions.lookup import resolve_app, resolve_repository
@@ -74,6 +76,7 @@ def test_a_repository_is_found_by_its_id_its_name_and_any_spelling_of_its_url_bu
 ) -> None:
     repository_id = docora.add_repository("octo/api", url="http://GitHub.com/Octo/API.git")
     docora.link(app.app_id, repository_id)
+    docora.add_repository("octo/api", url="https://github.com/octo/api")  # of no app
     for name in ("octo/api2", "octo/ap", "other/api"):
         docora.link(app.app_id, docora.add_repository(name, url=f"https://github.com/{name}"))
     meant = Repository(repository_id, "octo", "api")
@@ -92,8 +95,9 @@ def test_a_repositorys_name_is_taken_literally_and_an_id_wins(
     ids["repo/1"] = docora.add_repository("octo/api", "repo/1")
     for name, repository_id in ids.items():
         docora.link(app.app_id, repository_id)
-        found = resolve_repository(actions.database, [app], name)
-        assert found.repository_id == repository_id
+        for form in (name, normalize("NFD", name)):
+            found = resolve_repository(actions.database, [app], form)
+            assert found.repository_id == repository_id
 
 
 def test_the_url_tells_repositories_of_one_name_apart_unless_it_is_spelled_in_two_ways(

@@ -40,6 +40,7 @@ def test_the_beginning_of_one_name_or_id_finds_the_app(docora: Docora) -> None:
         "100%": "100% Sure",
         "back\\": "back\\slash",
         normalize("NFC", "élan"): normalize("NFD", "Élan Café"),
+        normalize("NFC", "éLAN CAFÉ"): normalize("NFD", "Élan Café"),
     }.items():
         assert resolve_app(database, text) == apps[name], text
     for text in ("", " ", "APP_1", "idewater", "tide%", "10_%", "_"):
