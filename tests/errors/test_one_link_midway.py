@@ -7,7 +7,7 @@ import pytest
 from tests.errors.checks import ONE, arguments, refuses, start_change
 from tests.support.docora import Docora, Result, finish
 from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
-from tests.support.running_commands import PATIENT, await_goodbye, terminate_sessions
+from tests.support.running_commands import PATIENT, await_goodbye
 
 DELIVERIES = 7
 
@@ -30,9 +30,7 @@ class Change:
     def is_killed(self, marker: bytes, fault: Fault) -> None:
         assert self.meets(marker, fault, kill=True).code == -signal.SIGKILL
 
-    def meets(
-        self, marker: bytes, fault: Fault, *, kill: bool = False, end_session: bool = False
-    ) -> Result:
+    def meets(self, marker: bytes, fault: Fault, *, kill: bool = False) -> Result:
         with (
             Proxy.before_redis(self.docora.redis_url) as redis,
             Proxy.before_postgres(self.docora.database_url) as postgres,
@@ -42,9 +40,6 @@ class Change:
             )
             if kill:
                 process.kill()
-            if end_session:
-                assert terminate_sessions(self.docora) == 1
-                moment.release()
             result = finish(process)
             await_goodbye(self.docora)
             assert marker is COMMIT or moment.requests == 1, "sent again"
@@ -135,12 +130,3 @@ def test_if_its_commit_is_lost_it_fails_and_leaves_only_a_job(change: Change) ->
 def test_if_the_reply_to_its_commit_is_lost_it_fails_and_is_done(change: Change) -> None:
     refuses(change.meets(COMMIT, Fault.LOSE_REPLY), "postgres", "Postgres database")
     change.is_done()
-
-
-@of_each_command()
-def test_if_its_session_ends_before_its_push_it_fails_and_leaves_only_a_job(
-    change: Change,
-) -> None:
-    result = change.meets(PUSH, Fault.HOLD_REQUEST, end_session=True)
-    refuses(result, "postgres", "Postgres database")
-    change.has_only_pushed()
