@@ -10,7 +10,6 @@ from datetime import timedelta
 from functools import partial
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import combinations
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -60,12 +59,6 @@ def test_it_has_what_an_import_needs_and_no_data_source_of_its_author() -> None:
         )
     for _, target in TARGETS:
         assert set(re.findall(r"\$(\w+)", target["expr"])) == {"target"} < variables.keys()
-    places = [panel["gridPos"] for panel in PANELS]
-    assert all(place["x"] + place["w"] <= 24 for place in places)
-    for one, other in combinations(places, 2):
-        is_beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
-        is_below = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-        assert is_beside or is_below, (one, other)
 
 
 class _Texts(BaseHTTPRequestHandler):

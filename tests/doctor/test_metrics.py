@@ -129,22 +129,6 @@ def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
     assert "s3cr3t" not in result.stdout + result.stderr
 
 
-def test_a_server_that_refuses_midway_counts_as_down(docora: Docora) -> None:
-    docora.add_link()
-    role = docora.database_access.command_name
-    right = "SELECT (created_at) ON app_repositories"
-    docora.connection.execute(f"REVOKE {right} FROM {role}".encode())
-    try:
-        result = docora.run("metrics")
-    finally:
-        docora.connection.execute(f"GRANT {right} TO {role}".encode())
-    assert result.code == 5
-    assert "Error: Postgres database" in result.stderr
-    found = numbers(result)
-    assert found.keys() == OF_ANY | OF_REDIS
-    assert found["docora_up"] == {("postgres",): 0, ("redis",): 1}
-
-
 def test_the_most_frequent_errors_are_counted_and_all_others_together(docora: Docora) -> None:
     app, repositories = docora.add_app(), (docora.add_repository() for _ in range(100))
     errors: list[str | None] = [f"HTTP 502 on created src/{name}.py" for name in "abc"]
