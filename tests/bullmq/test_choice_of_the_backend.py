@@ -97,10 +97,7 @@ def test_without_the_list_of_clients_the_keys_decide(bullmq: Bullmq) -> None:
 
 
 TWICE = "stop the workers of one kind, as each link may be worked on twice"
-FIRST = {
-    "workers": f"{TWICE}, then ",
-    "keys": "start Docora's worker if it runs its own, or ",
-}
+FIRST = {"workers": f"{TWICE}, then ", "keys": "start Docora's worker if it runs its own, or "}
 READING = ("status", "doctor --all", "metrics", "wait APP REPO --timeout 1")
 CHANGING = (
     *("retry APP REPO --json", "retry-all-failed --dry-run --json", "resync APP --all --yes"),
@@ -108,9 +105,7 @@ CHANGING = (
 )
 
 
-def test_without_the_list_of_clients_no_worker_begins_beside_one_of_docora(
-    bullmq: Bullmq,
-) -> None:
+def test_without_the_list_of_clients_no_worker_begins_beside_one_of_docora(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     access = docora.redis_access
     env = {"DOCORA_OPS_BACKEND": "rq", "REDIS_URL": access.worker, "ENCRYPTION_KEY": "ab" * 32}

@@ -31,7 +31,7 @@ OF_POSTGRES = {
     "docora_slow_cycle_seconds",
 }
 OF_REDIS = {
-    *("docora_queue_jobs", "docora_workers", "docora_workers_refusing", "docora_backend_ok"),
+    *("docora_queue_jobs", "docora_workers", "docora_workers_refusing", "docora_backend_ok")
 }
 OF_ANY = {"docora_up", "docora_scrape_seconds"}
 Numbers = dict[str, dict[tuple[str, ...], float]]

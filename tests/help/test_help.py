@@ -73,9 +73,7 @@ def test_the_whole_lists_every_command_and_tells_the_version(docora: Docora) -> 
         assert re.search(line, whole.stdout), name
 
 
-def test_options_that_exclude_each_other_and_slips_are_usage_errors(
-    docora: Docora,
-) -> None:
+def test_options_that_exclude_each_other_and_slips_are_usage_errors(docora: Docora) -> None:
     """Each wrong value: tests/errors/test_wrong_arguments.py."""
     for words in (
         "retry one two --timeout 9",

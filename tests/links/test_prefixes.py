@@ -11,11 +11,7 @@ from tests.support.docora import Docora
 from tests.support.terminal import on_terminal
 
 NOTES = "Tidewater Notes"
-OF_MANY = [
-    ["retry-all-failed", "--app", "tide"],
-    ["resync", "tide", "--all"],
-    ["repair", "tide"],
-]
+OF_MANY = [["retry-all-failed", "--app", "tide"], ["resync", "tide", "--all"], ["repair", "tide"]]
 
 
 def test_the_beginning_of_one_name_or_id_finds_the_app(docora: Docora) -> None:

@@ -45,9 +45,7 @@ class Emulated:
 
 
 @pytest.mark.slow
-def test_a_terminal_is_redrawn_in_place_and_keeps_the_last_screen(
-    trouble: Docora,
-) -> None:
+def test_a_terminal_is_redrawn_in_place_and_keeps_the_last_screen(trouble: Docora) -> None:
     environment = trouble.environment(TERM="xterm-256color", **ONE_LOOK)
     command = [str(COMMAND), "status", "--watch", "1"]
     with TerminalSession(command, environment, 80, 24) as session:

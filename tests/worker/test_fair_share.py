@@ -26,11 +26,7 @@ from tests.support.proxy import eventually
 from tests.support.receiver import Receiver, Request
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import (
-    expire_heartbeats,
-    make_delayed_jobs_due,
-    running,
-)
+from tests.support.worker_processes import expire_heartbeats, make_delayed_jobs_due, running
 
 LIST, HOLDS = f"rq:queue:{QUEUE}", "docora-ops:holds"
 INTERMEDIATE = f"{LIST}:intermediate"

@@ -89,11 +89,7 @@ def test_another_server_is_not_asked_where_a_redirect_leads_to_it(
 
 @pytest.mark.parametrize("lost", [False, True], ids=["no answer", "lost lock"])
 def test_a_fetch_without_an_end_ends_when_its_time_is_up_or_the_lock_is_lost(
-    snapshots: Snapshots,
-    site: GitSite,
-    link: TestLink,
-    monkeypatch: pytest.MonkeyPatch,
-    lost: bool,
+    snapshots: Snapshots, site: GitSite, link: TestLink, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
     monkeypatch.setattr(git, "_KEEP_ALIVE_INTERVAL", 0.02)
     redis = snapshots.docora.redis

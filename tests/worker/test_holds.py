@@ -175,9 +175,7 @@ def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots) -> None
     assert snapshots.received("Acme").requests == []
 
 
-def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(
-    snapshots: Snapshots,
-) -> None:
+def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES)
     name = docora.redis_access.worker_name

@@ -65,10 +65,7 @@ def test_a_worker_that_lives_is_refused_and_a_link_is_left_to_the_work_horse_of_
 ) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"})
-    with (
-        held_worker(snapshots, "--name", "w") as (gate, worker),
-        bullmq.worker(lambda _: None),
-    ):
+    with held_worker(snapshots, "--name", "w") as (gate, worker), bullmq.worker(lambda _: None):
         env = bullmq.environment(**ONE_LOOK)
         refused = bullmq.run("repair", "--yes", env=env)
         assert refused.code == 4
@@ -95,10 +92,7 @@ def test_workers_that_were_killed_are_said_to_be_gone_at_once(snapshots: Snapsho
     with running(snapshots, "--name", "other") as other:
         other.await_ready()
         found = check(docora.run("doctor", "--json", env=ONE_LOOK), "workers")
-        assert (found["state"], found["finding"]) == (
-            "warning",
-            "1 on snapshot-queue (w is gone)",
-        )
+        assert (found["state"], found["finding"]) == ("warning", "1 on snapshot-queue (w is gone)")
 
 
 @pytest.mark.parametrize(

@@ -237,9 +237,7 @@ def test_a_worker_without_postgres_takes_no_job_until_it_is_back(
     assert [docora.row(link)["retry_count"] for link in links] == [0, 0, 0]
 
 
-def test_without_a_place_for_the_file_a_worker_works_and_says_so_once(
-    snapshots: Snapshots,
-) -> None:
+def test_without_a_place_for_the_file_a_worker_works_and_says_so_once(snapshots: Snapshots) -> None:
     path = "/dev/null/heartbeat.json"
     link, _ = snapshots.add_queued({"a": "1\n"})
     nowhere = {"DOCORA_OPS_HEARTBEAT_FILE": path}
