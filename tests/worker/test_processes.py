@@ -1,22 +1,17 @@
 """Worker processes: what is refused and logged, signals, children, parents, jobs cut off."""
 
-import logging
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from signal import SIGTERM
 from typing import cast
 
 import pytest
-import redis
 from rq.job import JobStatus
 
-from docora_ops.worker.log import OneLineHandler
 from tests.support.delivery_checks import git_failures, link_row
 from tests.support.docora import COMMAND, QUEUE, WIP, Result
 from tests.support.git_over_http import GitHandler, GitSite, gate_at
@@ -110,66 +105,6 @@ def test_settings_of_an_env_file_that_can_be_read_only_once_reach_the_jobs(
     assert (result.code, result.stdout) == (0, ""), result.stderr
     assert snapshots.docora.statuses() == {"synced": 2}
     assert (snapshots.clone() / "HEAD").exists()
-
-
-HOSTILE = "evil\n2026 INFO forged\x1b]0;title\x07\u202e"
-INERT = r"evil\n2026 INFO forged\x1b]0;title\x07\u202e"
-
-
-def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
-    try:
-        raise ValueError("a\nb")
-    except ValueError:
-        record = logging.LogRecord("rq", logging.ERROR, "", 0, "it\nfailed", (), sys.exc_info())
-    OneLineHandler().emit(record)
-    line = capfd.readouterr().err
-    assert line.endswith("\n")
-    assert line.count("\n") == 1
-    assert r"it\nfailed\nTraceback" in line
-
-
-def test_an_outage_in_a_line_of_rq_is_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
-    try:
-        raise redis.ConnectionError("Connection closed by server.")
-    except redis.ConnectionError:
-        record = logging.LogRecord("rq", logging.ERROR, "", 0, "job %s", ("x",), sys.exc_info())
-    OneLineHandler().emit(record)
-    assert capfd.readouterr().err.endswith("Z ERROR job x (Redis broke the connection)\n")
-
-
-def test_a_worker_logs_each_event_in_one_inert_line(snapshots: Snapshots) -> None:
-    app_id = snapshots.add_app("Acme")
-    upstream = snapshots.add_upstream()
-    upstream.commit({"a": "1\n", "b" + HOSTILE: "2\n"})
-    good = snapshots.link(app_id, snapshots.add_repository(upstream))
-    bad = snapshots.link(app_id, snapshots.docora.add_repository("octo/web", url="file:///nowhere"))
-    gone = snapshots.link(app_id, snapshots.docora.add_repository("octo/old"))
-    snapshots.docora.connection.execute("UPDATE apps SET app_name = %s", (f"A{HOSTILE}",))
-    for link in (good, bad, gone):
-        snapshots.queue(link, retry_base_delay_ms=60_000)
-    snapshots.docora.connection.execute(
-        "DELETE FROM app_repositories WHERE repository_id = %s", (gone.repository_id,)
-    )
-    snapshots.receiver.answer = lambda request: 200 if request.path == "a" else 500
-    worked = snapshots.work("--name", "one")
-    assert worked.code == 0, worked
-    said = [line.split(" ", 1)[1] for line in worked.stderr.splitlines()]
-    app = re.escape(f"A{INERT} ← octo/")
-    expected = [
-        r"INFO worker one: listening on snapshot-queue, Redis \S+",
-        rf"INFO {app}api: began, try 1 of 5",
-        rf"INFO {app}api: main at \w{{12}}: 0 to delete, 2 to create, 0 to update",
-        rf"WARNING {app}api: failed after [\d.]+ s, try 1 of 5: HTTP 500 on created "
-        rf"b{re.escape(INERT)}; tried again in \d+ s",
-        rf"INFO {app}web: began, try 1 of 5",
-        rf"WARNING {app}web: failed after [\d.]+ s, try 1 of 5: .+; tried again in \d+ s",
-        rf"INFO {app}old: nothing to do: the link or its app is gone, [\d.]+ s",
-        r"INFO worker one: ended, since the queue is empty",
-    ]
-    assert len(said) == len(expected), said
-    for line, pattern in zip(said, expected, strict=True):
-        assert re.fullmatch(pattern, line), line
-        assert line.isprintable()
 
 
 PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
