@@ -1,11 +1,10 @@
 """The loop: what it goes on through, when it takes no job, and that one process runs what waits."""
 
-import os
 import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -137,31 +136,12 @@ def test_a_busy_worker_registers_again_when_redis_has_lost_its_registration(
         gate.release()
 
 
-APPS = ["One", "Two", "Three", "Four"]
-
-
-def horses_of(snapshots: Snapshots, answer: Callable[[str, int], int]) -> list[int]:
-    """The process by which each app was sent its file; `answer` decides about the request."""
-    pids: dict[str, int] = {}
-
-    def note(request: Request) -> int:
-        pids[request.app] = worker.horse()
-        return answer(request.app, pids[request.app])
-
-    snapshots.receiver.answer = note
-    for link in snapshots.add_links(APPS).values():
-        snapshots.queue(link, max_retry_attempts=1)
-    with running(snapshots) as worker:
-        eventually(lambda: snapshots.docora.waiting() == [], "the last job")
-        eventually(lambda: worker.horses == [], "the horse's end")
-    assert list(pids) == APPS
-    return list(pids.values())
-
-
 def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots: Snapshots) -> None:
+    pids: list[int] = []
     holders: list[list[int]] = []
 
-    def answer(_app: str, _pid: int) -> int:
+    def answer(_: Request) -> int:
+        pids.append(worker.horse())
         rows = snapshots.docora.connection.execute(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -169,29 +149,16 @@ def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots:
         holders.append([row["pid"] for row in rows])
         return 200
 
-    assert len(set(horses_of(snapshots, answer))) == 1
+    snapshots.receiver.answer = answer
+    for link in snapshots.add_links(["One", "Two", "Three", "Four"]).values():
+        snapshots.queue(link)
+    with running(snapshots) as worker:
+        eventually(lambda: snapshots.docora.statuses() == {"synced": 4}, "all jobs")
+        eventually(lambda: worker.horses == [], "the horse's end")
+    assert pids == [pids[0]] * 4
     # They use one session, which each leaves without a lock.
     assert holders == [holders[0]] * 4
     assert len(holders[0]) == 1
-    assert snapshots.docora.statuses() == {"synced": 4}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
-    snapshots: Snapshots, is_killed: bool
-) -> None:
-    def answer(app: str, pid: int) -> int:
-        if app != "Two":
-            return 200
-        if is_killed:
-            os.kill(pid, signal.SIGKILL)
-        return 500
-
-    pids = horses_of(snapshots, answer)
-    assert pids[0] == pids[1] != pids[2] == pids[3]
-    assert snapshots.docora.statuses() == {"synced": 3, "failed": 1}
-    assert snapshots.docora.lost_links() == []
 
 
 def test_a_session_that_is_ended_between_two_jobs_costs_none(snapshots: Snapshots) -> None:
