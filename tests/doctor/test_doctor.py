@@ -277,20 +277,6 @@ def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
     assert "+info" in check(result, "redis")["hint"]
 
 
-def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: OwnRedis) -> None:
-    link = spoiled.add_link()
-    own.client.config_set("min-replicas-to-write", 1)
-    result = examine(spoiled)
-    refused = spoiled.run("retry", *link.ids, "--json")
-    assert spoiled.status(link) == "failed"
-    assert result.code == 6, result
-    expected = dict.fromkeys(("redis_primary", "workers", "failed_links"), "critical")
-    assert not_ok(result) == expected | {"schedule": "warning"}
-    for text in (check(result, "redis_primary")["finding"], refused.json["error"]):
-        assert "Not enough good replicas" in text
-    assert (refused.code, refused.json["code"]) == (5, "redis"), refused
-
-
 # Faults of Postgres and of the settings
 
 

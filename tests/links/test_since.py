@@ -4,14 +4,12 @@ import json
 import re
 import shlex
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from rq.utils import now, utcformat
 
 from docora_ops.cli.options import _moment_or_age
 from docora_ops.text import moment_of
-from tests.support.docora import QUEUE, Docora, Result
+from tests.support.docora import Docora, Result
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import TestLink
 from tests.support.terminal import at_terminals, plain_data
@@ -203,18 +201,3 @@ def test_each_list_tells_until_when_failed_links_were_good(
     assert "Failed at" not in shown
     docora.set_link(links["hours"], status="synced")
     assert "Good until" not in docora.run("show", *links["hours"].ids).stdout
-
-
-def test_show_tells_the_end_of_a_failed_job_as_long_as_rq_keeps_it(
-    docora: Docora, links: dict[str, TestLink]
-) -> None:
-    link, ended = links["hour"], utcformat(now())
-    fields: dict[Any, Any] = {"status": "failed", "ended_at": ended, "origin": QUEUE}
-    docora.redis.hset(f"rq:job:{link.job_id}", mapping=fields)
-    data = docora.run("show", *link.ids, "--json").data
-    assert data["failed_at"] == data["job_record"]["ended_at"] is not None
-    assert f"Failed at\t{data['failed_at']}\n" in docora.run("show", *link.ids).stdout
-    docora.set_link(link, status="synced")
-    assert docora.run("show", *link.ids, "--json").data["failed_at"] is None
-    assert docora.run("retry-all-failed", "--yes").code == 0
-    assert docora.run("show", *links["now"].ids, "--json").data["failed_at"] is None

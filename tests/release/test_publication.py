@@ -61,10 +61,7 @@ def test_readme_on_pypi_leads_to_files_of_its_version(project: Path, repository_
 @pytest.mark.parametrize(
     ("file", "old", "new", "said"),
     [
-        *(
-            ("pyproject.toml", f'\n{name} = "{SOURCE}"\n', f'\n{name} = ""\n', f"has no {name} ")
-            for name in ADDRESSES
-        ),
+        ("pyproject.toml", f'\nIssues = "{SOURCE}"\n', '\nIssues = ""\n', "has no Issues "),
         ("pyproject.toml", '{ name = "Octo" }', "", "no authors"),
         ("pyproject.toml", f"']({SOURCE}/raw/", "'](/raw/", "a relative link: /raw/"),
         ("pyproject.toml", f"']({SOURCE}/blob/", "'](https://else.example/", "begin with Source"),

@@ -97,21 +97,6 @@ def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
     assert link_row(snapshots, link) == ("synced", 0, None)
 
 
-def test_only_the_log_names_the_host_of_redis(
-    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
-) -> None:
-    error = redis.ResponseError("MOVED 3999 redis.internal:6381")
-    sentence = "Redis answered with an error"
-    link, _ = snapshots.add_queued({"a": "1\n"})
-    snapshots.docora.connection.execute("UPDATE app_repositories SET status = 'scanning'")
-    with connect(snapshots.settings) as client:
-        worker = SnapshotWorker(snapshots.settings, client, "worker-1")
-        worker.handle_exception(snapshots.docora.job(link), type(error), error, None)
-    stored = snapshots.docora.row(link)["last_error"]
-    assert stored == f"the snapshot was cut off: it could not be run: {sentence}"
-    assert re.search(f"worker worker-1: {sentence}: .*redis.internal", caplog.text)
-
-
 def counted(docora: Docora) -> tuple[int, int]:
     """How many workers there are, and how many of them are busy."""
     queue = docora.run("status", "--json").data["queue"]
