@@ -1,12 +1,15 @@
 """What the workers manage per minute, and what is due: `status` and `doctor`."""
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from docora_ops.actions.capacity import capacity
+from docora_ops.actions.status import read_status
 from docora_ops.jobs import JobEnd
-from docora_ops.queue.outcomes import ALL_APPS, STREAM
+from docora_ops.queue.outcomes import ALL_APPS, STREAM, read_counts
 from tests.support.bullmq import WORKER_NAME
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, scan_links
 from tests.support.docora import Docora
@@ -69,6 +72,17 @@ def test_it_is_the_best_ten_minutes_of_the_last_hour_against_the_links_to_scan(
         "ok",
         "5 snapshots a minute, 10 due: no slot is missing",
     )
+
+
+def test_the_age_of_a_record_is_measured_by_the_clock_of_redis(busy: Docora) -> None:
+    status, _ = read_status(busy.actions(drift_grace=0).docora)
+    assert status.freshness
+    assert status.queue
+    record = read_counts(busy.redis, datetime.now(UTC) - timedelta(hours=2))
+    for minutes in (-30, 30):  # the clock of Postgres
+        read_at = status.freshness.read_at + timedelta(minutes=minutes)
+        fresh = replace(status.freshness, read_at=read_at)
+        assert capacity(record, fresh, status.queue, busy.settings) == status.capacity
 
 
 @pytest.mark.slow

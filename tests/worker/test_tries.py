@@ -436,6 +436,18 @@ def test_a_link_that_is_being_scanned_is_left_alone_even_without_a_trace_in_redi
     assert len(snapshots.received().requests) == 2
 
 
+def test_a_job_whose_worker_was_killed_before_it_began_is_not_lost(snapshots: Snapshots) -> None:
+    link, upstream = snapshots.add_queued(FILES, max_retry_attempts=2, retry_base_delay_ms=0)
+    queue = snapshots.docora.queue
+    snapshots.docora.redis.lmove(queue.key, queue.intermediate_queue_key)
+    key = queue.intermediate_queue.get_first_seen_key(link.job_id)
+    snapshots.docora.redis.set(key, 1)  # long ago
+    worked = snapshots.work()
+    assert "its worker was killed before it began; the link is pending_snapshot" in worked.stderr
+    assert_in_sync(snapshots, link, upstream)
+    assert not has_live_job(snapshots.docora, link)
+
+
 def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_it(
     snapshots: Snapshots,
 ) -> None:
