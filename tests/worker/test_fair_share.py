@@ -21,9 +21,8 @@ from docora_ops.queue.take import Finding, JobTaker
 from docora_ops.worker import rq_worker
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import QUEUE, Docora
-from tests.support.git_over_http import Gate, gate_at
 from tests.support.proxy import eventually
-from tests.support.receiver import Receiver, Request
+from tests.support.raw_app import RawApp, Talk, raw_app
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 from tests.support.worker_processes import expire_heartbeats, make_delayed_jobs_due, running
@@ -319,56 +318,40 @@ def commands(docora: Docora) -> int:
     return sum(row["calls"] for name, row in stats.items() if name != "cmdstat_info")
 
 
+def add_hanging_links(snapshots: Snapshots, app: RawApp, size: int) -> TestLink:
+    """Queues links of an app that never answers; returns the last one."""
+    app_id = snapshots.add_app("Tarpit", base_url=app.base_url)
+    for number in range(size):
+        upstream = snapshots.add_upstream(f"octo/r{number}")
+        upstream.commit({"slow": "1\n"})
+        link = snapshots.link(app_id, snapshots.add_repository(upstream, f"octo/r{number}"))
+        snapshots.queue(link)
+    return link
+
+
 @pytest.mark.slow
 def test_an_app_that_never_answers_holds_up_no_other(snapshots: Snapshots) -> None:
     docora = snapshots.docora
-    links, gate = hanging_app(snapshots, 3)
-    other = snapshots.link(snapshots.add_app("Other"), links[0].repository_id)
-    with gate as held, running(snapshots, "--concurrency", "2") as worker:
+    with (
+        raw_app(snapshots.receiver, Talk.wait_for_hangup) as app,
+        running(snapshots, "--concurrency", "2") as worker,
+    ):
         worker.await_ready(2)
-        for link in links:
-            snapshots.queue(link)
-        held.wait()
+        link = add_hanging_links(snapshots, app, 3)
+        eventually(lambda: app.connections, "a job that gets no answer")
+        other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
         for _ in range(2):
             snapshots.queue(other)
             eventually(lambda: docora.status(other) == "synced", "the job of the other app")
         assert len(docora.waiting()) == 2
-        held.release()
-        eventually(lambda: docora.statuses() == {"synced": 4}, "all jobs")
-
-
-def hanging_app(snapshots: Snapshots, size: int) -> tuple[list[TestLink], Any]:
-    """Links of an app whose first answer waits at a gate."""
-    app_id = snapshots.add_app("Tarpit")
-    links = []
-    for number in range(size):
-        upstream = snapshots.add_upstream(f"octo/r{number}")
-        upstream.commit({f"slow{number}": "1\n"})
-        repository_id = snapshots.add_repository(upstream, f"octo/r{number}")
-        links.append(snapshots.link(app_id, repository_id))
-    return links, at_gate(snapshots.receiver, "Tarpit")
-
-
-@contextmanager
-def at_gate(receiver: Receiver, app: str) -> Iterator[Gate]:
-    with gate_at(receiver) as gate:
-        hold_back = receiver.answer
-
-        def answer(request: Request) -> int:
-            return hold_back(request) if request.app == app else 200
-
-        receiver.answer = answer
-        yield gate
 
 
 def test_the_reserve_can_be_turned_off(snapshots: Snapshots) -> None:
-    links, gate = hanging_app(snapshots, 2)
-    for link in links:
-        snapshots.queue(link)
     off = {"DOCORA_OPS_RESERVE_SLOT": "false"}
-    with gate as held, running(snapshots, "--concurrency", "2", **off):
-        eventually(lambda: snapshots.docora.waiting() == [], "two jobs of one app at once")
-        held.release()
+    with raw_app(snapshots.receiver, Talk.wait_for_hangup) as app:
+        add_hanging_links(snapshots, app, 2)
+        with running(snapshots, "--concurrency", "2", **off):
+            eventually(lambda: app.connections == 2, "two jobs of one app at once")
 
 
 class KilledError(BaseException):
