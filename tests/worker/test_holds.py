@@ -213,7 +213,7 @@ def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) 
 def test_kills_while_an_app_is_held_lose_and_double_nothing_and_it_gets_nothing(
     snapshots: Snapshots,
 ) -> None:
-    docora, most, kills = snapshots.docora, {"max_retry_attempts": 20}, 2
+    docora, most, kills = snapshots.docora, {"max_retry_attempts": 20}, 3
     repositories = []
     for number in range(5):
         upstream = snapshots.add_upstream(f"octo/r{number}")
