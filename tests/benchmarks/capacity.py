@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +23,6 @@ SLOTS = 5  # of each host
 FILES = 10  # of each link
 ANSWERS = (0, 100, 1000)  # milliseconds that an app takes to answer
 HOSTS = (1, 2, 4)
-_UNSYNCED = "SELECT count(*) FROM app_repositories WHERE status <> 'synced'"
-_COMMAND = (sys.executable, "-m", "docora_ops")
 
 
 def compare(folder: Path, sizes: Sequence[int]) -> None:
@@ -80,7 +77,7 @@ def memory_of(client: redis.Redis) -> int:
 
 def seconds_of(*arguments: str) -> float:
     start = time.perf_counter()
-    subprocess.run([*_COMMAND, *arguments], check=False, capture_output=True)
+    subprocess.run([*world.COMMAND, *arguments], check=False, capture_output=True)
     return time.perf_counter() - start
 
 
@@ -90,12 +87,11 @@ def speed(folder: Path, hosts: int) -> str:
     with connection, client:
         connection.execute("DELETE FROM app_delivered_files")
         connection.execute("DELETE FROM repository_snapshots")
-        for key in client.scan_iter("rq:*"):
-            client.delete(key)
+        world.forget_jobs(client)
         with workers(folder, client, hosts) as pids:
             memory = sum(map(pss, pids)) / len(pids) / SLOTS
             first = synced(connection)
-            await_idle(client, hosts * SLOTS)
+            world.await_idle_workers(client, hosts * SLOTS)
             again = synced(connection)
     files, rescans = LINKS * FILES / first, LINKS / again
     return f"{files:.1f} files/s, {rescans:.1f} rescans/s, {memory:.1f} MiB an idle slot"
@@ -103,12 +99,8 @@ def speed(folder: Path, hosts: int) -> str:
 
 def synced(connection: psycopg.Connection) -> float:
     """Has all links scanned; returns the seconds from the command to the last link."""
-    connection.execute("UPDATE app_repositories SET status = 'failed'")
-    subprocess.run([*_COMMAND, "retry-all-failed", "--yes"], check=True, capture_output=True)
-    start = time.perf_counter()
-    while connection.execute(_UNSYNCED).fetchone() != (0,):
-        time.sleep(0.01)
-    return time.perf_counter() - start
+    world.queue_all(connection)
+    return world.seconds_until_synced(connection)
 
 
 @contextmanager
@@ -122,24 +114,16 @@ def workers(folder: Path, client: redis.Redis, hosts: int) -> Iterator[list[int]
                 "REPOS_BASE_PATH": str(clones),
                 "DOCORA_OPS_HEARTBEAT_FILE": str(folder / f"host{host}.json"),
             }
-            command = [*_COMMAND, "worker", "--concurrency", str(SLOTS)]
+            command = [*world.COMMAND, "worker", "--concurrency", str(SLOTS)]
             environment = {**os.environ, **own}
             processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL))
-        await_idle(client, hosts * SLOTS)
+        world.await_idle_workers(client, hosts * SLOTS)
         yield [process.pid for process in processes]
     finally:
         for process in processes:
             process.terminate()
         for process in processes:
             process.wait()
-
-
-def await_idle(client: redis.Redis, count: int) -> None:
-    idle = 0
-    while idle < count:
-        time.sleep(0.05)
-        names = cast("set[bytes]", client.smembers("rq:workers"))
-        idle = sum(client.hget(name.decode(), "state") == b"idle" for name in names)
 
 
 def pss(pid: int) -> float:

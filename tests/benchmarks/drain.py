@@ -18,10 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import Pool
 from pathlib import Path
-from typing import cast
 from urllib.parse import urlsplit
-
-import redis
 
 from tests.benchmarks import world
 
@@ -29,11 +26,8 @@ LINKS = 150
 FILES = 10
 AT_ONCE = 5
 APP = f"app_{1:024x}"
-_PAUSE = 0.02
 _QUEUE = f"rq:queue:{world.QUEUE}"
 _ASIDE = f"{_QUEUE}:aside"
-_COMMAND = (sys.executable, "-m", "docora_ops")
-_UNSYNCED = "SELECT count(*) FROM app_repositories WHERE status <> 'synced'"
 
 
 def compare(folder: Path, rounds: int) -> None:
@@ -96,37 +90,24 @@ def change(folder: Path) -> None:
 def drain() -> float:
     """Queues all links; returns the seconds that workers take from the first job to the last."""
     connection, client = world.connect()
-    connection.execute("UPDATE app_repositories SET status = 'failed'")
-    for key in client.scan_iter("rq:*"):
-        client.delete(key)
-    subprocess.run([*_COMMAND, "retry-all-failed", "--yes"], check=True, capture_output=True)
+    world.forget_jobs(client)
+    world.queue_all(connection)
     client.rename(_QUEUE, _ASIDE)
     with (
         (Path(os.environ["REPOS_BASE_PATH"]).parent / "worker.log").open("wb") as log,
         subprocess.Popen(
-            [*_COMMAND, "worker"], stdout=log, stderr=log, start_new_session=True
+            [*world.COMMAND, "worker"], stdout=log, stderr=log, start_new_session=True
         ) as process,
     ):
         try:
-            await_idle_workers(client)
-            start = time.perf_counter()
+            world.await_idle_workers(client, AT_ONCE)
             client.rename(_ASIDE, _QUEUE)
-            while connection.execute(_UNSYNCED).fetchone() != (0,):
-                time.sleep(_PAUSE)
-            seconds = time.perf_counter() - start
-            await_idle_workers(client)
+            seconds = world.seconds_until_synced(connection)
+            world.await_idle_workers(client, AT_ONCE)
             return seconds
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
-
-
-def await_idle_workers(client: redis.Redis) -> None:
-    idle = 0
-    while idle < AT_ONCE:
-        time.sleep(_PAUSE)
-        names = cast("set[bytes]", client.smembers("rq:workers"))
-        idle = sum(client.hget(name.decode(), "state") == b"idle" for name in names)
 
 
 @contextmanager

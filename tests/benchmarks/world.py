@@ -2,8 +2,11 @@
 
 import os
 import subprocess
+import sys
+import time
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import psycopg
 import redis
@@ -12,6 +15,7 @@ from rq import Queue
 
 QUEUE = "snapshot-queue"
 APPS = 20
+COMMAND = (sys.executable, "-m", "docora_ops")
 KEY = bytes(32)
 AUTH_KEY = "auth-key"
 IDENTITY = ("-c", "user.name=bench", "-c", "user.email=bench@example.com")
@@ -83,6 +87,33 @@ def sealed_auth_key() -> str:
     iv = bytes(16)
     sealed = AESGCM(KEY).encrypt(iv, AUTH_KEY.encode(), None)
     return f"{iv.hex()}:{sealed[-16:].hex()}:{sealed[:-16].hex()}"
+
+
+def seconds_until_synced(connection: psycopg.Connection) -> float:
+    """Waits until all links are synced; returns how long that took."""
+    unsynced = "SELECT count(*) FROM app_repositories WHERE status <> 'synced'"
+    start = time.perf_counter()
+    while connection.execute(unsynced).fetchone() != (0,):
+        time.sleep(0.01)
+    return time.perf_counter() - start
+
+
+def queue_all(connection: psycopg.Connection) -> None:
+    connection.execute("UPDATE app_repositories SET status = 'failed'")
+    subprocess.run([*COMMAND, "retry-all-failed", "--yes"], check=True, capture_output=True)
+
+
+def await_idle_workers(client: redis.Redis, count: int) -> None:
+    idle = 0
+    while idle < count:
+        time.sleep(0.02)
+        names = cast("set[bytes]", client.smembers("rq:workers"))
+        idle = sum(client.hget(name.decode(), "state") == b"idle" for name in names)
+
+
+def forget_jobs(client: redis.Redis) -> None:
+    for key in client.scan_iter("rq:*"):
+        client.delete(key)
 
 
 def execute(statement: str, *values: str) -> None:

@@ -94,10 +94,7 @@ def test_failed_counts_as_a_result_only_once_bullmq_tries_no_more(bullmq: Bullmq
         return "HTTP 502"
 
     arguments = ("retry", *link.ids, "--wait", "--timeout", "50", "--json")
-    with (
-        bullmq.worker(run),
-        docora.start(*arguments, env=bullmq.environment()) as process,
-    ):
+    with bullmq.worker(run), docora.start(*arguments, env=bullmq.environment()) as process:
         await_line(process, "Waiting for 1 snapshot")
         bullmq.schedule()
         assert ran.wait(30)

@@ -86,21 +86,8 @@ def test_rqs_keys_decide_when_no_worker_runs_and_other_queues_are_no_trace(docor
     assert found_by(docora) == "rq unclear", "Redis was emptied, or is another one"
 
 
-def test_without_the_list_of_clients_the_keys_decide(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    docora.redis.set(bullmq.key("id"), 1)  # as the first job leaves it
-    with without_rule(docora.redis, "+client|list", "docora-ops", docora.redis_access.command_name):
-        assert found_by(docora) == "bullmq traces"
-        docora.add_worker()
-        assert found_by(docora) == "rq workers"
-        docora.redis.acl_log_reset()
-
-
 TWICE = "stop the workers of one kind, as each link may be worked on twice"
-FIRST = {
-    "workers": f"{TWICE}, then ",
-    "keys": "start Docora's worker if it runs its own, or ",
-}
+FIRST = {"workers": f"{TWICE}, then ", "keys": "start Docora's worker if it runs its own, or "}
 READING = ("status", "doctor --all", "metrics", "wait APP REPO --timeout 1")
 CHANGING = (
     *("retry APP REPO --json", "retry-all-failed --dry-run --json", "resync APP --all --yes"),
@@ -108,9 +95,7 @@ CHANGING = (
 )
 
 
-def test_without_the_list_of_clients_no_worker_begins_beside_one_of_docora(
-    bullmq: Bullmq,
-) -> None:
+def test_without_the_list_of_clients_no_worker_begins_beside_one_of_docora(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     access = docora.redis_access
     env = {"DOCORA_OPS_BACKEND": "rq", "REDIS_URL": access.worker, "ENCRYPTION_KEY": "ab" * 32}

@@ -53,8 +53,7 @@ def spoiled(docora: Docora, own: OwnRedis) -> Iterator[Docora]:
 
 
 @pytest.mark.parametrize(
-    ("until", "days", "state"),
-    [("null", 6, "ok"), ("null", 8, "warning"), ("9000000000", 8, "ok")],
+    ("until", "days", "state"), [("null", 6, "ok"), ("null", 8, "warning"), ("9000000000", 8, "ok")]
 )
 def test_held_apps_are_named_and_a_hold_for_ever_may_be_forgotten(
     docora: Docora, until: str, days: int, state: str
@@ -174,8 +173,7 @@ def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
 
 
 @pytest.mark.parametrize(
-    ("failed", "others", "state"),
-    [(6, 5, "critical"), (5, 5, "warning"), (5, 0, "critical")],
+    ("failed", "others", "state"), [(6, 5, "critical"), (5, 5, "warning"), (5, 0, "critical")]
 )
 def test_that_most_links_failed_with_one_error_is_critical_and_names_it(
     docora: Docora, failed: int, others: int, state: str
@@ -279,20 +277,6 @@ def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
     assert "+info" in check(result, "redis")["hint"]
 
 
-def test_a_redis_without_enough_replicas_refuses_writes(spoiled: Docora, own: OwnRedis) -> None:
-    link = spoiled.add_link()
-    own.client.config_set("min-replicas-to-write", 1)
-    result = examine(spoiled)
-    refused = spoiled.run("retry", *link.ids, "--json")
-    assert spoiled.status(link) == "failed"
-    assert result.code == 6, result
-    expected = dict.fromkeys(("redis_primary", "workers", "failed_links"), "critical")
-    assert not_ok(result) == expected | {"schedule": "warning"}
-    for text in (check(result, "redis_primary")["finding"], refused.json["error"]):
-        assert "Not enough good replicas" in text
-    assert (refused.code, refused.json["code"]) == (5, "redis"), refused
-
-
 # Faults of Postgres and of the settings
 
 
@@ -351,14 +335,9 @@ def test_all_is_well_for_the_role_and_the_user_for_monitoring(docora: Docora) ->
             assert (result.code, result.stderr, not_ok(result)) == (0, "All is well.\n", {}), result
 
 
-def test_a_role_that_may_only_read_judges_what_it_can_and_is_given_no_grant(
-    docora: Docora,
-) -> None:
+def test_a_role_that_may_only_read_judges_what_it_can_and_is_given_no_grant(docora: Docora) -> None:
     make_healthy(docora)
-    env = {
-        "DATABASE_URL": docora.database_access.monitor,
-        "REDIS_URL": docora.redis_access.monitor,
-    }
+    env = {"DATABASE_URL": docora.database_access.monitor, "REDIS_URL": docora.redis_access.monitor}
     with frozen(docora):
         result = docora.run("doctor", "--json", env=ONE_LOOK | env)
     assert (result.code, not_ok(result)) == (6, {"privileges": "critical"}), result

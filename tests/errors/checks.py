@@ -17,8 +17,7 @@ SECRET = "5ecr3t@passw0rd/t0ken?#%"
 ENCODED = "5ecr3t%40passw0rd%2Ft0ken%3F%23%25"
 # Of user and secret: a URL whose password is not encoded falls apart in odd places.
 PIECES = ("5ecr3t", "passw0rd", "t0ken", "someone")
-ONE = ["retry", "resync"]
-ALL = [*ONE, "retry-all-failed", "resync --all", "schedule"]
+ALL = ["retry", "resync", "retry-all-failed", "resync --all", "schedule"]
 
 
 def arguments(command: str, link: TestLink) -> list[str]:

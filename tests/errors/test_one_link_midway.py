@@ -4,25 +4,22 @@ import signal
 
 import pytest
 
-from tests.errors.checks import ONE, arguments, refuses, start_change
+from tests.errors.checks import arguments, refuses, start_change
 from tests.support.docora import Docora, Result, finish
 from tests.support.proxy import COMMIT, PUSH, Fault, Proxy
-from tests.support.running_commands import PATIENT, await_goodbye, terminate_sessions
+from tests.support.running_commands import PATIENT, await_goodbye
 
 DELIVERIES = 7
 
 
-def of_each_command(usual: str = "") -> pytest.MarkDecorator:
-    """Runs a test for each command that changes one link: all but the usual one are slow tests."""
-    others = [pytest.param(name, marks=pytest.mark.slow) for name in ONE if name != usual]
-    return pytest.mark.parametrize("command", [usual, *others] if usual else others)
-
-
 class Change:
-    """A command that changes one failed link, and is cut off at its push or at its commit."""
+    """A resync of one failed link, which is cut off at its push or at its commit.
 
-    def __init__(self, docora: Docora, command: str) -> None:
-        self.docora, self.command = docora, command
+    It does all that a retry does, and deletes deliveries.
+    """
+
+    def __init__(self, docora: Docora) -> None:
+        self.docora = docora
         self.link = docora.add_link()
         docora.add_deliveries(self.link, DELIVERIES)
         self.row = docora.row(self.link)
@@ -30,21 +27,16 @@ class Change:
     def is_killed(self, marker: bytes, fault: Fault) -> None:
         assert self.meets(marker, fault, kill=True).code == -signal.SIGKILL
 
-    def meets(
-        self, marker: bytes, fault: Fault, *, kill: bool = False, end_session: bool = False
-    ) -> Result:
+    def meets(self, marker: bytes, fault: Fault, *, kill: bool = False) -> Result:
         with (
             Proxy.before_redis(self.docora.redis_url) as redis,
             Proxy.before_postgres(self.docora.database_url) as postgres,
         ):
             process, moment = start_change(
-                self.docora, self.command, self.link, (redis, postgres), marker, fault, PATIENT
+                self.docora, "resync", self.link, (redis, postgres), marker, fault, PATIENT
             )
             if kill:
                 process.kill()
-            if end_session:
-                assert terminate_sessions(self.docora) == 1
-                moment.release()
             result = finish(process)
             await_goodbye(self.docora)
             assert marker is COMMIT or moment.requests == 1, "sent again"
@@ -67,80 +59,61 @@ class Change:
         assert self.docora.deliveries(self.link) == DELIVERIES
 
     def _rerun_queues(self, outcome: str) -> None:
-        again = self.docora.run(*arguments(self.command, self.link))
+        again = self.docora.run(*arguments("resync", self.link))
         assert again.code == 0, again
         assert again.data["outcome"] == outcome
         self._is_complete()
 
     def is_done(self) -> None:
         self._is_complete()
-        again = self.docora.run(*arguments(self.command, self.link))
-        if self.command == "retry":
-            assert again.code == 4, again
-            assert (again.json["status"], again.json["job"]) == ("pending_snapshot", "waiting")
-        else:
-            assert again.code == 0, again
-            assert again.data["outcome"] == "already_queued"
-        self._is_complete()
+        self._rerun_queues("already_queued")
 
     def _is_complete(self) -> None:
         assert self.docora.waiting() == [self.link.job_id]
         self.docora.assert_sound()
         assert self.docora.was_reset(self.link)
-        assert self.docora.deliveries(self.link) == (0 if self.command == "resync" else DELIVERIES)
+        assert self.docora.deliveries(self.link) == 0
 
 
 @pytest.fixture
-def change(docora: Docora, command: str) -> Change:
-    return Change(docora, command)
+def change(docora: Docora) -> Change:
+    return Change(docora)
 
 
-@of_each_command()
+@pytest.mark.slow
 def test_killed_before_its_push_it_has_done_nothing(change: Change) -> None:
     change.is_killed(PUSH, Fault.HOLD_REQUEST)
     change.has_done_nothing()
 
 
-@of_each_command()
+@pytest.mark.slow
 def test_killed_after_its_push_it_leaves_only_a_job(change: Change) -> None:
     change.is_killed(PUSH, Fault.HOLD_REPLY)
     change.has_only_pushed()
 
 
-@of_each_command(usual="retry")
 def test_killed_before_its_commit_it_leaves_only_a_job(change: Change) -> None:
     change.is_killed(COMMIT, Fault.HOLD_REQUEST)
     change.has_only_pushed()
 
 
-@of_each_command()
+@pytest.mark.slow
 def test_killed_after_its_commit_it_is_done(change: Change) -> None:
     change.is_killed(COMMIT, Fault.HOLD_REPLY)
     change.is_done()
 
 
-@of_each_command(usual="retry")
 def test_if_the_reply_to_its_push_is_lost_it_fails_and_leaves_only_a_job(change: Change) -> None:
     refuses(change.meets(PUSH, Fault.LOSE_REPLY), "redis", "broke the connection")
     change.has_only_pushed()
 
 
-@of_each_command()
+@pytest.mark.slow
 def test_if_its_commit_is_lost_it_fails_and_leaves_only_a_job(change: Change) -> None:
     refuses(change.meets(COMMIT, Fault.LOSE_REQUEST), "postgres", "Postgres database")
     change.has_only_pushed()
 
 
-@of_each_command(usual="resync")
 def test_if_the_reply_to_its_commit_is_lost_it_fails_and_is_done(change: Change) -> None:
     refuses(change.meets(COMMIT, Fault.LOSE_REPLY), "postgres", "Postgres database")
     change.is_done()
-
-
-@of_each_command()
-def test_if_its_session_ends_before_its_push_it_fails_and_leaves_only_a_job(
-    change: Change,
-) -> None:
-    result = change.meets(PUSH, Fault.HOLD_REQUEST, end_session=True)
-    refuses(result, "postgres", "Postgres database")
-    change.has_only_pushed()

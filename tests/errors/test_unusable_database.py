@@ -28,23 +28,6 @@ def test_a_database_that_is_not_docoras_is_refused(
     assert docora.job_hash(link.job_id) == job
 
 
-def test_a_role_that_lacks_a_privilege_changes_nothing(
-    docora: Docora, link: TestLink, worker_number: int
-) -> None:
-    """That each privilege is needed: tests/privileges/test_grants.py."""
-    with role(docora, f"docora_powerless_{worker_number}", SECRET) as powerless:
-        docora.connection.execute(
-            f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {powerless.name};"
-            f"REVOKE DELETE ON app_delivered_files FROM {powerless.name}".encode()
-        )
-        before = docora.dump()
-        environment = {"DATABASE_URL": powerless.url(SECRET)}
-        result = docora.run(*arguments("resync", link), env=environment)
-        document = refuses(result, "postgres", "permission denied for table app_delivered_files")
-        assert "docora-ops help privileges" in document["hint"]
-        assert docora.dump() == before
-
-
 def test_a_wrong_postgres_password_is_refused_and_not_shown(
     docora: Docora, link: TestLink, worker_number: int
 ) -> None:

@@ -98,9 +98,7 @@ def test_an_option_and_its_help_are_one_line_however_narrow_the_terminal(docora:
     assert all(line.startswith("--") for line in lines), lines
 
 
-def test_whatever_goes_wrong_nothing_is_offered_and_the_shell_does_not_wait(
-    docora: Docora,
-) -> None:
+def test_whatever_goes_wrong_nothing_is_offered_and_the_shell_does_not_wait(docora: Docora) -> None:
     docora.add_app("Acme")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         where = f"127.0.0.1:{silent.getsockname()[1]}"

@@ -21,11 +21,7 @@ from docora_ops.cli import app
 app._COMPLETION_SECONDS = 60  # a machine that is busy with other tests must not end it
 main()
 """
-STARTS = {
-    "bash": "exec bash --norc -i",
-    "zsh": "exec zsh -i",
-    "fish": "exec fish --no-config -i",
-}
+STARTS = {"bash": "exec bash --norc -i", "zsh": "exec zsh -i", "fish": "exec fish --no-config -i"}
 # By default, Tab in zsh runs each $(…) before it completes, on the line of any command.
 COMPLETE_ONLY = "bindkey '^I' complete-word"
 READ_SCRIPT = {

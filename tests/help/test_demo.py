@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 
 import pytest
 
@@ -13,18 +12,7 @@ from docora_ops.demo.story import DemoError, workers
 from tests.support.docora import COMMAND, Docora
 from tests.support.terminal import TerminalSession
 
-URL = f"postgres://docora@/docora?host=/tmp/docora-ops-demo-{'x' * 80}/postgres"
-KEEP = f"from docora_ops.demo.story import _wait; _wait({{'DATABASE_URL': {URL!r}}})"
 PROMPT = b"# Press Enter to go on."
-
-
-@pytest.mark.slow
-def test_lines_to_paste_are_not_broken_at_80_columns() -> None:
-    environment = {**os.environ, "TERM": "xterm"}
-    with TerminalSession([sys.executable, "-c", KEEP], environment, 80, 24) as session:
-        session.read_until(re.compile(rb"export PATH=[^\r]*:\$PATH\r\n"))
-        session.type(b"\x03")
-        assert f"export DATABASE_URL='{URL}'\r\n" in session.end()[1]
 
 
 def test_its_apps_answer_a_probe(docora: Docora) -> None:
@@ -68,20 +56,6 @@ def test_the_whole_demo_waits_for_enter_and_leaves_links_and_workers_to_play_wit
     assert re.search(r"^Workers\t2", results[0], re.MULTILINE)
     assert "Result\tin sync" in results[1]
     assert re.search(r"^\d+ in sync", results[2], re.MULTILINE)
-
-
-@pytest.mark.slow
-def test_no_variable_of_the_caller_leads_to_other_servers() -> None:
-    program = (
-        "import os; from docora_ops.demo.story import _clean_environment; "
-        "_clean_environment(); print(sorted(os.environ))"
-    )
-    theirs = {"DOCORA_OPS_ENV_FILE": "x", "DATABASE_URL": "x", "PGHOST": "x", "https_proxy": "x"}
-    shown = subprocess.check_output(
-        [sys.executable, "-c", program], env={**os.environ, **theirs, "KEPT": "x"}, text=True
-    )
-    assert "'KEPT'" in shown
-    assert not [name for name in theirs if f"'{name}'" in shown]
 
 
 def test_workers_that_do_not_start_end_the_demo(

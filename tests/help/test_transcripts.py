@@ -148,18 +148,6 @@ def two_workers(stage: Stage) -> Iterator[None]:
             process.communicate(timeout=2 * patience())
 
 
-@pytest.mark.parametrize("who", ["a@b", "somebody@a-host-with-a-long-name"])
-def test_another_user_stands_in_columns_of_the_right_width(who: str) -> None:
-    gap = " " * (len(who) - len("Who"))
-    shown = with_other_user(f"When   Who{gap}  What\n12:00  {who}  retry\n", who)
-    header, row = shown.splitlines()
-    assert (header.split(), row.split()) == (
-        ["When", "Who", "What"],
-        ["12:00", "kim@ops1", "retry"],
-    )
-    assert header.index("What") == row.index("retry")
-
-
 @pytest.mark.slow
 def test_the_json_documents(stage: Stage) -> None:
     """A worker is known that takes no job, and one link has a key instead of a job."""

@@ -27,7 +27,7 @@ ALIKE = {
         "HTTP 500",
     ],
     "HTTP 301: moved to https://new.example/hook": [
-        "HTTP 301: moved to https://new.example/hook on created a/b: a POST follows only 307",
+        "HTTP 301: moved to https://new.example/hook on created a/b: a POST follows only 307"
     ],
     "getaddrinfo ENOTFOUND acme.example": [
         "Notification failed for deleted LICENSE: getaddrinfo ENOTFOUND acme.example"

@@ -172,13 +172,6 @@ def test_links_are_sorted(docora: Docora) -> None:
     beyond = docora.run("links", "--limit=3", "--page", "3")
     assert (beyond.code, beyond.stdout.count("\n")) == (0, 1)
     assert beyond.stderr.endswith(": there is no page 3: 4 links, 2 pages.\n")
-    for wrong, sentence in (
-        ("0", "must be greater than or equal to 1"),
-        ("x", "must be a valid integer"),
-    ):
-        refused = docora.run("links", "--limit", wrong)
-        assert refused.code == 2
-        assert refused.stderr.startswith(f"Error: Invalid value for '--limit': {sentence}\n")
 
 
 def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None:

@@ -4,12 +4,9 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
-from typing import Literal
-from unicodedata import normalize
 
 import pytest
 
-from docora_ops.database.names import CLEAR_NAMES
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 from tests.support.terminal import at_terminals, plain_data, plain_talk
@@ -46,21 +43,6 @@ def test_several_of_one_name_are_listed_by_id(docora: Docora, link: TestLink) ->
         assert all(one in result.json["error"] for one in ids)
 
 
-def test_of_several_of_one_name_the_one_that_the_app_has_is_meant(
-    docora: Docora, link: TestLink
-) -> None:
-    url = "https://github.com/corpus/two"
-    others = [docora.add_repository("corpus/two", url=f"{url}{end}") for end in ("", ".git")]
-    own = docora.link(APP, others[1])
-    docora.link(docora.add_app("Zebra Mail"), others[0])
-    for repository in ("corpus/two", url):
-        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        result = docora.run("retry", APP, repository, "--json")
-        assert result.code == 0, result
-        assert result.data["job_id"] == own.job_id
-        assert docora.statuses() == {"pending_snapshot": 1, "failed": 2}
-
-
 def test_what_a_hint_has_to_paste_runs_nothing_in_a_shell(docora: Docora, tmp_path: Path) -> None:
     evil = "Acme's $(touch pwned)"
     docora.link(docora.add_app(evil), docora.add_repository(f"octo/{evil}"))
@@ -89,22 +71,6 @@ def test_a_name_that_is_not_shown_as_it_is_gives_way_to_the_id(docora: Docora) -
         result = docora.run("show", text, "octo/api")
         assert result.stderr.endswith(f"Hint: did you mean {app_id}?\n")
         assert "me:x" not in result.stderr
-
-
-FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
-CAFE = "Caf\u00e9 \u00c5land"
-
-
-def test_a_name_is_found_in_either_normal_form_and_case(docora: Docora) -> None:
-    app_id = docora.add_app(normalize("NFD", CAFE))
-    docora.link(app_id, docora.add_repository(normalize("NFC", f"octo/{CAFE}")))
-    for form in FORMS:
-        name = normalize(form, CAFE.swapcase())
-        result = docora.run("show", name, f"octo/{name}", "--json")
-        assert (result.code, result.data["app_id"]) == (0, app_id), (form, result)
-    near = docora.run("show", normalize("NFD", "Caf\u00e9 Aland"), "x")
-    assert near.code == 3
-    assert f"did you mean {shlex.quote(normalize('NFD', CAFE))}?\n" in near.stderr
 
 
 NAMES = "'Acme Search' octo/api"
@@ -160,19 +126,3 @@ def test_a_name_stands_for_an_app_only_where_it_is_taken_for_nothing_else(
     screen = plain_data(at_terminals(docora, ["show", *link.ids], columns=120).data)
     by_id = APP if app == "other" else re.escape(shown)
     assert re.search(rf"docora-ops retry {by_id} {REPOSITORY} *\n", screen)
-
-
-def test_ids_are_not_compared_with_every_app_one_by_one(docora: Docora) -> None:
-    docora.connection.execute(
-        "INSERT INTO apps"
-        " (app_id, token_hash, app_name, base_url, email, client_auth_key_encrypted)"
-        " SELECT 'app_' || i, i, 'App ' || i, 'https://x', 'e@x', 'k'"
-        " FROM generate_series(1, 2000) i"
-    )
-    docora.connection.execute("ANALYZE apps")
-    ids = [f"app_{number}" for number in range(1, 21)]
-    sql = CLEAR_NAMES.replace("docora.", "")
-    rows = docora.connection.execute(f"EXPLAIN ANALYZE {sql}", {"ids": ids}).fetchall()
-    plan = "\n".join(row["QUERY PLAN"] for row in rows)
-    compared = re.findall(r"Rows Removed by Join Filter: (\d+)", plan)
-    assert sum(map(int, compared)) < 2000, plan

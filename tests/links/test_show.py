@@ -68,20 +68,6 @@ def test_the_tables_show_all_there_is_about_a_link(docora: Docora) -> None:
         assert line in table.stdout.splitlines()
 
 
-def test_a_link_is_found_by_names_and_what_is_not_there_is_none(docora: Docora) -> None:
-    link = docora.link(docora.add_app("Acme Search"), docora.add_repository(), "synced")
-    docora.connection.execute(
-        "UPDATE app_repositories SET github_token_encrypted = NULL, last_error = NULL"
-    )
-    by_name = docora.run("show", "acme search", "octo/api", "--json")
-    assert by_name.data == show(docora, link, "--json").data
-    assert (by_name.data["has_token"], by_name.data["snapshot"]) == (False, None)
-    assert by_name.data["last_delivered_at"] is None
-    docora.add_app("Acme Search")
-    assert docora.run("show", "Acme Search", "octo/api").code == 2
-    assert docora.run("show", link.app_id, docora.add_repository("octo/unlinked")).code == 3
-
-
 def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Docora) -> None:
     docora.enqueue("before")
     link = docora.add_link()

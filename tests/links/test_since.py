@@ -4,15 +4,12 @@ import json
 import re
 import shlex
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
-from rq.utils import now, utcformat
 
 from docora_ops.cli.options import _moment_or_age
 from docora_ops.text import moment_of
-from tests.support.bullmq import Bullmq
-from tests.support.docora import QUEUE, Docora, Result
+from tests.support.docora import Docora, Result
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import TestLink
 from tests.support.terminal import at_terminals, plain_data
@@ -115,19 +112,10 @@ def test_only_links_with_such_a_last_good_scan_are_resynced(
 
 
 def test_a_value_that_is_neither_moment_nor_age_is_refused(docora: Docora) -> None:
-    for command in ("links", "failed", "apps", "retry-all-failed", "resync x --all"):
-        for value in (
-            "2",
-            "30m2h",
-            "25:00",
-            "tomorrow",
-            "-1h",
-            "2026-13-01",
-            "0001-01-01T00:00+14:00",
-        ):
-            refused = docora.run(*command.split(), f"--last-scan-before={value}")
-            assert refused.code == 2, refused
-            assert f"{value!r} is neither a moment" in refused.stderr
+    for value in ("2", "30m2h", "25:00", "tomorrow", "-1h", "2026-13-01", "0001-01-01T00:00+14:00"):
+        refused = docora.run("links", f"--last-scan-before={value}")
+        assert refused.code == 2, refused
+        assert f"{value!r} is neither a moment" in refused.stderr
     far = docora.run("links", "--last-scan-after", "999999999d", "--json")
     assert (far.code, far.json["code"]) == (2, "usage")
 
@@ -146,12 +134,6 @@ def test_a_time_of_day_means_its_last_occurrence() -> None:
         assert moment_of(_moment_or_age(typed), now) == at, typed
 
 
-def test_a_command_takes_a_time_of_day(docora: Docora, links: dict[str, TestLink]) -> None:
-    assert names(docora.run("failed", "--last-scan-after=yesterday", "--json")) >= {"now"}
-    for typed in ("00:00", "today", "yesterday"):
-        assert docora.run("history", "--since", typed).code == 0
-
-
 def test_a_time_in_which_no_scan_can_be_is_refused(
     docora: Docora, links: dict[str, TestLink]
 ) -> None:
@@ -161,18 +143,11 @@ def test_a_time_in_which_no_scan_can_be_is_refused(
         (("after=9000-01-01",), "after 9000-01-01T00:00:00.000Z is in the future: it is 20"),
     ):
         chosen = [f"--last-scan-{option}" for option in options]
-        for command in ("failed", "apps", "retry-all-failed", "resync 'Acme Search' --all --yes"):
+        for command in ("apps", "resync 'Acme Search' --all --yes"):
             refused = docora.run(*shlex.split(command), *chosen)
             assert (refused.code, why in refused.stderr) == (2, True), refused
     assert docora.waiting() == []
     assert len(names(docora.run("failed", "--last-scan-before=9000-01-01", "--json"))) == 6
-
-
-def test_links_that_are_chosen_by_their_last_good_scan_are_listed_with_it(
-    docora: Docora, links: dict[str, TestLink]
-) -> None:
-    table = at_terminals(docora, ["links", "--last-scan-before=3h"], columns=80)
-    assert re.search(r"octo/hours .*Z, 3h10m ago +none$", plain_data(table.data), re.MULTILINE)
 
 
 @pytest.mark.slow
@@ -226,33 +201,3 @@ def test_each_list_tells_until_when_failed_links_were_good(
     assert "Failed at" not in shown
     docora.set_link(links["hours"], status="synced")
     assert "Good until" not in docora.run("show", *links["hours"].ids).stdout
-
-
-def test_show_tells_the_end_of_a_failed_job_as_long_as_rq_keeps_it(
-    docora: Docora, links: dict[str, TestLink]
-) -> None:
-    link, ended = links["hour"], utcformat(now())
-    fields: dict[Any, Any] = {"status": "failed", "ended_at": ended, "origin": QUEUE}
-    docora.redis.hset(f"rq:job:{link.job_id}", mapping=fields)
-    data = docora.run("show", *link.ids, "--json").data
-    assert data["failed_at"] == data["job_record"]["ended_at"] is not None
-    assert f"Failed at\t{data['failed_at']}\n" in docora.run("show", *link.ids).stdout
-    docora.set_link(link, status="synced")
-    assert docora.run("show", *link.ids, "--json").data["failed_at"] is None
-    assert docora.run("retry-all-failed", "--yes").code == 0
-    assert docora.run("show", *links["now"].ids, "--json").data["failed_at"] is None
-
-
-@pytest.mark.slow
-def test_beside_bullmq_the_ends_of_failed_jobs_are_told_and_counted(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
-    link, other = docora.add_link(scanned=timedelta(hours=2)), docora.add_link()
-    bullmq.fail(link)
-    bullmq.fail(other)
-    docora.redis.zadd(bullmq.key("failed"), {other.job_id: (now().timestamp() - 1000) * 1000})
-    data = bullmq.run("show", *link.ids, "--json").data
-    assert data["failed_at"] == data["job_record"]["ended_at"] is not None
-    assert "in the last 15m at least 1 failed\n" in bullmq.run("status").stdout
-    assert bullmq.run("status", "--json").data["queue"]["failed_recently"] == 1
-    docora.redis.delete(bullmq.key("failed"))
-    assert "in the last 15m" not in bullmq.run("status").stdout

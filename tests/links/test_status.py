@@ -1,24 +1,14 @@
 """`status`: one screen that tells what is wrong, how much, and whether it is over."""
 
 import re
-import sys
-from dataclasses import replace
-from datetime import timedelta
-from io import StringIO
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 from rq.job import JobStatus
-from rq.utils import now
 
 from docora_ops.actions import read_status
 from docora_ops.actions import status as status_action
-from docora_ops.actions.capacity import Capacity
-from docora_ops.actions.status import DriftCounts, headline_of
-from docora_ops.cli.status import screen as status_screen
-from docora_ops.error_groups import ErrorGroup
-from docora_ops.jobs import HeldApp, Hold, QueuedJob, Suspension, backlog_of
+from docora_ops.actions.status import DriftCounts
 from tests.links.conftest import GIT_ERROR
 from tests.support.docora import Docora
 from tests.support.read_only import frozen, read_only
@@ -89,54 +79,6 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     assert 7200 <= data["queue"]["oldest_waiting_seconds"] < 7800
     assert data["drift"] == {"lost": 2, "stuck": 1, "at_least": False}
     assert data["last_operation"]["total"] == 3
-
-
-def test_all_troubles_at_once_fit_one_screen(
-    trouble: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trouble.add_worker("one")
-    found, _ = read_status(trouble.actions(drift_grace=0).docora)
-    queue, fresh = found.queue, found.freshness
-    assert queue is not None and fresh is not None  # noqa: PT018
-    link = trouble.links()[0]
-    began = now() - timedelta(minutes=3)
-    job = QueuedJob(link.job_id, "active", None, "a", "App", "r", "big/huge", None, began, None)
-    working = replace(queue.workers[0], jobs=[job], state="busy")
-    hold = HeldApp("a", "Held App", Hold(began, None, "kim@ops1", "its gateway is down"))
-    worst = replace(
-        found,
-        target="prod",
-        queue=replace(
-            queue,
-            workers=[working],
-            held=[hold],
-            oldest_waiting_seconds=4000,
-            active=1,
-            delayed=3,
-            suspension=Suspension(began, None, None, "kim@ops1", "the gateway is down"),
-        ),
-        freshness=replace(
-            fresh,
-            overdue_since=began,
-            is_slow=True,
-            cycle_seconds=9000,
-            overdue=7,
-            overdue_apps=3,
-        ),
-        capacity=Capacity(40.0, 120.0, 10, 20),
-        tried_by_error=[ErrorGroup("no answer within 30 s", 4, 1, app_names=["Quiet Harbor"])],
-    )
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert worst.queue is not None
-    assert backlog_of(worst.queue)
-    sentence, rows = status_screen(replace(worst, headline=headline_of(worst)), [])
-    console = Console(width=80, file=StringIO())
-    console.print(sentence, rows, crop=False)
-    assert isinstance(console.file, StringIO)
-    shown = console.file.getvalue()
-    assert len(shown.splitlines()) <= 22, shown
-    for name in ("Target", "Failed", "Circuits", "Freshness", "Tries", "Backlog", "Held", "Drift"):
-        assert re.search(rf"^{name} ", shown, re.MULTILINE), shown
 
 
 def test_a_hanging_app_is_named_before_its_links_fail(docora: Docora) -> None:

@@ -82,20 +82,6 @@ def test_names_are_folded_before_a_list_becomes_blocks() -> None:
         assert on_screen(Listing(columns, ROWS), width) == shown
 
 
-def test_a_column_that_may_be_folded_is_left_out_where_folding_is_not_enough() -> None:
-    since = Column[Row]("Since", lambda _: "04:21Z, 12m ago", left_out=2, narrowest=11)
-    columns = (*COLUMNS[:3], since, COLUMNS[3])
-    headings = [
-        on_screen(Listing(columns, ROWS), width).partition("\n")[0] for width in (60, 56, 55, 43)
-    ]
-    assert headings == [
-        "App         Links  Since            Error",
-        "App         Links  Since        Error",
-        "App         Links  Error",
-        "App         Links  Error",
-    ]
-
-
 def test_a_column_without_any_value_is_left_to_a_pipe() -> None:
     quiet = Listing(COLUMNS, [(*ROWS[1][:3], None)])
     assert "Error" not in on_screen(quiet, 77)

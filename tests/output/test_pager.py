@@ -51,10 +51,9 @@ def test_the_pager_gets_no_secret_from_the_environment(docora: Docora, tmp_path:
     assert names.isdisjoint({"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", *secrets})
 
 
-@pytest.mark.parametrize(("number", "code"), [("TERM", 130), ("HUP", 129)])
-def test_a_signal_ends_the_command_and_its_pager(docora: Docora, number: str, code: int) -> None:
-    pager = f"kill -{number} $PPID; exec sleep 1000"
-    assert on_terminal(docora, ["help", "json"], env={"PAGER": pager})[0] == code
+def test_a_signal_ends_the_command_and_its_pager(docora: Docora) -> None:
+    pager = "kill -HUP $PPID; exec sleep 1000"
+    assert on_terminal(docora, ["help", "json"], env={"PAGER": pager})[0] == 129
 
 
 @pytest.mark.skipif(shutil.which("less") is None, reason="needs less")

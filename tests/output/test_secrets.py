@@ -163,9 +163,6 @@ def test_no_error_of_a_driver_shows_a_secret(
     assert_no_secret(entries)
 
 
-GITHUB = "ghp_s3cr3ts3cr3ts3cr3t"
-
-
 def test_a_password_in_the_wrong_argument_is_not_repeated(docora: Docora) -> None:
     url = "postgres://docora:url-s3cr3t@db/docora"
     for words, env in (
@@ -175,7 +172,7 @@ def test_a_password_in_the_wrong_argument_is_not_repeated(docora: Docora) -> Non
         (("pause", "--confirm", url), {}),
         (("cancel", url), {}),
         (("retry", url), {}),
-        (("retry-all-failed", GITHUB), {}),
+        (("retry-all-failed", TOKEN), {}),
         (("help", url), {}),
         (("help", "--schema", url), {}),
     ):

@@ -13,15 +13,16 @@ from tests.support.snapshots import Snapshots, Upstream
 
 
 @pytest.fixture
-def authority() -> trustme.CA:
-    """Vouches for the certificates of a test's apps; nobody trusts it yet."""
-    return trustme.CA()
+def authority(tmp_path: Path) -> trustme.CA:
+    """Vouches for the certificates of a test's apps; in ca.pem, which nobody trusts yet."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return authority
 
 
 @pytest.fixture
 def trusted(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
     """The same authority, trusted by the jobs that this process runs."""
-    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     host.tls_context.cache_clear()
     return authority

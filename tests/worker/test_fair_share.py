@@ -2,12 +2,10 @@
 
 import json
 import random
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import count
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -23,19 +21,11 @@ from docora_ops.queue.take import Finding, JobTaker
 from docora_ops.worker import rq_worker
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import QUEUE, Docora
-from tests.support.git_over_http import Gate, gate_at
-from tests.support.privileges import without_rule
 from tests.support.proxy import eventually
-from tests.support.receiver import Receiver, Request
+from tests.support.raw_app import RawApp, Talk, raw_app
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
-from tests.support.worker_processes import (
-    await_waiting_worker,
-    expire_heartbeats,
-    make_delayed_jobs_due,
-    running,
-    running_program,
-)
+from tests.support.worker_processes import expire_heartbeats, make_delayed_jobs_due, running
 
 LIST, HOLDS = f"rq:queue:{QUEUE}", "docora-ops:holds"
 INTERMEDIATE = f"{LIST}:intermediate"
@@ -157,19 +147,6 @@ def test_a_share_grows_as_soon_as_nothing_else_waits_or_runs(docora: Docora) -> 
         assert "".join(at.running()) == "aaaaa"
 
 
-def test_a_worker_whose_count_of_apps_is_out_of_date_at_once_looks_again(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with desk(docora, 5) as at:
-        at.wait(*jobs("a", 10), *jobs("b", 10))
-        assert at.take(0) == "a-0"
-        with monkeypatch.context() as patch:
-            patch.setattr(take, "_INTERVAL", -1)
-            patch.setattr(take, "_PAUSES", 0)
-            assert at.slots[1].take().finding is Finding.MORE
-        assert at.take(1) == "a-1"
-
-
 def test_a_killed_workers_job_takes_no_share_and_one_just_taken_does(docora: Docora) -> None:
     """No worker but those that live has slots. A job may be taken, but not begun."""
     with desk(docora, 2) as at:
@@ -232,26 +209,6 @@ def calls(docora: Docora) -> int:
     return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
 
 
-@pytest.mark.slow
-def test_what_all_workers_read_of_each_other_grows_more_slowly_than_their_number(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    seconds, reads = 512, {}
-    for slots in (100, 400):
-        with desk(docora, slots) as at:
-            hold(docora, "a")
-            at.wait("a-0")
-            docora.redis.config_resetstat()
-            for _ in range(seconds):
-                at.slots[0].take()
-                now += 1
-            stats = cast("Mapping[str, Any]", docora.redis.info("commandstats"))
-            reads[slots] = slots * int(stats["cmdstat_hmget"]["calls"]) / seconds
-    assert 0 < reads[400] < 3 * reads[100]
-
-
 def test_behind_100_000_jobs_that_must_wait_another_is_found_in_50_short_looks(
     docora: Docora,
 ) -> None:
@@ -312,8 +269,7 @@ def test_an_exempt_job_for_which_no_share_was_left_is_found_again(docora: Docora
         assert at.take(1) == "a-2000"
 
 
-NO_HOLDS = ["", "no JSON", "[1", '"1"', '{"until": "tomorrow"}', "null", "[]", "{}"]
-NO_HOLDS += ['{"until": ' + end for end in ("false}", "true}", "1e30}", "253402300800}", "-1e11}")]
+NO_HOLDS = ["", "[1", "null", "{}", *(f'{{"until": {each}}}' for each in ('"x"', "true", "1e30"))]
 
 
 @pytest.mark.parametrize("value", NO_HOLDS)
@@ -330,53 +286,6 @@ def test_a_hold_that_can_not_be_read_lets_no_job_be_taken(docora: Docora, value:
         assert at.take(0) == "unreadable"
         docora.redis.delete(HOLDS)
         assert at.take(0) == "a-0"
-
-
-# Workers
-
-
-def shown(docora: Docora) -> Any:
-    [worker] = docora.run("queue", "--json").data["workers"]
-    return worker
-
-
-def test_a_worker_takes_no_job_while_holds_can_not_be_read_and_says_so(
-    snapshots: Snapshots,
-) -> None:
-    docora = snapshots.docora
-    with running(snapshots, "--name", "w") as worker:
-        await_waiting_worker(docora)
-        assert shown(docora)["obeys_holds"] is True
-        docora.redis.set("rq:suspended", 1)  # so that the job waits
-        worker.await_line("takes no job: workers are suspended")
-        link, _ = snapshots.add_queued({"a": "1\n"})
-        docora.redis.set(HOLDS, 1)
-        docora.redis.delete("rq:suspended")
-        worker.await_line(f"worker w: takes no job: the holds in {HOLDS} can't be read: it is no")
-        assert shown(docora)["no_job_reason"]["code"] == "holds"
-        assert docora.waiting() == [link.job_id]
-        burst = snapshots.work()
-        assert (burst.code, docora.waiting()) == (4, [link.job_id])
-        assert f'redis-cli -u "$REDIS_URL" del {HOLDS} removes all holds' in burst.stderr
-        docora.redis.delete(HOLDS)
-        eventually(lambda: docora.status(link) == "synced", "the job")
-
-
-def test_a_worker_whose_user_may_not_read_holds_runs_jobs_and_registers_that(
-    snapshots: Snapshots,
-) -> None:
-    docora = snapshots.docora
-    link, _ = snapshots.add_queued({"a": "1\n"})
-    hold(docora, link.app_id)
-    name = docora.redis_access.worker_name
-    with (
-        without_rule(docora.redis, "%R~docora-ops:holds", "docora-worker", name),
-        running(snapshots) as worker,
-    ):
-        worker.await_ready()
-        eventually(lambda: docora.status(link) == "synced", "the job")
-        assert shown(docora)["obeys_holds"] is False
-    docora.redis.acl_log_reset()
 
 
 @pytest.mark.slow
@@ -409,77 +318,40 @@ def commands(docora: Docora) -> int:
     return sum(row["calls"] for name, row in stats.items() if name != "cmdstat_info")
 
 
+def add_hanging_links(snapshots: Snapshots, app: RawApp, size: int) -> TestLink:
+    """Queues links of an app that never answers; returns the last one."""
+    app_id = snapshots.add_app("Tarpit", base_url=app.base_url)
+    for number in range(size):
+        upstream = snapshots.add_upstream(f"octo/r{number}")
+        upstream.commit({"slow": "1\n"})
+        link = snapshots.link(app_id, snapshots.add_repository(upstream, f"octo/r{number}"))
+        snapshots.queue(link)
+    return link
+
+
 @pytest.mark.slow
 def test_an_app_that_never_answers_holds_up_no_other(snapshots: Snapshots) -> None:
     docora = snapshots.docora
-    links, gate = hanging_app(snapshots, 3)
-    other = snapshots.link(snapshots.add_app("Other"), links[0].repository_id)
-    with gate as held, running(snapshots, "--concurrency", "2") as worker:
+    with (
+        raw_app(snapshots.receiver, Talk.wait_for_hangup) as app,
+        running(snapshots, "--concurrency", "2") as worker,
+    ):
         worker.await_ready(2)
-        for link in links:
-            snapshots.queue(link)
-        held.wait()
+        link = add_hanging_links(snapshots, app, 3)
+        eventually(lambda: app.connections, "a job that gets no answer")
+        other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
         for _ in range(2):
             snapshots.queue(other)
             eventually(lambda: docora.status(other) == "synced", "the job of the other app")
         assert len(docora.waiting()) == 2
-        held.release()
-        eventually(lambda: docora.statuses() == {"synced": 4}, "all jobs")
-
-
-def hanging_app(snapshots: Snapshots, size: int) -> tuple[list[TestLink], Any]:
-    """Links of an app whose first answer waits at a gate."""
-    app_id = snapshots.add_app("Tarpit")
-    links = []
-    for number in range(size):
-        upstream = snapshots.add_upstream(f"octo/r{number}")
-        upstream.commit({f"slow{number}": "1\n"})
-        repository_id = snapshots.add_repository(upstream, f"octo/r{number}")
-        links.append(snapshots.link(app_id, repository_id))
-    return links, at_gate(snapshots.receiver, "Tarpit")
-
-
-@contextmanager
-def at_gate(receiver: Receiver, app: str) -> Iterator[Gate]:
-    with gate_at(receiver) as gate:
-        hold_back = receiver.answer
-
-        def answer(request: Request) -> int:
-            return hold_back(request) if request.app == app else 200
-
-        receiver.answer = answer
-        yield gate
 
 
 def test_the_reserve_can_be_turned_off(snapshots: Snapshots) -> None:
-    links, gate = hanging_app(snapshots, 2)
-    for link in links:
-        snapshots.queue(link)
     off = {"DOCORA_OPS_RESERVE_SLOT": "false"}
-    with gate as held, running(snapshots, "--concurrency", "2", **off):
-        eventually(lambda: snapshots.docora.waiting() == [], "two jobs of one app at once")
-        held.release()
-
-
-@pytest.mark.slow
-def test_a_worker_of_rq_beside_ours_takes_part(snapshots: Snapshots) -> None:
-    links = snapshots.add_links(["One", "Two", "Three", "Four", "Five", "Six"])
-    command = (
-        str(Path(sys.executable).with_name("rq")),
-        "worker",
-        QUEUE,
-        "--url",
-        snapshots.docora.redis_access.worker,
-    )
-    with running_program(command, snapshots), running(snapshots) as ours:
-        ours.await_ready()
-        eventually(lambda: snapshots.docora.redis.scard("rq:workers") == 2, "both workers")
-        for _ in range(3):
-            for link in links.values():
-                snapshots.queue(link)
-            eventually(lambda: snapshots.docora.statuses() == {"synced": 6}, "all jobs")
-        assert [len(snapshots.received(name).requests) for name in links] == [1] * 6
-    assert snapshots.docora.redis.llen(INTERMEDIATE) == 0
+    with raw_app(snapshots.receiver, Talk.wait_for_hangup) as app:
+        add_hanging_links(snapshots, app, 2)
+        with running(snapshots, "--concurrency", "2", **off):
+            eventually(lambda: app.connections == 2, "two jobs of one app at once")
 
 
 class KilledError(BaseException):

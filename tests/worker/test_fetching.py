@@ -38,7 +38,6 @@ from tests.support.worker_processes import (
     parent_of,
     running,
 )
-from tests.worker.test_deliveries import commit_paths, long_path
 
 LOCK = "docora:repo-lock:octo/api"
 
@@ -90,11 +89,7 @@ def test_another_server_is_not_asked_where_a_redirect_leads_to_it(
 
 @pytest.mark.parametrize("lost", [False, True], ids=["no answer", "lost lock"])
 def test_a_fetch_without_an_end_ends_when_its_time_is_up_or_the_lock_is_lost(
-    snapshots: Snapshots,
-    site: GitSite,
-    link: TestLink,
-    monkeypatch: pytest.MonkeyPatch,
-    lost: bool,
+    snapshots: Snapshots, site: GitSite, link: TestLink, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
     monkeypatch.setattr(git, "KEEP_ALIVE_INTERVAL", 0.02)
     redis = snapshots.docora.redis
@@ -324,16 +319,6 @@ def test_a_bomb_of_trees_fails_the_link_and_opens_the_circuit(
     assert_in_sync(snapshots, link, upstream)
 
 
-def test_a_path_that_no_system_can_check_out_is_refused(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({})
-    commit_paths(upstream, {long_path(4096): b"1"})
-    snapshots.run_job(link)
-    assert link_row(snapshots, link) == ("synced", 0, None)
-    commit_paths(upstream, {long_path(4097): b"1"})
-    assert failure(snapshots, link) == BOMB.format(upstream.head, "1,000,000")
-    assert git_failures(snapshots, link) == 1
-
-
 def work_with_little_memory(snapshots: Snapshots, link: TestLink) -> None:
     """Runs the link's job, which fails, in a worker that has 100 MiB."""
     with running(snapshots) as worker:
@@ -372,37 +357,19 @@ def packet(line: bytes) -> bytes:
     return b"%04x%b" % (len(line) + 4, line)
 
 
-ENDLESS_REFS = b"".join(packet(b"%040x refs/heads/b%d\n" % (n + 1, n)) for n in range(10_000))
-ENDLESS_HEAD = (
-    packet(b"# service=git-upload-pack\n") + b"0000" + packet(b"%040x HEAD\0agent=test\n" % 1)
-)
-# Which request is answered, with what, how it begins, and how it goes on for ever.
-ENDLESS = {
-    "refs": ("GET", "advertisement", ENDLESS_HEAD, ENDLESS_REFS),
-    "messages": ("fetch", "result", packet(b"packfile\n"), packet(b"\2" + b"x\n" * 30_000) * 9),
-}
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(("request_", "what", "first", "more"), ENDLESS.values(), ids=ENDLESS)
 def test_an_endless_answer_fails_the_link_and_counts_for_the_circuit(
-    snapshots: Snapshots,
-    site: GitSite,
-    link: TestLink,
-    request_: str,
-    what: str,
-    first: bytes,
-    more: bytes,
+    snapshots: Snapshots, site: GitSite, link: TestLink
 ) -> None:
+    head = packet(b"# service=git-upload-pack\n") + b"0000" + packet(b"%040x HEAD\0a=b\n" % 1)
+    refs = b"".join(packet(b"%040x refs/heads/b%d\n" % (n + 1, n)) for n in range(10_000))
+
     def answer(handler: GitHandler) -> bool:
-        is_fetch = b"command=fetch" in handler.content
-        if request_ != ("fetch" if is_fetch else handler.command):
-            return True
         try:
-            content_type = {"Content-Type": f"application/x-git-upload-pack-{what}"}
-            handler.reply(200, content_type, first)
+            content_type = {"Content-Type": "application/x-git-upload-pack-advertisement"}
+            handler.reply(200, content_type, head)
             while True:
-                handler.wfile.write(more)
+                handler.wfile.write(refs)
         except OSError:  # git is gone
             return False
 

@@ -86,17 +86,6 @@ def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_rel
 
 
 @pytest.mark.slow
-def test_a_hold_that_ends_by_itself_lets_the_job_go(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
-    link, _ = snapshots.add_queued(FILES)
-    change(docora, "hold", link, "--for", "3s")
-    with running(snapshots) as worker:
-        eventually(lambda: docora.status(link) == "synced", "the link")
-        end(worker)
-    assert len(sent(snapshots)) == 4
-
-
-@pytest.mark.slow
 def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, upstream = snapshots.add_link(FILES)
@@ -136,7 +125,11 @@ def test_what_is_no_hold_stops_a_snapshot_and_all_workers(snapshots: Snapshots) 
         gate.release()
         worker.await_line("queued again; no failure is counted: the hold of app ")
         worker.await_line("takes no job: the holds in docora-ops:holds can't be read")
-        assert docora.waiting() == [link.job_id]
+        [shown] = docora.run("queue", "--json").data["workers"]
+        assert shown["no_job_reason"]["code"] == "holds"
+        burst = snapshots.work()
+        assert (burst.code, docora.waiting()) == (4, [link.job_id])
+        assert f'redis-cli -u "$REDIS_URL" del {HOLDS} removes all holds' in burst.stderr
         for app_id in (link.app_id, docora.add_app("Other", "app_other")):
             assert docora.run("release", app_id).code == 0
         eventually(lambda: docora.status(link) == "synced", "the link")
@@ -183,9 +176,7 @@ def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots) -> None
     assert snapshots.received("Acme").requests == []
 
 
-def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(
-    snapshots: Snapshots,
-) -> None:
+def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES)
     name = docora.redis_access.worker_name
@@ -196,6 +187,8 @@ def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(
     ):
         refused = docora.run("hold", link.app_id, "--json")
         assert (refused.code, refused.json["worker_names"]) == (4, ["old"]), refused
+        [shown] = docora.run("queue", "--json").data["workers"]
+        assert shown["obeys_holds"] is False
         gate.release()
         eventually(lambda: docora.status(link) == "synced", "the link")
         end(worker)

@@ -96,9 +96,7 @@ def test_a_repository_that_is_too_large_for_the_disk_counts_as_the_links_own_fau
     assert "host's fault" not in worker.log
 
 
-def test_the_host_is_blamed_for_one_link_twice_and_then_the_link(
-    snapshots: Snapshots,
-) -> None:
+def test_the_host_is_blamed_for_one_link_twice_and_then_the_link(snapshots: Snapshots) -> None:
     base = snapshots.folder / "file"
     base.write_text("")  # so that no folder can be made below it
     settings = snapshots.settings.model_copy(update={"repos_base_path": base})

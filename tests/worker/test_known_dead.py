@@ -65,10 +65,7 @@ def test_a_worker_that_lives_is_refused_and_a_link_is_left_to_the_work_horse_of_
 ) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"})
-    with (
-        held_worker(snapshots, "--name", "w") as (gate, worker),
-        bullmq.worker(lambda _: None),
-    ):
+    with held_worker(snapshots, "--name", "w") as (gate, worker), bullmq.worker(lambda _: None):
         env = bullmq.environment(**ONE_LOOK)
         refused = bullmq.run("repair", "--yes", env=env)
         assert refused.code == 4
@@ -95,10 +92,7 @@ def test_workers_that_were_killed_are_said_to_be_gone_at_once(snapshots: Snapsho
     with running(snapshots, "--name", "other") as other:
         other.await_ready()
         found = check(docora.run("doctor", "--json", env=ONE_LOOK), "workers")
-        assert (found["state"], found["finding"]) == (
-            "warning",
-            "1 on snapshot-queue (w is gone)",
-        )
+        assert (found["state"], found["finding"]) == ("warning", "1 on snapshot-queue (w is gone)")
 
 
 @pytest.mark.parametrize(
@@ -115,21 +109,16 @@ def test_a_worker_elsewhere_is_silent_10_s_after_its_last_heartbeat_or_75_s_whil
         docora.redis.hset(KEY, name, value)
     docora.redis.expire(KEY, 105 - seconds)
     assert (f"1, {int(state == 'busy')} busy (last heartbeat" in run(docora, "status")) is is_silent
+    if is_silent:
+        assert f"{state}, silent" in run(docora, "queue")
+        found = check(docora.run("doctor", "--json", env=ONE_LOOK), "workers")
+        assert found["state"] == "warning"
+        assert found["finding"].startswith("1 on snapshot-queue (last heartbeat ")
+        assert numbers(docora.run("metrics"))["docora_workers"]["silent",] == 1
+        docora.add_worker("other")
+        assert "(1 of them: last heartbeat" in run(docora, "status")
     docora.redis.hdel(KEY, "no_job_reason")  # a worker of RQ itself sends one in minutes
     assert "last heartbeat" not in run(docora, "status") or state == "busy"
-
-
-def test_an_idle_worker_of_the_version_that_dated_heartbeats_by_its_host_is_not_silent(
-    docora: Docora,
-) -> None:
-    """The host is 12 s behind Redis; the worker has just sent a heartbeat, and tells no reason."""
-    docora.add_worker("w")
-    heartbeat = utcformat(now() - timedelta(seconds=12))
-    fields = {"state": "idle", "last_heartbeat": heartbeat, "clock_ahead": "-12"}
-    for name, value in fields.items():
-        docora.redis.hset(KEY, name, value)
-    docora.redis.expire(KEY, 105)
-    assert "last heartbeat" not in run(docora, "status")
 
 
 def run(docora: Docora, command: str) -> str:

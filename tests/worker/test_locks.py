@@ -3,7 +3,6 @@
 import re
 import signal
 import sys
-from contextlib import closing
 from pathlib import Path
 
 import psycopg
@@ -11,8 +10,8 @@ import pytest
 from pydantic import SecretStr
 from rq.job import JobStatus
 
-from docora_ops.database import Database, link_scans
-from docora_ops.database.link_scans import Failure, Refusal, begin_scan, fail_scan
+from docora_ops.database import link_scans
+from docora_ops.database.link_scans import begin_scan
 from docora_ops.errors import SnapshotError
 from docora_ops.worker import clone, snapshot_job
 from docora_ops.worker.clone import RepositoryLock
@@ -161,26 +160,6 @@ def test_a_job_whose_link_is_held_by_a_session_that_outlives_its_own_job_is_trie
     make_delayed_jobs_due(docora)
     assert snapshots.work().code == 0
     assert_in_sync(snapshots, link, upstream)
-
-
-@pytest.mark.parametrize(
-    ("status", "offset", "refusal"),
-    [
-        ("scanning", 0, None),
-        ("scanning", 1, Refusal.BUSY),
-        ("pending_snapshot", 1, Refusal.HELD),
-    ],
-)
-def test_only_the_session_that_has_the_link_writes_a_verdict(
-    snapshots: Snapshots, status: str, offset: int, refusal: Refusal | None
-) -> None:
-    link = snapshots.docora.add_link(status, retry_count=0)
-    snapshots.docora.hold_lock(link.job_id)
-    session = snapshots.docora.connection.info.backend_pid + offset
-    with closing(Database(snapshots.settings)) as database:
-        ending = fail_scan(database, Failure(*link.ids, "it failed", 1, 5), session)
-    assert refusal is None or ending is refusal
-    assert snapshots.docora.row(link)["retry_count"] == (1 if refusal is None else 0)
 
 
 KEY = "docora:repo-lock:octo/api"

@@ -17,9 +17,7 @@ from docora_ops.queue.outcomes import (
     read_outcomes,
 )
 from docora_ops.queue.redis_client import server_time
-from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora
-from tests.support.privileges import rules, with_rules
 from tests.support.proxy import Fault, Proxy, eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Files, Snapshots
@@ -154,29 +152,6 @@ def test_a_refused_entry_changes_nothing_for_the_link(snapshots: Snapshots) -> N
     assert "its outcome is not recorded: " in worked.stderr
     assert docora.status(link) == "synced"
     assert docora.job(link).get_status() == "finished"
-
-
-@pytest.mark.slow
-def test_doctor_says_that_nothing_is_recorded_with_the_keys_of_an_older_version(
-    snapshots: Snapshots,
-) -> None:
-    docora = snapshots.docora
-    link, _ = snapshots.add_queued({"a": "1\n"})
-    name = docora.redis_access.worker_name
-    older = (rule for rule in rules("docora-worker") if STREAM not in rule)
-    with (
-        with_rules(docora.redis, "docora-worker", name, f"resetkeys {' '.join(older)}"),
-        running(snapshots, "--name", "w") as worker,
-    ):
-        worker.await_line("synced, 1 file sent")
-        worker.await_line("no outcome is recorded: ")
-        eventually(lambda: check(examine(docora), "workers")["state"] == "warning", "the warning")
-        found = check(examine(docora), "workers")
-        assert found["finding"].endswith("these do not record how snapshots end: w")
-        assert "~docora-ops:outcomes*" in found["hint"]
-    assert docora.status(link) == "synced"
-    assert (recorded(docora), counted(docora)) == ([], {})
-    docora.redis.acl_log_reset()
 
 
 def test_the_record_is_capped_and_an_answer_names_its_start(

@@ -1,34 +1,24 @@
 """Worker processes: what is refused and logged, signals, children, parents, jobs cut off."""
 
-import logging
 import os
-import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from signal import SIGTERM
 from typing import cast
 
 import pytest
-import redis
 from rq.job import JobStatus
 
-from docora_ops.worker.log import OneLineHandler
 from tests.support.delivery_checks import git_failures, link_row
-from tests.support.docora import COMMAND, QUEUE, WIP
+from tests.support.docora import COMMAND, QUEUE, WIP, Result
 from tests.support.git_over_http import GitHandler, GitSite, gate_at
 from tests.support.proxy import eventually, patience
 from tests.support.rows import TestLink
 from tests.support.snapshots import KEY, Files, Snapshots
-from tests.support.worker_processes import (
-    children_of,
-    held_worker,
-    running,
-    running_program,
-)
+from tests.support.worker_processes import children_of, held_worker, running, running_program
 
 PASSWORD = "hunter2"
 FILES: Files = {"a": "1\n", "b": "2\n"}
@@ -78,22 +68,26 @@ def test_a_name_that_is_taken_is_refused(snapshots: Snapshots) -> None:
 
 
 @pytest.mark.slow
-def test_without_the_extra_it_says_how_to_install_it(
+def test_without_the_extra_a_worker_and_a_probe_say_how_to_install_it(
     snapshots: Snapshots, waiting: TestLink, tmp_path: Path
 ) -> None:
     (tmp_path / "cryptography.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'cryptography'\", name='cryptography')\n"
     )
-    result = snapshots.work(PYTHONPATH=str(tmp_path))
-    assert (result.code, result.stdout) == (2, "")
-    assert result.stderr == (
+    docora, env = snapshots.docora, {"PYTHONPATH": str(tmp_path)}
+    change = ("set-url", waiting.app_id, "https://new.example/hook")
+    refusal = Result(
+        2,
+        "",
         "Error: the worker's packages are not installed (cryptography is missing)\n"
-        "Hint: in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name\n"
+        "Hint: in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name\n",
     )
+    assert snapshots.work(**env) == refusal
+    for words in (("probe", waiting.app_id), (*change, "--probe")):
+        assert docora.run(*words, env=env) == refusal
     assert_untouched(snapshots, waiting)
-    # And nothing else needs it.
-    env = {"PYTHONPATH": str(tmp_path)}
-    assert snapshots.docora.run("retry-all-failed", "--yes", env=env).code == 0
+    for needs_nothing in (("retry-all-failed", "--yes"), (*change, "--dry-run")):
+        assert docora.run(*needs_nothing, env=env).code == 0
 
 
 def test_settings_of_an_env_file_that_can_be_read_only_once_reach_the_jobs(
@@ -111,66 +105,6 @@ def test_settings_of_an_env_file_that_can_be_read_only_once_reach_the_jobs(
     assert (result.code, result.stdout) == (0, ""), result.stderr
     assert snapshots.docora.statuses() == {"synced": 2}
     assert (snapshots.clone() / "HEAD").exists()
-
-
-HOSTILE = "evil\n2026 INFO forged\x1b]0;title\x07\u202e"
-INERT = r"evil\n2026 INFO forged\x1b]0;title\x07\u202e"
-
-
-def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
-    try:
-        raise ValueError("a\nb")
-    except ValueError:
-        record = logging.LogRecord("rq", logging.ERROR, "", 0, "it\nfailed", (), sys.exc_info())
-    OneLineHandler().emit(record)
-    line = capfd.readouterr().err
-    assert line.endswith("\n")
-    assert line.count("\n") == 1
-    assert r"it\nfailed\nTraceback" in line
-
-
-def test_an_outage_in_a_line_of_rq_is_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
-    try:
-        raise redis.ConnectionError("Connection closed by server.")
-    except redis.ConnectionError:
-        record = logging.LogRecord("rq", logging.ERROR, "", 0, "job %s", ("x",), sys.exc_info())
-    OneLineHandler().emit(record)
-    assert capfd.readouterr().err.endswith("Z ERROR job x (Redis broke the connection)\n")
-
-
-def test_a_worker_logs_each_event_in_one_inert_line(snapshots: Snapshots) -> None:
-    app_id = snapshots.add_app("Acme")
-    upstream = snapshots.add_upstream()
-    upstream.commit({"a": "1\n", "b" + HOSTILE: "2\n"})
-    good = snapshots.link(app_id, snapshots.add_repository(upstream))
-    bad = snapshots.link(app_id, snapshots.docora.add_repository("octo/web", url="file:///nowhere"))
-    gone = snapshots.link(app_id, snapshots.docora.add_repository("octo/old"))
-    snapshots.docora.connection.execute("UPDATE apps SET app_name = %s", (f"A{HOSTILE}",))
-    for link in (good, bad, gone):
-        snapshots.queue(link, retry_base_delay_ms=60_000)
-    snapshots.docora.connection.execute(
-        "DELETE FROM app_repositories WHERE repository_id = %s", (gone.repository_id,)
-    )
-    snapshots.receiver.answer = lambda request: 200 if request.path == "a" else 500
-    worked = snapshots.work("--name", "one")
-    assert worked.code == 0, worked
-    said = [line.split(" ", 1)[1] for line in worked.stderr.splitlines()]
-    app = re.escape(f"A{INERT} ← octo/")
-    expected = [
-        r"INFO worker one: listening on snapshot-queue, Redis \S+",
-        rf"INFO {app}api: began, try 1 of 5",
-        rf"INFO {app}api: main at \w{{12}}: 0 to delete, 2 to create, 0 to update",
-        rf"WARNING {app}api: failed after [\d.]+ s, try 1 of 5: HTTP 500 on created "
-        rf"b{re.escape(INERT)}; tried again in \d+ s",
-        rf"INFO {app}web: began, try 1 of 5",
-        rf"WARNING {app}web: failed after [\d.]+ s, try 1 of 5: .+; tried again in \d+ s",
-        rf"INFO {app}old: nothing to do: the link or its app is gone, [\d.]+ s",
-        r"INFO worker one: ended, since the queue is empty",
-    ]
-    assert len(said) == len(expected), said
-    for line, pattern in zip(said, expected, strict=True):
-        assert re.fullmatch(pattern, line), line
-        assert line.isprintable()
 
 
 PID_1 = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
@@ -192,7 +126,6 @@ def names(snapshots: Snapshots) -> set[str]:
 @pytest.mark.parametrize(
     ("number", "arguments", "setting", "count"),
     [
-        pytest.param(signal.SIGTERM, (), "1", 1, id="TERM"),
         pytest.param(signal.SIGINT, ("--concurrency", "2"), "1", 2, id="Ctrl-C, to all"),
         pytest.param(signal.SIGTERM, (), None, 5, id="TERM to a parent of five"),
     ],

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from docora_ops.queue import connect
 from docora_ops.queue.take import JobTaker
 from docora_ops.worker.reasons import Reasons
 from tests.doctor.test_metrics import numbers
-from tests.support.clocks import clock_in, with_wrong_clock
 from tests.support.delivery_checks import link_row, repository_row
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora
@@ -44,32 +42,6 @@ def doctor(docora: Docora, **env: str) -> tuple[int, str, str]:
     result = docora.run("doctor", "--json", env=ONE_LOOK | env)
     found = check(result, "workers")
     return result.code, found["state"], found["finding"]
-
-
-@pytest.mark.slow
-@with_wrong_clock
-def test_each_command_says_that_the_clock_keeps_all_workers_from_taking_jobs(
-    snapshots: Snapshots, tmp_path: Path
-) -> None:
-    docora = snapshots.docora
-    clock = tmp_path / "clock"
-    clock.write_text("+3600")
-    link, _ = snapshots.add_queued({"a": "1"})
-    with running(snapshots, "--concurrency", "2", **clock_in(clock)) as worker:
-        worker.await_line("takes no job", 2)
-        eventually(lambda: all(found := reasons(docora)) and len(found) == 2, "both reasons")
-        said = ["2, none takes jobs: clock 3,600 s ahead"]
-        assert rows(docora, "status") == rows(docora, "queue") == said
-        assert refusing(docora) == {"wrong_clock": 2}
-        code, state, finding = doctor(docora)
-        assert (code, state) == (6, "critical")
-        assert finding == (
-            "2 on snapshot-queue, none takes jobs: clock 3,600 s ahead, and 1 job waits"
-        )
-        clock.write_text("+0")
-        eventually(lambda: docora.status(link) == "synced", "the end of the job")
-        eventually(lambda: reasons(docora) == [None, None], "workers that take jobs")
-        assert refusing(docora) == {}
 
 
 @pytest.mark.slow
@@ -174,6 +146,8 @@ def test_a_reason_that_is_not_known_is_passed_on_as_it_is(
     assert reasons(docora) == [{"code": code, "message": message, "hint": None}, None]
     assert rows(docora, "status") == [f"2, 0 busy, 1 takes no job: {message}"]
     assert refusing(docora) == {code: 1}
+    docora.redis.delete("rq:worker:b")
+    assert rows(docora, "queue") == [f"1, takes no job: {message}"]
 
 
 def test_a_reason_leaves_no_word_that_is_not_inert(docora: Docora) -> None:

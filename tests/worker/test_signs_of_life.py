@@ -10,12 +10,9 @@ from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
-from pydantic import SecretStr
 
-from docora_ops.queue import connect
 from docora_ops.queue.rq_jobs import keep_files
 from docora_ops.worker import snapshot_job
-from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import Docora, Result
 from tests.support.proxy import Proxy, eventually, patience, refused_port
 from tests.support.receiver import Request
@@ -240,29 +237,8 @@ def test_a_worker_without_postgres_takes_no_job_until_it_is_back(
     assert [docora.row(link)["retry_count"] for link in links] == [0, 0, 0]
 
 
-def test_the_pauses_between_two_attempts_grow_up_to_ten_seconds(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses: list[float] = []
-
-    def wait(seconds: float) -> None:
-        pauses.append(seconds)
-        if len(pauses) == 6:
-            worker.handle_signal(SIGTERM, None)
-
-    with Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy:
-        settings = snapshots.settings.model_copy(update={"redis_url": SecretStr(proxy.url)})
-        worker = SnapshotWorker(settings, connect(settings), "w")
-        monkeypatch.setattr(worker, "_wait", wait)
-        proxy.go_away()
-        assert worker._work_until_stopped(burst=False) == "as told"
-    assert pauses == [1, 2, 4, 8, 10, 10]
-
-
-@pytest.mark.parametrize("path", ["/dev/null/heartbeat.json", "/", "."])
-def test_without_a_place_for_the_file_a_worker_works_and_says_so_once(
-    snapshots: Snapshots, path: str
-) -> None:
+def test_without_a_place_for_the_file_a_worker_works_and_says_so_once(snapshots: Snapshots) -> None:
+    path = "/dev/null/heartbeat.json"
     link, _ = snapshots.add_queued({"a": "1\n"})
     nowhere = {"DOCORA_OPS_HEARTBEAT_FILE": path}
     worked = snapshots.work(**nowhere)
@@ -286,16 +262,6 @@ def test_a_running_job_tells_how_many_files_it_has_sent(
     monkeypatch.setattr(snapshot_job, "_RECORD_INTERVAL", 0)
     snapshots.work_here()
     assert [numbers.split()[:2] for numbers in told] == [[b"0", b"3"], [b"1", b"3"], [b"2", b"3"]]
-
-
-def test_files_are_told_by_a_worker_and_not_for_each_file(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_queued({"a": "1", "b": "2", "c": "3"})
-    docora = snapshots.docora
-    with held_worker(snapshots, file="c") as (gate, _):
-        [job] = docora.run("queue", "--json").data["jobs"]
-        assert (job["files_sent"] in {0, 1, 2}, job["files_total"]) == (True, 3)
-        gate.release()
-        eventually(lambda: docora.status(link) == "synced", "the end of the job")
 
 
 def test_the_number_of_files_revives_no_job(docora: Docora) -> None:

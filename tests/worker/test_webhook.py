@@ -421,11 +421,8 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tls_link(
-    snapshots: Snapshots, authority: trustme.CA, tmp_path: Path
-) -> Iterator[tuple[TestLink, Upstream]]:
+def tls_link(snapshots: Snapshots, authority: trustme.CA) -> Iterator[tuple[TestLink, Upstream]]:
     """Serves a repository and an app, both by TLS, and links them."""
-    authority.cert_pem.write_to_path(str(tmp_path / "private.pem"))
     tls = context(authority, "127.0.0.1")
     upstream = snapshots.add_upstream()
     upstream.commit({"a.txt": "1", "b.txt": "2"})
@@ -445,7 +442,7 @@ def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_auth
     snapshots: Snapshots, tls_link: tuple[TestLink, Upstream], tmp_path: Path
 ) -> None:
     env_file = tmp_path / "docora.env"
-    env_file.write_text(f"NODE_EXTRA_CA_CERTS={tmp_path / 'private.pem'}\n", encoding="utf-8")
+    env_file.write_text(f"NODE_EXTRA_CA_CERTS={tmp_path / 'ca.pem'}\n", encoding="utf-8")
     snapshots.queue(tls_link[0])
     worked = snapshots.work("--env-file", str(env_file), DOCORA_OPS_GIT_PROTOCOLS="https")
     assert worked.code == 0, worked
@@ -468,7 +465,7 @@ def test_a_certificate_of_an_unknown_authority_has_a_hint(
     assert error.startswith("fatal: unable to access 'https://127.0.0.1:")
     assert error.endswith(f"; {certificate_hint('unknown')}")
     assert git_failures(snapshots, link) == 1
-    monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "private.pem"))
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(tmp_path / "ca.pem"))
     error = failure(snapshots, link)
     assert error.startswith("the certificate of 127.0.0.1:")
     assert error.endswith(f" on created a.txt: {certificate_hint('unknown')}")

@@ -1,23 +1,20 @@
 """The loop: what it goes on through, when it takes no job, and that one process runs what waits."""
 
-import json
-import os
 import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from signal import SIGALRM, SIGSTOP
+from signal import SIGALRM
 from typing import Any, cast
 
 import pytest
 import redis
 from rq import Worker
 from rq.job import JobStatus
-from rq.utils import now, utcformat
 
 from docora_ops.queue import connect
 from docora_ops.worker import reasons
@@ -100,36 +97,6 @@ def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
     assert link_row(snapshots, link) == ("synced", 0, None)
 
 
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (
-            redis.ConnectionError(
-                "Error 1 connecting to redis.internal:6379. [SSL: CERTIFICATE_VERIFY_FAILED] "
-                "certificate verify failed: Hostname mismatch, certificate is not valid for "
-                "'redis.internal'. (_ssl.c:1007)."
-            ),
-            "Redis can't be reached",
-        ),
-        (redis.ResponseError("MOVED 3999 redis.internal:6381"), "Redis answered with an error"),
-    ],
-)
-def test_only_the_log_names_the_host_of_redis(
-    snapshots: Snapshots,
-    caplog: pytest.LogCaptureFixture,
-    error: redis.RedisError,
-    sentence: str,
-) -> None:
-    link, _ = snapshots.add_queued({"a": "1\n"})
-    snapshots.docora.connection.execute("UPDATE app_repositories SET status = 'scanning'")
-    with connect(snapshots.settings) as client:
-        worker = SnapshotWorker(snapshots.settings, client, "worker-1")
-        worker.handle_exception(snapshots.docora.job(link), type(error), error, None)
-    stored = snapshots.docora.row(link)["last_error"]
-    assert stored == f"the snapshot was cut off: it could not be run: {sentence}"
-    assert re.search(f"worker worker-1: {sentence}: .*redis.internal", caplog.text)
-
-
 def counted(docora: Docora) -> tuple[int, int]:
     """How many workers there are, and how many of them are busy."""
     queue = docora.run("status", "--json").data["queue"]
@@ -154,70 +121,12 @@ def test_a_busy_worker_registers_again_when_redis_has_lost_its_registration(
         gate.release()
 
 
-@pytest.mark.slow
-def test_a_worker_that_hangs_counts_with_the_moment_of_its_last_heartbeat(
-    snapshots: Snapshots,
-) -> None:
-    snapshots.add_queued({"a": "1\n", "b": "2\n"})
-    docora = snapshots.docora
-
-    def output(seconds: int, *command: str) -> str:
-        """What a command prints that begins so many seconds after the last heartbeat."""
-        heartbeat = utcformat(now() - timedelta(seconds=seconds))
-        docora.redis.hset("rq:worker:w", "last_heartbeat", heartbeat)
-        docora.redis.expire("rq:worker:w", 90 - seconds)  # a busy worker's key lives for 90 s
-        printed = docora.run(*command).stdout
-        docora.redis.persist("rq:worker:w")  # until the next command
-        return re.sub(r"1m\d+s", "1m16s", printed)
-
-    def said(count: int, seconds: int, silence: str) -> None:
-        assert f"Workers\t{count}, 1 busy{silence}\n" in output(seconds, "status")
-        queue = output(seconds, "queue")
-        assert f"Workers\t{count}, 1 busy{silence}\n" in queue
-        assert ("busy, silent" in queue) is bool(silence)
-        checks = json.loads(output(seconds, "doctor", "--json"))["data"]["checks"]
-        [check] = [check for check in checks if check["name"] == "workers"]
-        assert check["finding"] == f"{count} on snapshot-queue{silence}"
-        assert (check["state"] == "warning") is bool(silence)
-        metrics = output(seconds, "metrics")
-        for state, is_seen in (("silent", bool(silence)), ("busy", not silence)):
-            assert f'docora_workers{{state="{state}"}} {float(is_seen)}\n' in metrics
-
-    with held_worker(snapshots, "--name", "w") as (gate, worker):
-        worker.signal(SIGSTOP)
-        said(1, 0, "")
-        said(1, 76, " (last heartbeat 1m16s ago)")
-        with running(snapshots) as other:
-            other.await_ready()
-            said(2, 76, " (1 of them: last heartbeat 1m16s ago)")
-        gate.release()
-
-
-APPS = ["One", "Two", "Three", "Four"]
-
-
-def horses_of(snapshots: Snapshots, answer: Callable[[str, int], int]) -> list[int]:
-    """The process by which each app was sent its file; `answer` decides about the request."""
-    pids: dict[str, int] = {}
-
-    def note(request: Request) -> int:
-        pids[request.app] = worker.horse()
-        return answer(request.app, pids[request.app])
-
-    snapshots.receiver.answer = note
-    for link in snapshots.add_links(APPS).values():
-        snapshots.queue(link, max_retry_attempts=1)
-    with running(snapshots) as worker:
-        eventually(lambda: snapshots.docora.waiting() == [], "the last job")
-        eventually(lambda: worker.horses == [], "the horse's end")
-    assert list(pids) == APPS
-    return list(pids.values())
-
-
 def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots: Snapshots) -> None:
+    pids: list[int] = []
     holders: list[list[int]] = []
 
-    def answer(_app: str, _pid: int) -> int:
+    def answer(_: Request) -> int:
+        pids.append(worker.horse())
         rows = snapshots.docora.connection.execute(
             "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
             " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
@@ -225,29 +134,16 @@ def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots:
         holders.append([row["pid"] for row in rows])
         return 200
 
-    assert len(set(horses_of(snapshots, answer))) == 1
+    snapshots.receiver.answer = answer
+    for link in snapshots.add_links(["One", "Two", "Three", "Four"]).values():
+        snapshots.queue(link)
+    with running(snapshots) as worker:
+        eventually(lambda: snapshots.docora.statuses() == {"synced": 4}, "all jobs")
+        eventually(lambda: worker.horses == [], "the horse's end")
+    assert pids == [pids[0]] * 4
     # They use one session, which each leaves without a lock.
     assert holders == [holders[0]] * 4
     assert len(holders[0]) == 1
-    assert snapshots.docora.statuses() == {"synced": 4}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("is_killed", [False, True])
-def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
-    snapshots: Snapshots, is_killed: bool
-) -> None:
-    def answer(app: str, pid: int) -> int:
-        if app != "Two":
-            return 200
-        if is_killed:
-            os.kill(pid, signal.SIGKILL)
-        return 500
-
-    pids = horses_of(snapshots, answer)
-    assert pids[0] == pids[1] != pids[2] == pids[3]
-    assert snapshots.docora.statuses() == {"synced": 3, "failed": 1}
-    assert snapshots.docora.lost_links() == []
 
 
 def test_a_session_that_is_ended_between_two_jobs_costs_none(snapshots: Snapshots) -> None:

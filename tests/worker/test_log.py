@@ -1,16 +1,23 @@
-"""`worker --log-format json`: an object per event, with the same names in each."""
+"""The log: one inert line per event, or one object with the same names in each."""
 
 import json
+import logging
 import os
+import re
+import sys
 from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import pytest
+import redis
 
+from docora_ops.worker.log import OneLineHandler
 from tests.support.proxy import eventually
+from tests.support.rows import TestLink
 from tests.support.snapshots import Files, Snapshots
 from tests.support.worker_processes import held_worker
 
+INERT = r"evil\n2026 INFO forged\x1b]0;title\x07\u202e"
 HOSTILE = "evil\n2026 INFO forged\x1b]0;title\x07\u202e"
 NAMES = {
     *("logged_at", "level", "message"),
@@ -18,6 +25,73 @@ NAMES = {
     *("outcome", "seconds", "files", "error_message"),
 }
 FILES: Files = {"a": "1\n", "b": "2\n"}
+
+
+def queue_links(snapshots: Snapshots, app_name: str, **options: int) -> tuple[TestLink, TestLink]:
+    """Queues a link with a hostile path, and one that is deleted before its job is taken."""
+    app_id, connection = snapshots.add_app("Acme"), snapshots.docora.connection
+    upstream = snapshots.add_upstream()
+    upstream.commit({"a": "1\n", "b" + HOSTILE: "2\n"})
+    good = snapshots.link(app_id, snapshots.add_repository(upstream))
+    gone = snapshots.link(app_id, snapshots.docora.add_repository("octo/old"))
+    connection.execute("UPDATE apps SET app_name = %s", (app_name,))
+    for link in (good, gone):
+        snapshots.queue(link, **options)
+    connection.execute(
+        "DELETE FROM app_repositories WHERE repository_id = %s", (gone.repository_id,)
+    )
+    return good, gone
+
+
+def test_a_worker_logs_each_event_in_one_inert_line(snapshots: Snapshots) -> None:
+    later = {"retry_base_delay_ms": 60_000}
+    good, _ = queue_links(snapshots, f"A{HOSTILE}", **later)
+    nowhere = snapshots.docora.add_repository("octo/web", url="file:///nowhere")
+    snapshots.queue(snapshots.link(good.app_id, nowhere), **later)
+    snapshots.receiver.answer = lambda request: 200 if request.path == "a" else 500
+    worked = snapshots.work("--name", "one")
+    assert worked.code == 0, worked
+    said = [line.split(" ", 1)[1] for line in worked.stderr.splitlines()]
+    app = re.escape(f"A{INERT} ← octo/")
+    expected = [
+        r"INFO worker one: listening on snapshot-queue, Redis \S+",
+        rf"INFO {app}api: began, try 1 of 5",
+        rf"INFO {app}api: main at \w{{12}}: 0 to delete, 2 to create, 0 to update",
+        rf"WARNING {app}api: failed after [\d.]+ s, try 1 of 5: HTTP 500 on created "
+        rf"b{re.escape(INERT)}; tried again in \d+ s",
+        rf"INFO {app}old: nothing to do: the link or its app is gone, [\d.]+ s",
+        rf"INFO {app}web: began, try 1 of 5",
+        rf"WARNING {app}web: failed after [\d.]+ s, try 1 of 5: .+; tried again in \d+ s",
+        r"INFO worker one: ended, since the queue is empty",
+    ]
+    assert len(said) == len(expected), said
+    for line, pattern in zip(said, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+        assert line.isprintable()
+
+
+def test_a_traceback_is_one_line_of_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise ValueError("a\nb")
+    except ValueError:
+        record = logging.LogRecord("rq", logging.ERROR, "", 0, "it\nfailed", (), sys.exc_info())
+    OneLineHandler().emit(record)
+    line = capfd.readouterr().err
+    assert line.endswith("\n")
+    assert line.count("\n") == 1
+    assert r"it\nfailed\nTraceback" in line
+
+
+def test_an_outage_in_a_line_of_rq_is_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise redis.ConnectionError("Connection closed by server.")
+    except redis.ConnectionError:
+        record = logging.LogRecord("rq", logging.ERROR, "", 0, "job %s", ("x",), sys.exc_info())
+    OneLineHandler().emit(record)
+    assert capfd.readouterr().err.endswith("Z ERROR job x (Redis broke the connection)\n")
+
+
+# As JSON
 
 
 def events_in(log: str) -> list[dict[str, Any]]:
@@ -32,19 +106,9 @@ def events_in(log: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_each_event_of_a_job_names_its_link_and_the_last_one_its_end(snapshots: Snapshots) -> None:
-    app_id = snapshots.add_app("Acme")
-    upstream = snapshots.add_upstream()
-    upstream.commit({"a": "1\n", "b" + HOSTILE: "2\n"})
-    good = snapshots.link(app_id, snapshots.add_repository(upstream))
-    gone = snapshots.link(app_id, snapshots.docora.add_repository("octo/old"))
     token = "ghp_0123456789abcdefghij"
-    app_name = f"A{HOSTILE} {token}"
-    snapshots.docora.connection.execute("UPDATE apps SET app_name = %s", (app_name,))
-    for link in (good, gone):
-        snapshots.queue(link, max_retry_attempts=2, retry_base_delay_ms=0)
-    snapshots.docora.connection.execute(
-        "DELETE FROM app_repositories WHERE repository_id = %s", (gone.repository_id,)
-    )
+    two_tries = {"max_retry_attempts": 2, "retry_base_delay_ms": 0}
+    good, gone = queue_links(snapshots, f"A{HOSTILE} {token}", **two_tries)
     answers = [200, 500, 500]
     snapshots.receiver.answer = lambda _: answers.pop(0)
     environment = {"MAX_RETRY_ATTEMPTS": "2"}
