@@ -3,10 +3,15 @@
 import json
 import os
 import pty
+import signal
 from pathlib import Path
 
-from tests.support.docora import Docora
+import psycopg
+import pytest
+
+from tests.support.docora import Docora, finish
 from tests.support.proxy import patience
+from tests.support.running_commands import LOCK_TABLE, PATIENT, await_locks
 
 
 def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_entry(
@@ -32,6 +37,40 @@ def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_ent
     assert (entry["operation_id"], entry["state"]) == (document["operation_id"], "cancelled")
     assert entry["counts"] == {"total": 500, "queued": document["completed"]}
     docora.assert_sound()
+
+
+# Python swallows what the handler of a signal raises while a destructor runs.
+DYING_ON_SIGUSR1 = """
+import signal
+
+class Dying:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+def die(number, frame):
+    Dying()
+
+signal.signal(signal.SIGUSR1, die)
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_that_comes_in_a_destructor_ends_a_command_all_the_same(
+    docora: Docora, tmp_path: Path
+) -> None:
+    link = docora.add_link()
+    (tmp_path / "sitecustomize.py").write_text(DYING_ON_SIGUSR1, encoding="utf-8")
+    environment = {**PATIENT, "PYTHONPATH": str(tmp_path)}
+    with psycopg.connect(docora.database_access.owner) as holder:
+        holder.execute(LOCK_TABLE)
+        process = docora.start_installed("retry", *link.ids, "--json", env=environment)
+        await_locks(docora, 1)
+        process.send_signal(signal.SIGUSR1)
+        result = finish(process)
+    assert (result.code, result.json["code"]) == (130, "interrupted"), result
+    assert result.stderr.endswith(f"\nError: {result.json['error']}\n")
+    assert "ignored" not in result.stderr
+    assert docora.status(link) == "failed"
 
 
 AT_AN_IMPORT = """

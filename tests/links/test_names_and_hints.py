@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from docora_ops.database.names import CLEAR_NAMES
 from tests.support.docora import Docora
 from tests.support.rows import TestLink
 from tests.support.terminal import at_terminals, plain_data, plain_talk
@@ -126,3 +127,19 @@ def test_a_name_stands_for_an_app_only_where_it_is_taken_for_nothing_else(
     screen = plain_data(at_terminals(docora, ["show", *link.ids], columns=120).data)
     by_id = APP if app == "other" else re.escape(shown)
     assert re.search(rf"docora-ops retry {by_id} {REPOSITORY} *\n", screen)
+
+
+def test_ids_are_not_compared_with_every_app_one_by_one(docora: Docora) -> None:
+    docora.connection.execute(
+        "INSERT INTO apps"
+        " (app_id, token_hash, app_name, base_url, email, client_auth_key_encrypted)"
+        " SELECT 'app_' || i, i, 'App ' || i, 'https://x', 'e@x', 'k'"
+        " FROM generate_series(1, 2000) i"
+    )
+    docora.connection.execute("ANALYZE apps")
+    ids = [f"app_{number}" for number in range(1, 21)]
+    sql = CLEAR_NAMES.replace("docora.", "")
+    rows = docora.connection.execute(f"EXPLAIN ANALYZE {sql}", {"ids": ids}).fetchall()
+    plan = "\n".join(row["QUERY PLAN"] for row in rows)
+    compared = re.findall(r"Rows Removed by Join Filter: (\d+)", plan)
+    assert sum(map(int, compared)) < 2000, plan

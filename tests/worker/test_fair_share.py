@@ -426,3 +426,23 @@ def test_a_worker_that_is_killed_at_any_call_of_redis_loses_no_job_and_doubles_n
 
 def intermediate(docora: Docora) -> list[bytes]:
     return cast("list[bytes]", docora.redis.lrange(INTERMEDIATE, 0, -1))
+
+
+@pytest.mark.slow
+def test_what_all_workers_read_of_each_other_grows_more_slowly_than_their_number(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    seconds, reads = 512, {}
+    for slots in (100, 400):
+        with desk(docora, slots) as at:
+            hold(docora, "a")
+            at.wait("a-0")
+            docora.redis.config_resetstat()
+            for _ in range(seconds):
+                at.slots[0].take()
+                now += 1
+            stats = cast("Mapping[str, Any]", docora.redis.info("commandstats"))
+            reads[slots] = slots * int(stats["cmdstat_hmget"]["calls"]) / seconds
+    assert 0 < reads[400] < 3 * reads[100]

@@ -10,9 +10,12 @@ from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP, SIGTERM
 
 import pytest
+from pydantic import SecretStr
 
+from docora_ops.queue import connect
 from docora_ops.queue.rq_jobs import keep_files
 from docora_ops.worker import snapshot_job
+from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import Docora, Result
 from tests.support.proxy import Proxy, eventually, patience, refused_port
 from tests.support.receiver import Request
@@ -271,3 +274,22 @@ def test_the_number_of_files_revives_no_job(docora: Docora) -> None:
     docora.redis.delete(job.key)
     keep_files(docora.redis, job, 1, 2)
     assert not docora.redis.exists(job.key)
+
+
+def test_the_pauses_between_two_attempts_grow_up_to_ten_seconds(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    def wait(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 6:
+            worker.handle_signal(SIGTERM, None)
+
+    with Proxy.before_redis(snapshots.docora.redis_access.worker) as proxy:
+        settings = snapshots.settings.model_copy(update={"redis_url": SecretStr(proxy.url)})
+        worker = SnapshotWorker(settings, connect(settings), "w")
+        monkeypatch.setattr(worker, "_wait", wait)
+        proxy.go_away()
+        assert worker._work_until_stopped(burst=False) == "as told"
+    assert pauses == [1, 2, 4, 8, 10, 10]

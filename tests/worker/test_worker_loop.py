@@ -1,10 +1,11 @@
 """The loop: what it goes on through, when it takes no job, and that one process runs what waits."""
 
+import os
 import re
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +36,8 @@ from tests.support.worker_processes import (
     make_delayed_jobs_due,
     running,
 )
+
+APPS = ["One", "Two", "Three", "Four"]
 
 
 def test_a_busy_worker_looks_after_links_of_killed_ones_whatever_becomes_of_its_heartbeat(
@@ -281,3 +284,69 @@ def test_a_clock_that_jumps_during_a_job_changes_nothing_for_the_app(
         gate.release()
         worker.await_line("takes no job: the clock")
         assert snapshots.docora.status(link) == "synced"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            redis.ConnectionError(
+                "Error 1 connecting to redis.internal:6379. [SSL: CERTIFICATE_VERIFY_FAILED] "
+                "certificate verify failed: Hostname mismatch, certificate is not valid for "
+                "'redis.internal'. (_ssl.c:1007)."
+            ),
+            "Redis can't be reached",
+        ),
+        (redis.ResponseError("MOVED 3999 redis.internal:6381"), "Redis answered with an error"),
+    ],
+)
+def test_only_the_log_names_the_host_of_redis(
+    snapshots: Snapshots,
+    caplog: pytest.LogCaptureFixture,
+    error: redis.RedisError,
+    sentence: str,
+) -> None:
+    link, _ = snapshots.add_queued({"a": "1\n"})
+    snapshots.docora.connection.execute("UPDATE app_repositories SET status = 'scanning'")
+    with connect(snapshots.settings) as client:
+        worker = SnapshotWorker(snapshots.settings, client, "worker-1")
+        worker.handle_exception(snapshots.docora.job(link), type(error), error, None)
+    stored = snapshots.docora.row(link)["last_error"]
+    assert stored == f"the snapshot was cut off: it could not be run: {sentence}"
+    assert re.search(f"worker worker-1: {sentence}: .*redis.internal", caplog.text)
+
+
+def horses_of(snapshots: Snapshots, answer: Callable[[str, int], int]) -> list[int]:
+    """The process by which each app was sent its file; `answer` decides about the request."""
+    pids: dict[str, int] = {}
+
+    def note(request: Request) -> int:
+        pids[request.app] = worker.horse()
+        return answer(request.app, pids[request.app])
+
+    snapshots.receiver.answer = note
+    for link in snapshots.add_links(APPS).values():
+        snapshots.queue(link, max_retry_attempts=1)
+    with running(snapshots) as worker:
+        eventually(lambda: snapshots.docora.waiting() == [], "the last job")
+        eventually(lambda: worker.horses == [], "the horse's end")
+    assert list(pids) == APPS
+    return list(pids.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
+    snapshots: Snapshots, is_killed: bool
+) -> None:
+    def answer(app: str, pid: int) -> int:
+        if app != "Two":
+            return 200
+        if is_killed:
+            os.kill(pid, signal.SIGKILL)
+        return 500
+
+    pids = horses_of(snapshots, answer)
+    assert pids[0] == pids[1] != pids[2] == pids[3]
+    assert snapshots.docora.statuses() == {"synced": 3, "failed": 1}
+    assert snapshots.docora.lost_links() == []
