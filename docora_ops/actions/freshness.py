@@ -141,10 +141,13 @@ class Freshness:
 def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
     """Returns the ids of the held apps, or none and the error if Redis can't be used.
 
+    With BullMQ, no app is held: Docora's own workers obey no hold of an earlier time with RQ.
+
     The error saves the caller from waiting for Redis a second time.
     """
     try:
-        return list(read_holds(docora.redis)), None
+        holds = read_holds(docora.redis)
+        return list(holds) if holds and docora.queue_to_read.can_push else [], None
     except HoldsUnreadableError:  # each worker reports this, and takes no job
         return [], None
     except (ConfigurationError, RedisError) as error:

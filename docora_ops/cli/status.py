@@ -17,7 +17,7 @@ from docora_ops.cli.signals import finishing_first, interrupted_code
 from docora_ops.cli.streams import OutputStream
 from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
-from docora_ops.jobs import ADVICE
+from docora_ops.jobs import ADVICE, Backend
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, first_lines, one_line, words
 from docora_ops.render.link_tables import apps_of
@@ -156,7 +156,9 @@ def sentence_of(status: Status) -> str:
         case HeadlineCode.WRONG_WORKERS:
             return f"nothing is scanned: {ADVICE[queue.backend].only_others}; {last}"
         case HeadlineCode.NO_WORKER:
-            return f"nothing is scanned: no worker runs; {wait}{last}"
+            is_rq = queue.backend is Backend.RQ
+            none = "nothing is scanned: no worker runs" if is_rq else ADVICE[queue.backend].no_worker
+            return f"{none}; {wait}{last}"
         case HeadlineCode.NO_JOBS_TAKEN:
             refusal = refusal_of(queue.workers)
             reason = refusal.words.partition(": ")[2] if refusal else "unknown"
