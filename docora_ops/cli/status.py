@@ -156,8 +156,9 @@ def sentence_of(status: Status) -> str:
         case HeadlineCode.WRONG_WORKERS:
             return f"nothing is scanned: {ADVICE[queue.backend].only_others}; {last}"
         case HeadlineCode.NO_WORKER:
-            is_rq = queue.backend is Backend.RQ
-            none = "nothing is scanned: no worker runs" if is_rq else ADVICE[queue.backend].no_worker
+            none = "nothing is scanned: no worker runs"
+            if queue.backend is Backend.BULLMQ:  # our user may not see all
+                none = ADVICE[queue.backend].no_worker
             return f"{none}; {wait}{last}"
         case HeadlineCode.NO_JOBS_TAKEN:
             refusal = refusal_of(queue.workers)
