@@ -12,7 +12,7 @@ from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
 from docora_ops.actions.pages import Page, page_of
-from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
+from docora_ops.actions.workers import count_workers, warn_of_other_workers
 from docora_ops.database import Database
 from docora_ops.database import link_reports as lists
 from docora_ops.database.link_reports import (
@@ -125,7 +125,7 @@ def links(
             )
             for link in rows
         ]
-        warn_of_wrong_backend(docora)
+        warn_of_other_workers(docora)
     except RedisError as unusable:
         error = unusable
     return Page(rows, page, limit, total), error
@@ -192,7 +192,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     token = lists.has_token(database, link.ref)
     payload = link.payload
     record = queue.job(link.ref.job_id)
-    warn_of_wrong_backend(docora)
+    warn_of_other_workers(docora)
     ref = link.ref
     since = history.created_at - _CLOCKS_APART  # a link has no earlier entry
     of_link = OutcomeFilter(since, ref.app_id, ref.repository_id, _TRIES)

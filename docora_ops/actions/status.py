@@ -227,8 +227,8 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
 def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> Status:
     """Adds what needs both servers, and what the workers have recorded."""
     queue, fresh = docora.queue_to_read, status.freshness
-    if queue.choice.is_clear and status.other_queue is OtherQueue.WORKED_ON and overview.workers:
-        warn_of_other_workers(docora, has_workers=True)
+    if overview.workers:  # otherwise, the screen says so
+        warn_of_other_workers(docora)
     if fresh:
         fresh = beside_queue(docora, fresh, overview)
         if overview.held:

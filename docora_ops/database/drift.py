@@ -7,12 +7,10 @@ from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
 
 # A new link gets its job a moment after its row. It is therefore left out for five minutes, unless
-# it is being scanned or selected by id.
+# it is being scanned.
 _UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot', 'scanning')
-    AND (status = 'scanning' OR NOT %(only_stuck)s::boolean
-         AND (%(id)s::uuid IS NOT NULL OR created_at < now() - interval '5 minutes'))
-    AND (%(app_id)s::text IS NULL OR app_id = %(app_id)s)
-    AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)
+    AND (status = 'scanning'
+         OR NOT %(only_stuck)s::boolean AND created_at < now() - interval '5 minutes')
     AND app_id <> ALL (%(held)s::text[])
 """
 
@@ -65,8 +63,6 @@ WHERE NOT EXISTS (SELECT FROM docora.repositories WHERE repository_id = wanted)
 def unfinished_links(
     database: Database,
     *,
-    app_id: str | None = None,
-    link_id: str | None = None,
     only_stuck: bool = False,
     limit: int | None = None,
     held: Sequence[str] = (),
@@ -76,8 +72,7 @@ def unfinished_links(
     only_stuck: only links that are being scanned.
     held: ids of apps to leave out.
     """
-    of_links = {"app_id": app_id, "id": link_id, "held": list(held)}
-    parameters = {**of_links, "only_stuck": only_stuck, "limit": limit}
+    parameters = {"held": list(held), "only_stuck": only_stuck, "limit": limit}
     # Interned, because a million links may share the same few ids.
     return [
         (LinkRef(id_, intern(app_id), intern(repository_id)), status)
@@ -120,8 +115,8 @@ def pages_of_links_to_check(
 
 def count_unfinished_links(database: Database, held: Sequence[str]) -> int:
     """Counts the links that should have a live job. `held`: ids of apps to leave out."""
-    all_links = {"app_id": None, "id": None, "only_stuck": False, "held": list(held)}
-    [(count,)] = database.rows(f"SELECT count(*) {_UNFINISHED}", all_links)
+    parameters = {"only_stuck": False, "held": list(held)}
+    [(count,)] = database.rows(f"SELECT count(*) {_UNFINISHED}", parameters)
     return int(count)
 
 
