@@ -95,7 +95,6 @@ class Freshness:
     nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, or from recent scans
     nothing_moves: bool = False  # needs Redis, too
     stopped: Stop | None = None  # according to one look; needs Redis, too
-    shortest_cycle_seconds: int | None = None  # only if DOCORA_OPS_OVERDUE_AFTER is shorter
     held: Sequence[str] = ()  # ids of held apps, whose links are left out
 
     @property
@@ -115,15 +114,6 @@ class Freshness:
         return (
             f"slow: a cycle takes {duration(self.slow_cycle_seconds)}; "
             f"links are overdue after {duration(self.overdue_after_seconds)}"
-        )
-
-    @property
-    def too_short_words(self) -> str:
-        """Says that links count as overdue although they are scanned in time."""
-        return (
-            f"DOCORA_OPS_OVERDUE_AFTER is {duration(self.overdue_after_seconds)}, and a cycle takes"
-            f" up to {duration(self.shortest_cycle_seconds or 0)}: "
-            "links count as overdue in between"
         )
 
     @property
@@ -170,8 +160,6 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
     before = now - timedelta(seconds=seconds)
     overdue = count_overdue(database, before, held)
     oldest, usual = overdue.oldest_scan_at, (rescan + 2 * settings.scan_interval_ms) / 1000
-    # A due link waits for the next pass of the scheduler.
-    shortest = max(cycle or 0, (rescan + settings.scan_interval_ms) // 1000)
     return Freshness(
         read_at=now,
         overdue=overdue.links,
@@ -191,9 +179,6 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
         links_to_scan=scans.wanted,
         due=scans.due,
         nothing_moves_after_seconds=still_threshold(settings, gaps),
-        shortest_cycle_seconds=shortest
-        if (settings.overdue_after or shortest) < shortest
-        else None,
         held=held,
     )
 
@@ -304,18 +289,14 @@ def judge(activity: Activity) -> tuple[bool, Stop | None]:
     return is_due and not (activity.moves or activity.is_suspended), stopped
 
 
-def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview | None) -> Freshness:
+def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview) -> Freshness:
     """Adds to the freshness what the queue shows: stops, and whether scanning is slow.
 
     With RQ, scanning is not slow but stopped if no worker runs, or if the last pass of `schedule`
     is too old and no job waits.
 
-    queue: if None, returns the freshness unchanged.
-
     Raises PostgresError, RedisError.
     """
-    if queue is None:
-        return freshness
     nothing_moves, stopped = judge(_read_activity(docora, freshness, queue))
     freshness = replace(freshness, nothing_moves=nothing_moves, stopped=stopped)
     is_slow = freshness.is_slow and not (nothing_moves or stopped)
@@ -327,7 +308,7 @@ def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview | No
 
 
 def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -> Activity:
-    """Reads only what `judge` needs, because most screens call this."""
+    """Reads what `judge` needs; little while anything moves, because most screens call this."""
     database, rescan = docora.database, docora.settings.rescan_interval_ms
     can_push = docora.queue_to_read.can_push
     refusal = refusal_of(queue.workers)
@@ -343,17 +324,15 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
     )
     if not activity.moves:
         due = long_due_links(database, LinkStatus.SYNCED, before, rescan, 1, freshness.held)
+        changed_at, released_at = read_last_change(docora.redis)
         activity = replace(
             activity,
             due_since=due[0][1] if due else None,
             unqueued_since=_unqueued_since(docora, _WITHOUT_MOMENT, before, freshness.held),
+            moved_at=(*activity.moved_at, last_delivery(database)),
+            changed_at=changed_at,
+            released_at=released_at,
         )
-        if judge(activity)[0]:
-            changed_at, released_at = read_last_change(docora.redis)
-            moved_at = (*activity.moved_at, last_delivery(database))
-            activity = replace(
-                activity, moved_at=moved_at, changed_at=changed_at, released_at=released_at
-            )
     if not (queue.workers or activity.is_suspended) and docora.queue_to_read.choice.is_clear:
         # Without permission to list clients, BullMQ's workers are invisible.
         is_worked_on = docora.queue_to_read.use.other is OtherQueue.WORKED_ON

@@ -1,6 +1,5 @@
 """Reads lists, counts, histories and results of links, with secrets masked in texts and URLs."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -259,9 +258,10 @@ def read_contacts(
     try:  # outside of a transaction, which a refusal would abort
         rows = database.rows(READ_CONTACTS, {"app_ids": list(app_ids)})
     except PostgresDeniedError:
-        return defaultdict(lambda: (None, None))
-    known = {app_id: (mask(email), created_at) for app_id, email, created_at in rows}
-    return defaultdict(lambda: (None, None), known)
+        return dict.fromkeys(app_ids, (None, None))
+    return dict.fromkeys(app_ids, (None, None)) | {
+        app_id: (mask(email), created_at) for app_id, email, created_at in rows
+    }
 
 
 # One statement, so that all counts are of the same moment.

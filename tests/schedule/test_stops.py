@@ -277,9 +277,7 @@ def test_a_threshold_that_is_shorter_than_a_pass_is_a_warning(docora: Docora) ->
     result = examine(docora, DOCORA_OPS_OVERDUE_AFTER="300")
     found = check(result, "settings")
     assert (found["state"], not_ok(result)) == ("warning", {"settings": "warning"}), result
-    told = "DOCORA_OPS_OVERDUE_AFTER is 5m, and a cycle takes up to 6m"
-    assert told in found["finding"]
-    assert told in docora.run("status", env={"DOCORA_OPS_OVERDUE_AFTER": "300"}).stdout
+    assert "DOCORA_OPS_OVERDUE_AFTER is 5m, and a cycle takes up to 6m" in found["finding"]
     assert not_ok(examine(docora, DOCORA_OPS_OVERDUE_AFTER="361")) == {}
 
 
