@@ -246,8 +246,8 @@ def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
         postgres.lose(error)
     except RedisError as error:
         redis.lose(error)
-    stopped = postgres.freshness.stopped if postgres.freshness else None
-    return stopped is not None or (redis.health is not None and not redis.health.overview.workers)
+    is_pass_missing = postgres.freshness is not None and postgres.freshness.schedule_stopped
+    return is_pass_missing or (redis.health is not None and not redis.health.overview.takes_jobs)
 
 
 def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:

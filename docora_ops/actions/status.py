@@ -13,7 +13,6 @@ from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, judge_
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import (
     Freshness,
-    Stop,
     beside_queue,
     links_freshness,
 )
@@ -307,7 +306,7 @@ def _stop_of(
         at, now = suspension.suspended_at, queue.read_at
         since = max(0, int((now - at).total_seconds())) if at and now else None
         return Headline(HeadlineCode.SUSPENDED, seconds=since)
-    if freshness.stopped is Stop.SCHEDULE:
+    if freshness.schedule_stopped:
         return Headline(HeadlineCode.NOT_SCHEDULED, freshness.due, queue.last_pass_seconds)
     if freshness.nothing_moves and freshness.due > counts[LinkStatus.FAILED]:
         return Headline(HeadlineCode.NOTHING_MOVES, freshness.due, last)

@@ -65,8 +65,9 @@ def count_workers(docora: Docora) -> int:
     use, advice = queue.use, queue.advice
     if not queue.choice.is_clear:
         return use.workers
-    warn_of_other_workers(docora)
-    if not use.workers and use.other is not OtherQueue.WORKED_ON:
+    if use.other is OtherQueue.WORKED_ON:
+        warn_of_other_workers(docora)
+    elif not use.workers:
         start = advice.to_start_workers
         docora.warn(f"{advice.no_worker}: jobs wait until one is started: {start}")
     if use.suspension:
