@@ -28,7 +28,10 @@ POSTGRES = INSTALLED["PostgreSQL"]
 REDIS = INSTALLED["Redis"] + INSTALLED["Valkey"]
 POOLED = [
     "tests/bulk/test_retry_all_failed.py",
-    *(f"tests/{name}/test_{name}.py" for name in ("repair", "resync", "retry", "schedule")),
+    "tests/repair/test_repair.py",
+    "tests/retry/test_resync.py",
+    "tests/retry/test_retry.py",
+    "tests/schedule/test_schedule.py",
 ]
 """Tests that may run through PgBouncer: others look at the sessions of commands, or end them."""
 RESOLUTIONS = {
