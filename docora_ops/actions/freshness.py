@@ -137,7 +137,9 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
     """
     settings, database = docora.settings, docora.database
     rescan = settings.rescan_interval_ms
-    scans = read_scans(database, links.by_status, rescan_interval_ms=rescan, recently=RECENTLY)
+    scans = read_scans(
+        database, links.by_status, held, rescan_interval_ms=rescan, recently=RECENTLY
+    )
     gaps = read_gaps(database, scans.last_scanned_at) if scans.last_scanned_at else []
     now, cycle = scans.read_at, cycle_seconds(scans, gaps)
     seconds = overdue_threshold(settings, cycle, scans.before_last)
