@@ -70,7 +70,7 @@ class HeadlineCode(StrEnum):
     SERVER_DOWN = "server_down"
     BACKEND_UNCLEAR = "backend_unclear"
     WRONG_WORKERS = "wrong_workers"  # only workers of the other backend run
-    NO_WORKER = "no_worker"  # and there are links; with BullMQ, none is seen
+    NO_WORKER = "no_worker"  # and links or jobs wait; with BullMQ, none is seen
     NO_JOBS_TAKEN = "no_jobs_taken"  # every worker refuses
     SUSPENDED = "suspended"
     NOT_SCHEDULED = "not_scheduled"
@@ -298,7 +298,7 @@ def _stop_of(
         return Headline(HeadlineCode.BACKEND_UNCLEAR)
     if status.has_only_others:
         return Headline(HeadlineCode.WRONG_WORKERS, seconds=last)
-    if not queue.workers and any(counts.values()):
+    if not queue.workers and (freshness.due or freshness.overdue or queue.waiting):
         return Headline(HeadlineCode.NO_WORKER, seconds=last)
     if refusal and refusal.is_total and refusal.troubles:
         return Headline(HeadlineCode.NO_JOBS_TAKEN, seconds=last)

@@ -51,8 +51,9 @@ def test_status_says_how_docora_starts_a_worker(bullmq: Bullmq) -> None:
     assert "docora-ops worker" not in screen
 
 
-def test_status_begins_with_a_missing_worker_as_soon_as_doctor_is_critical(bullmq: Bullmq) -> None:
+def test_status_begins_with_a_missing_worker_as_soon_as_a_link_is_due(bullmq: Bullmq) -> None:
     bullmq.docora.add_link("synced", scanned=timedelta(seconds=50))
+    bullmq.docora.add_link("pending_snapshot")
     assert examine(bullmq, "workers")["state"] == "critical"
     shown, document = bullmq.run("status").stdout, bullmq.run("status", "--json").data
     assert document["headline"]["code"] == "no_worker"
