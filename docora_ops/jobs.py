@@ -379,6 +379,11 @@ class QueueOverview:
         return ours or self.scheduler is not None
 
     @property
+    def takes_jobs(self) -> bool:
+        """Tells whether at least one worker takes jobs."""
+        return any(worker.no_job_reason is None for worker in self.workers)
+
+    @property
     def unfinished(self) -> int:
         """Counts the jobs that have not ended."""
         return self.waiting + self.active + self.delayed

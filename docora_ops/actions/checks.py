@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from docora_ops.actions.capacity import Capacity
-from docora_ops.actions.freshness import Freshness, Stop, has_missed_passes
+from docora_ops.actions.freshness import Freshness, has_missed_passes
 from docora_ops.actions.holds import held_in_words
 from docora_ops.database.postgres_server import Role, Standby
 from docora_ops.jobs import (
@@ -358,7 +358,7 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
     if is_old and freshness is not None:
         waits = freshness.overdue > 0 or freshness.nothing_moves
         is_too_old = seconds is not None and seconds > settings.overdue_after_seconds
-        if freshness.stopped is Stop.SCHEDULE or (waits and is_too_old):
+        if freshness.schedule_stopped or (waits and is_too_old):
             return CheckState.CRITICAL
     return CheckState.WARNING if is_old else CheckState.OK
 
@@ -378,14 +378,13 @@ def check_freshness(freshness: Freshness, held: Sequence[HeldApp], now: datetime
         f"nothing moves: {amount(freshness.due, 'link')} due, and for over {still} no job ran, "
     )
     stands += "began or ended, and no file was delivered"
-    cause = f"; {freshness.stopped.sentence}" if freshness.stopped else ""
     forgotten = [app for app in held if now and app.held.is_forgotten(now)]
     whose = f"{held_in_words(forgotten)} for ever, for over a week" if forgotten else ""
     return judge(
         CheckName.FRESHNESS,
         f"no link overdue, {last}" + (f"; {held_in_words(held)}" if held else ""),
-        (freshness.overdue > 0, critical, overdue + cause, "docora-ops links --overdue"),
-        (freshness.nothing_moves, critical, stands + cause, "docora-ops queue"),
+        (freshness.overdue > 0, critical, overdue, "docora-ops links --overdue"),
+        (freshness.nothing_moves, critical, stands, "docora-ops queue"),
         (
             freshness.is_slow,
             warning,

@@ -38,7 +38,7 @@ from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import measure, read_redis_server, try_commands
 from docora_ops.settings import Settings
-from docora_ops.text import amount
+from docora_ops.text import amount, duration
 
 _NO_ERROR = "(no error recorded)"
 _TO_READ = f"%R~{PAIR_KEY} +hgetall: docora-ops help privileges"
@@ -238,16 +238,16 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
 def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
     """Judges the freshness together with the queue. Tells whether workers or `schedule` stopped."""
     try:
-        queue = redis.health.overview if redis.health else None
-        if postgres.freshness:
+        if postgres.freshness and redis.health:
+            queue = redis.health.overview
             postgres.freshness = beside_queue(docora, postgres.freshness, queue)
-            redis.held = with_names(docora.database, queue.held) if queue and queue.held else ()
+            redis.held = with_names(docora.database, queue.held) if queue.held else ()
     except PostgresError as error:
         postgres.lose(error)
     except RedisError as error:
         redis.lose(error)
-    stopped = postgres.freshness.stopped if postgres.freshness else None
-    return stopped is not None or (redis.health is not None and not redis.health.overview.workers)
+    is_pass_missing = postgres.freshness is not None and postgres.freshness.schedule_stopped
+    return is_pass_missing or (redis.health is not None and not redis.health.overview.takes_jobs)
 
 
 def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
@@ -281,10 +281,17 @@ def _check_settings(
         of_apps = f"none of the auth keys of {amount(postgres.foreign_keys, 'app')}"
         finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
         return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora uses")
-    freshness = postgres.freshness
-    if freshness and freshness.shortest_cycle_seconds:
-        hint = f"set it to more than {freshness.shortest_cycle_seconds}: docora-ops help links"
-        return warning(name, freshness.too_short_words, hint)
+    threshold, freshness = settings.overdue_after, postgres.freshness
+    # A due link waits for the next pass of the scheduler.
+    shortest = (settings.rescan_interval_ms + settings.scan_interval_ms) // 1000
+    shortest = max((freshness and freshness.cycle_seconds) or 0, shortest)
+    if threshold and freshness and threshold < shortest:
+        finding = (
+            f"DOCORA_OPS_OVERDUE_AFTER is {duration(threshold)}, and a cycle takes up to "
+            f"{duration(shortest)}: links count as overdue in between"
+        )
+        hint = f"set it to more than {shortest}: docora-ops help links"
+        return warning(name, finding, hint)
     if settings.warnings:
         return warning(name, "; ".join(settings.warnings))
     of_target = f"target {settings.target}, " if settings.target else ""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import look_at_jobs
@@ -24,7 +23,7 @@ from docora_ops.errors import (
     HoldsUnreadableError,
     RedisError,
 )
-from docora_ops.jobs import OtherQueue, QueueOverview, refusal_of
+from docora_ops.jobs import QueueOverview
 from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.queue.audit_stream import read_last_change
 from docora_ops.queue.holds import read_holds
@@ -48,23 +47,6 @@ Gaps = Sequence[tuple[datetime, timedelta]]
 """The end and the length of each gap between two scans."""
 
 
-class Stop(StrEnum):
-    """Reasons why nothing is scanned, each known from direct evidence."""
-
-    WORKERS = "workers"
-    REFUSALS = "refusals"
-    SCHEDULE = "schedule"
-
-    @property
-    def sentence(self) -> str:
-        """Says what has stopped."""
-        return {
-            Stop.WORKERS: "no worker runs, and jobs wait",
-            Stop.REFUSALS: "no worker takes jobs, and jobs wait",
-            Stop.SCHEDULE: "docora-ops schedule has stopped, and links are due and not queued",
-        }[self]
-
-
 @dataclass(frozen=True)
 class Freshness:
     """When links were last scanned, and how many are overdue. Postgres's clock gives all times.
@@ -74,6 +56,8 @@ class Freshness:
         were never scanned also count, from their creation on.
     is_slow: a cycle takes longer than the rescan interval, and a link waits for its scan. False if
         nothing moves or, with RQ, if `schedule` or all workers have stopped.
+    schedule_stopped: the last pass of `schedule` is too old, and a link that has been due for as
+        long is not queued, according to one look.
     due: links that a scheduler should queue now.
     nothing_moves: a link has been due for `nothing_moves_after_seconds`, during which no job ran,
         began or ended, and no file was delivered.
@@ -94,8 +78,7 @@ class Freshness:
     due: int
     nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, or from recent scans
     nothing_moves: bool = False  # needs Redis, too
-    stopped: Stop | None = None  # according to one look; needs Redis, too
-    shortest_cycle_seconds: int | None = None  # only if DOCORA_OPS_OVERDUE_AFTER is shorter
+    schedule_stopped: bool = False  # needs Redis, too
     held: Sequence[str] = ()  # ids of held apps, whose links are left out
 
     @property
@@ -118,15 +101,6 @@ class Freshness:
         )
 
     @property
-    def too_short_words(self) -> str:
-        """Says that links count as overdue although they are scanned in time."""
-        return (
-            f"DOCORA_OPS_OVERDUE_AFTER is {duration(self.overdue_after_seconds)}, and a cycle takes"
-            f" up to {duration(self.shortest_cycle_seconds or 0)}: "
-            "links count as overdue in between"
-        )
-
-    @property
     def overdue_words(self) -> str:
         """Returns `2 links of 1 app`, or `at least 100000 links of 12 apps`."""
         of_apps = f"{amount(self.overdue, 'link')} of {amount(self.overdue_apps, 'app')}"
@@ -141,10 +115,13 @@ class Freshness:
 def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
     """Returns the ids of the held apps, or none and the error if Redis can't be used.
 
+    With BullMQ, no app is held: Docora's own workers obey no hold of an earlier time with RQ.
+
     The error saves the caller from waiting for Redis a second time.
     """
     try:
-        return list(read_holds(docora.redis)), None
+        holds = read_holds(docora.redis)
+        return list(holds) if holds and docora.queue_to_read.can_push else [], None
     except HoldsUnreadableError:  # each worker reports this, and takes no job
         return [], None
     except (ConfigurationError, RedisError) as error:
@@ -160,15 +137,15 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
     """
     settings, database = docora.settings, docora.database
     rescan = settings.rescan_interval_ms
-    scans = read_scans(database, links.by_status, rescan_interval_ms=rescan, recently=RECENTLY)
+    scans = read_scans(
+        database, links.by_status, held, rescan_interval_ms=rescan, recently=RECENTLY
+    )
     gaps = read_gaps(database, scans.last_scanned_at) if scans.last_scanned_at else []
     now, cycle = scans.read_at, cycle_seconds(scans, gaps)
     seconds = overdue_threshold(settings, cycle, scans.before_last)
     before = now - timedelta(seconds=seconds)
     overdue = count_overdue(database, before, held)
     oldest, usual = overdue.oldest_scan_at, (rescan + 2 * settings.scan_interval_ms) / 1000
-    # A due link waits for the next pass of the scheduler.
-    shortest = max(cycle or 0, (rescan + settings.scan_interval_ms) // 1000)
     return Freshness(
         read_at=now,
         overdue=overdue.links,
@@ -188,9 +165,6 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
         links_to_scan=scans.wanted,
         due=scans.due,
         nothing_moves_after_seconds=still_threshold(settings, gaps),
-        shortest_cycle_seconds=shortest
-        if (settings.overdue_after or shortest) < shortest
-        else None,
         held=held,
     )
 
@@ -251,9 +225,6 @@ class Activity:
     moved_at: the last good scan, the last start and end of other jobs, the last delivered file.
     changed_at: the last change by a person or program.
     released_at: the end of the last suspension.
-    all_refuse: every worker reports why it takes no job, other than a suspension.
-    is_pass_missing: the last pass of `schedule` is too old, and a link that has been due for as
-        long is not queued.
     """
 
     before: datetime
@@ -264,11 +235,7 @@ class Activity:
     changed_at: datetime | None = None
     released_at: datetime | None = None
     live_runs: int = 0
-    waiting: int = 0
-    has_workers: bool = True
-    all_refuse: bool = False
     is_suspended: bool = False
-    is_pass_missing: bool = False
 
     @property
     def moves(self) -> bool:
@@ -277,92 +244,73 @@ class Activity:
         return self.live_runs > 0 or any(moment >= self.before for moment in moments)
 
 
-def judge(activity: Activity) -> tuple[bool, Stop | None]:
-    """Tells whether nothing moves, and what has stopped if there is direct evidence.
+def judge(activity: Activity) -> bool:
+    """Tells whether nothing moves: a link has been due since `before`, and nothing has moved since.
 
-    Nothing moves if a link has been due since `before`, and nothing has moved since then. While
-    workers are suspended, this is no alarm: the suspension is reported by itself.
+    While workers are suspended, this is no alarm: the suspension is reported by itself.
     """
     since = [activity.due_since, activity.waiting_since]
     if activity.unqueued_since:  # a later change may have made the link pending
         since.append(max(filter(None, (activity.unqueued_since, activity.changed_at))))
-    released_at = activity.released_at
     due_since = min(filter(None, since), default=None)
-    if due_since and released_at:
-        due_since = max(due_since, released_at)
+    if due_since and activity.released_at:
+        due_since = max(due_since, activity.released_at)
     is_due = due_since is not None and due_since < activity.before
-    stopped = None
-    if activity.waiting and not activity.has_workers:
-        stopped = Stop.WORKERS
-    elif activity.waiting and activity.all_refuse:
-        stopped = Stop.REFUSALS
-    elif activity.is_pass_missing:
-        stopped = Stop.SCHEDULE
-    return is_due and not (activity.moves or activity.is_suspended), stopped
+    return is_due and not (activity.moves or activity.is_suspended)
 
 
-def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview | None) -> Freshness:
+def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview) -> Freshness:
     """Adds to the freshness what the queue shows: stops, and whether scanning is slow.
 
-    With RQ, scanning is not slow but stopped if no worker runs, or if the last pass of `schedule`
-    is too old and no job waits.
-
-    queue: if None, returns the freshness unchanged.
+    With RQ, scanning is not slow but stopped if no worker takes jobs, or if the last pass of
+    `schedule` is too old and no job waits.
 
     Raises PostgresError, RedisError.
     """
-    if queue is None:
-        return freshness
-    nothing_moves, stopped = judge(_read_activity(docora, freshness, queue))
-    freshness = replace(freshness, nothing_moves=nothing_moves, stopped=stopped)
-    is_slow = freshness.is_slow and not (nothing_moves or stopped)
-    if is_slow and docora.queue_to_read.can_push:
-        is_scheduled = not has_missed_passes(queue.last_pass_seconds, docora.settings)
+    settings, last_pass = docora.settings, queue.last_pass_seconds
+    nothing_moves = judge(_read_activity(docora, freshness, queue))
+    schedule_stopped, can_push = False, docora.queue_to_read.can_push
+    limit = max(_MISSED_PASSES * settings.scan_interval_ms / 1000, settings.overdue_after or 0)
+    if can_push and last_pass is not None and last_pass > limit:
+        before = freshness.read_at - timedelta(seconds=limit)
+        statuses = (LinkStatus.SYNCED, *_WITHOUT_MOMENT)
+        schedule_stopped = bool(_unqueued_since(docora, statuses, before, freshness.held))
+    is_slow = freshness.is_slow and not (nothing_moves or schedule_stopped)
+    if is_slow and can_push:
+        is_scheduled = not has_missed_passes(last_pass, settings)
         # If another program schedules, waiting jobs show that the workers are too slow.
-        is_slow = bool(queue.workers and (is_scheduled or queue.waiting))
-    return replace(freshness, is_slow=is_slow)
+        is_slow = queue.takes_jobs and (is_scheduled or queue.waiting > 0)
+    return replace(
+        freshness,
+        nothing_moves=nothing_moves,
+        schedule_stopped=schedule_stopped,
+        is_slow=is_slow,
+    )
 
 
 def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -> Activity:
-    """Reads only what `judge` needs, because most screens call this."""
+    """Reads what `judge` needs; little while anything moves, because most screens call this."""
     database, rescan = docora.database, docora.settings.rescan_interval_ms
-    can_push = docora.queue_to_read.can_push
-    refusal = refusal_of(queue.workers)
     before = freshness.read_at - timedelta(seconds=freshness.nothing_moves_after_seconds)
     activity = Activity(
         before,
         waiting_since=queue.oldest_waiting_at,
         moved_at=(freshness.last_scanned_at, queue.last_failed_at, queue.last_began_at),
         live_runs=queue.live_runs,
-        waiting=queue.waiting,
         is_suspended=queue.suspension is not None,
-        all_refuse=refusal is not None and refusal.is_total and bool(refusal.troubles),
     )
-    if not activity.moves:
-        due = long_due_links(database, LinkStatus.SYNCED, before, rescan, 1, freshness.held)
-        activity = replace(
-            activity,
-            due_since=due[0][1] if due else None,
-            unqueued_since=_unqueued_since(docora, _WITHOUT_MOMENT, before, freshness.held),
-        )
-        if judge(activity)[0]:
-            changed_at, released_at = read_last_change(docora.redis)
-            moved_at = (*activity.moved_at, last_delivery(database))
-            activity = replace(
-                activity, moved_at=moved_at, changed_at=changed_at, released_at=released_at
-            )
-    if not (queue.workers or activity.is_suspended) and docora.queue_to_read.choice.is_clear:
-        # Without permission to list clients, BullMQ's workers are invisible.
-        is_worked_on = docora.queue_to_read.use.other is OtherQueue.WORKED_ON
-        activity = replace(activity, has_workers=is_worked_on if can_push else activity.moves)
-    settings, last_pass = docora.settings, queue.last_pass_seconds
-    limit = max(_MISSED_PASSES * settings.scan_interval_ms / 1000, settings.overdue_after or 0)
-    if can_push and last_pass is not None and last_pass > limit:
-        before = freshness.read_at - timedelta(seconds=limit)
-        statuses = (LinkStatus.SYNCED, *_WITHOUT_MOMENT)
-        unqueued = _unqueued_since(docora, statuses, before, freshness.held)
-        activity = replace(activity, is_pass_missing=unqueued is not None)
-    return activity
+    if activity.moves:
+        return activity
+    due = long_due_links(database, LinkStatus.SYNCED, before, rescan, 1, freshness.held)
+    changed_at, released_at = read_last_change(docora.redis)
+    return replace(
+        activity,
+        due_since=due[0][1] if due else None,
+        unqueued_since=_unqueued_since(docora, _WITHOUT_MOMENT, before, freshness.held),
+        moved_at=(*activity.moved_at, last_delivery(database)),
+        changed_at=changed_at,
+        released_at=released_at,
+    )
 
 
 def _unqueued_since(

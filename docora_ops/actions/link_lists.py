@@ -12,7 +12,7 @@ from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
 from docora_ops.actions.pages import Page, page_of
-from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
+from docora_ops.actions.workers import count_workers, warn_of_other_workers
 from docora_ops.database import Database
 from docora_ops.database import link_reports as lists
 from docora_ops.database.link_reports import (
@@ -125,7 +125,7 @@ def links(
             )
             for link in rows
         ]
-        warn_of_wrong_backend(docora)
+        warn_of_other_workers(docora)
     except RedisError as unusable:
         error = unusable
     return Page(rows, page, limit, total), error
@@ -189,11 +189,9 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     with database.snapshot():
         link = resolve_link(database, app, repository)
         history = lists.link_history(database, link.ref)
-    token = lists.has_token(database, link.ref)
-    payload = link.payload
-    record = queue.job(link.ref.job_id)
-    warn_of_wrong_backend(docora)
-    ref = link.ref
+    ref, payload = link.ref, link.payload
+    record = queue.job(ref.job_id)
+    warn_of_other_workers(docora)
     since = history.created_at - _CLOCKS_APART  # a link has no earlier entry
     of_link = OutcomeFilter(since, ref.app_id, ref.repository_id, _TRIES)
     tries = queue.outcomes(of_link).entries
@@ -207,13 +205,13 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         failure = record.last_failure
         failed_at = record.ended_at or (failure.failed_at if failure else None)
     return LinkDetails(
-        app_id=link.ref.app_id,
+        app_id=ref.app_id,
         app_name=payload.app_name,
         base_url=mask_url(payload.base_url),
-        repository_id=link.ref.repository_id,
+        repository_id=ref.repository_id,
         repository_name=payload.repository_name,
         github_url=mask_url(payload.github_url),
-        has_token=token,
+        has_token=lists.has_token(database, ref),
         status=link.status,
         error_message=link.error_message,
         retry_count=link.retry_count,
@@ -222,9 +220,9 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         circuit_open_until=link.circuit_open_until,
         circuit_is_open=link.circuit_is_open,
         **vars(history),
-        lock_held=bool(held_job_ids(database, [link.ref.job_id])),
-        job=job_state(database, queue, link.ref),
-        job_id=link.ref.job_id,
+        lock_held=bool(held_job_ids(database, [ref.job_id])),
+        job=job_state(database, queue, ref),
+        job_id=ref.job_id,
         backend=queue.backend,
         backend_source=queue.choice.source,
         job_record=record,

@@ -13,7 +13,6 @@ from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, judge_
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import (
     Freshness,
-    Stop,
     beside_queue,
     links_freshness,
 )
@@ -28,7 +27,6 @@ from docora_ops.database.postgres_server import Standby, read_server
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import PostgresError, RedisError, ServerError
 from docora_ops.jobs import (
-    Backend,
     BackendSource,
     JobEnd,
     OtherQueue,
@@ -73,7 +71,7 @@ class HeadlineCode(StrEnum):
     SERVER_DOWN = "server_down"
     BACKEND_UNCLEAR = "backend_unclear"
     WRONG_WORKERS = "wrong_workers"  # only workers of the other backend run
-    NO_WORKER = "no_worker"  # and links or jobs wait
+    NO_WORKER = "no_worker"  # and links or jobs wait; with BullMQ, none is seen
     NO_JOBS_TAKEN = "no_jobs_taken"  # every worker refuses
     SUSPENDED = "suspended"
     NOT_SCHEDULED = "not_scheduled"
@@ -231,8 +229,8 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
 def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> Status:
     """Adds what needs both servers, and what the workers have recorded."""
     queue, fresh = docora.queue_to_read, status.freshness
-    if queue.choice.is_clear and status.other_queue is OtherQueue.WORKED_ON and overview.workers:
-        warn_of_other_workers(docora, has_workers=True)
+    if overview.workers:  # otherwise, the screen says so
+        warn_of_other_workers(docora)
     if fresh:
         fresh = beside_queue(docora, fresh, overview)
         if overview.held:
@@ -266,7 +264,7 @@ def headline_of(status: Status) -> Headline:
     queue, freshness, counts = status.queue, status.freshness, status.links_by_status
     if queue is None or freshness is None or counts is None:
         return Headline(HeadlineCode.SERVER_DOWN)
-    stop = _stop_of(status, queue, freshness)
+    stop = _stop_of(status, queue, freshness, counts)
     if stop is not None:
         return stop
     drift = status.drift or DriftCounts(0, 0)
@@ -293,17 +291,17 @@ def headline_of(status: Status) -> Headline:
     return Headline(code, links - synced or links, freshness.oldest_scan_seconds)
 
 
-def _stop_of(status: Status, queue: QueueOverview, freshness: Freshness) -> Headline | None:
+def _stop_of(
+    status: Status, queue: QueueOverview, freshness: Freshness, counts: Mapping[LinkStatus, int]
+) -> Headline | None:
     """Returns why no link is scanned; None if links are scanned, or need not be."""
     last = freshness.last_scanned_seconds
     refusal, suspension = refusal_of(queue.workers), queue.suspension
-    waits = freshness.due or freshness.overdue or queue.waiting
-    is_idle = queue.backend is Backend.RQ and not queue.workers and waits
     if queue.backend_source is BackendSource.UNCLEAR:
         return Headline(HeadlineCode.BACKEND_UNCLEAR)
     if status.has_only_others:
         return Headline(HeadlineCode.WRONG_WORKERS, seconds=last)
-    if freshness.stopped is Stop.WORKERS or is_idle:
+    if not queue.workers and (freshness.due or freshness.overdue or queue.waiting):
         return Headline(HeadlineCode.NO_WORKER, seconds=last)
     if refusal and refusal.is_total and refusal.troubles:
         return Headline(HeadlineCode.NO_JOBS_TAKEN, seconds=last)
@@ -311,10 +309,9 @@ def _stop_of(status: Status, queue: QueueOverview, freshness: Freshness) -> Head
         at, now = suspension.suspended_at, queue.read_at
         since = max(0, int((now - at).total_seconds())) if at and now else None
         return Headline(HeadlineCode.SUSPENDED, seconds=since)
-    if freshness.stopped is Stop.SCHEDULE:
+    if freshness.schedule_stopped:
         return Headline(HeadlineCode.NOT_SCHEDULED, freshness.due, queue.last_pass_seconds)
-    failed = (status.links_by_status or {}).get(LinkStatus.FAILED, 0)
-    if freshness.nothing_moves and freshness.due > failed:
+    if freshness.nothing_moves and freshness.due > counts[LinkStatus.FAILED]:
         return Headline(HeadlineCode.NOTHING_MOVES, freshness.due, last)
     return None
 

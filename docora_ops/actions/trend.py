@@ -12,7 +12,7 @@ from statistics import median
 from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import resolve_app
-from docora_ops.actions.workers import warn_of_mute_workers, warn_of_wrong_backend
+from docora_ops.actions.workers import warn_of_mute_workers, warn_of_other_workers
 from docora_ops.error_groups import errors_of_group, split_delivery, typable
 from docora_ops.jobs import JobEnd
 from docora_ops.queue.outcomes import (
@@ -114,7 +114,7 @@ def read_trend(
     Raises UsageError if `since` is in the future; NotFoundError, AmbiguousError, RedisError.
     """
     queue, length = docora.queue_to_read, PERIODS[by]
-    warn_of_wrong_backend(docora)
+    warn_of_other_workers(docora)
     app_id = resolve_app(docora.database, app).app_id if app else None
     now = read_clock(docora.redis)
     first = floor(past_moment(since, now), length)

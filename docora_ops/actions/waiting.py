@@ -12,7 +12,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.snapshot_results import Feed, Following
-from docora_ops.actions.workers import count_workers, warn_of_wrong_backend
+from docora_ops.actions.workers import count_workers, warn_of_other_workers
 from docora_ops.database.link_rows import read_link
 from docora_ops.errors import NotFoundError, RedisError
 from docora_ops.links import Link, LinkFailure, LinkResult, LinkStatus, Outcome
@@ -57,7 +57,7 @@ def wait(
     job = job_state(docora.database, queue, link.ref) if has_result else None
     if job and not job.is_live:
         workers = queue.use.workers  # no job waits for a worker, so warn of nothing
-        warn_of_wrong_backend(docora)
+        warn_of_other_workers(docora)
     else:
         workers = count_workers(docora)
     if link.status == LinkStatus.SYNCED:  # any live job is a rescan

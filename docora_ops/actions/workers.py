@@ -66,7 +66,7 @@ def count_workers(docora: Docora) -> int:
     if not queue.choice.is_clear:
         return use.workers
     if use.other is OtherQueue.WORKED_ON:
-        warn_of_other_workers(docora, has_workers=use.workers > 0)
+        warn_of_other_workers(docora)
     elif not use.workers:
         start = advice.to_start_workers
         docora.warn(f"{advice.no_worker}: jobs wait until one is started: {start}")
@@ -84,21 +84,11 @@ def warn_of_mute_workers(docora: Docora, names: Sequence[str]) -> None:
         docora.warn(f"snapshots of these workers are not counted: {names}; see docora-ops doctor")
 
 
-def warn_of_wrong_backend(docora: Docora) -> None:
-    """Warns if only workers of the other backend are running: their jobs are not shown."""
-    queue = docora.queue_to_read
-    is_worked_on = queue.choice.is_clear and queue.use.other is OtherQueue.WORKED_ON
-    if is_worked_on and not queue.use.workers:
-        warn_of_other_workers(docora, has_workers=False)
-
-
-def warn_of_other_workers(docora: Docora, *, has_workers: bool) -> None:
-    """Warns that workers of the other backend are running.
-
-    has_workers: workers of our backend are running, too.
-    """
-    advice = docora.queue_to_read.advice
-    if has_workers:
-        docora.warn(f"{advice.others_beside}: {advice.to_stop_others}")
-    else:
-        docora.warn(f"{advice.only_others}: {advice.to_switch}")
+def warn_of_other_workers(docora: Docora) -> None:
+    """Warns if workers of the other backend are running: their jobs are not shown."""
+    queue, advice = docora.queue_to_read, docora.queue_to_read.advice
+    if queue.choice.is_clear and queue.use.other is OtherQueue.WORKED_ON:
+        if queue.use.workers:
+            docora.warn(f"{advice.others_beside}: {advice.to_stop_others}")
+        else:
+            docora.warn(f"{advice.only_others}: {advice.to_switch}")

@@ -17,7 +17,7 @@ from docora_ops.cli.signals import finishing_first, interrupted_code
 from docora_ops.cli.streams import has_failed
 from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
-from docora_ops.jobs import ADVICE
+from docora_ops.jobs import ADVICE, Backend, JobEnd
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, first_lines, one_line, words
 from docora_ops.render.link_tables import apps_of
@@ -156,7 +156,10 @@ def sentence_of(status: Status) -> str:
         case HeadlineCode.WRONG_WORKERS:
             return f"nothing is scanned: {ADVICE[queue.backend].only_others}; {last}"
         case HeadlineCode.NO_WORKER:
-            return f"nothing is scanned: no worker runs; {wait}{last}"
+            none = "nothing is scanned: no worker runs"
+            if queue.backend is Backend.BULLMQ:  # our user may not see all
+                none = ADVICE[queue.backend].no_worker
+            return f"{none}; {wait}{last}"
         case HeadlineCode.NO_JOBS_TAKEN:
             refusal = refusal_of(queue.workers)
             reason = refusal.words.partition(": ")[2] if refusal else "unknown"
@@ -293,17 +296,15 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
     ]
     yield "Links", cell(", ").join(parts) if parts else cell("none")
     if recent := status.recent_ends:  # shows whether trouble grows or shrinks
-        ends = ", ".join(f"{count} {words(end)}" for end, count in recent.by_outcome.items())
-        ended = f"since {recent.since_at:%H:%MZ}: {ends}"
+        ends, since = dict(recent.by_outcome), f"since {recent.since_at:%H:%MZ}:"
     else:
-        known = {
-            "synced": status.freshness.scanned_recently if status.freshness else 0,
-            "failed": status.queue.failed_recently if status.queue else 0,
+        since = "in the last 15m at least"
+        ends = {
+            JobEnd.SYNCED: status.freshness.scanned_recently if status.freshness else 0,
+            JobEnd.FAILED: status.queue.failed_recently if status.queue else 0,
         }
-        ends = ", ".join(f"{count} {word}" for word, count in known.items() if count)
-        ended = f"in the last 15m at least {ends}"
-    if ends:
-        yield "", cell(ended)
+    if ended := ", ".join(f"{count} {words(end)}" for end, count in ends.items() if count):
+        yield "", cell(f"{since} {ended}")
     if (trend := status.failures) and any(period.failures for period in trend.periods):
         said = trend_of_day_words(trend, with_bars=with_bars)
         yield "Failures", _heading(said, "docora-ops trend")
@@ -351,8 +352,6 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
         lines.append(_heading(due, "docora-ops queue", "red"))
     if freshness.is_slow:
         lines.append(cell(freshness.slow_words, "yellow"))
-    if freshness.shortest_cycle_seconds:
-        lines.append(cell(freshness.too_short_words, "yellow"))
     has_links = any((status.links_by_status or {}).values())
     if not lines and has_links and status.headline.code.is_trouble:
         lines.append(cell(last))

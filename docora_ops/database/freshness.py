@@ -15,7 +15,7 @@ _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 # Each part reads few rows, by an index: links scanned in the minutes before the last scan, fresh
 # links, and links whose circuit was opened, which are left out. All other links are synced and due,
 # or failed. A scan in the future (after a clock was set back) does not count yet.
-READ_SCANS = """
+READ_SCANS = f"""
 WITH before_last AS (
     SELECT count(*) AS links, min(last_scanned_at) AS oldest_at,
         count(*) FILTER (WHERE last_scanned_at > now() - %(recently)s * interval '1 second')
@@ -40,12 +40,19 @@ WITH before_last AS (
         SELECT repository_id, circuit_open_until > now() AS is_open FROM docora.repositories
         WHERE circuit_open_until IS NOT NULL
     ) r JOIN docora.app_repositories l USING (repository_id)
+), held AS (
+    SELECT count(*) AS due FROM {LINKS} WHERE l.app_id = ANY (%(held)s::text[])
+        AND (l.status = 'failed' AND r.circuit_open_until IS NULL
+             OR l.status IN ('pending_snapshot', 'synced')
+                AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
+                AND (l.status = 'pending_snapshot' OR l.last_scanned_at IS NULL OR l.last_scanned_at
+                     < now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond'))
 )
 SELECT now(),
     (SELECT max(last_scanned_at) FROM docora.app_repositories WHERE last_scanned_at <= now()),
     before_last.links, before_last.oldest_at, before_last.scanned_recently, fresh.links,
-    opened.pending, opened.scanning, opened.synced, opened.failed
-FROM before_last, fresh, opened
+    opened.pending, opened.scanning, opened.synced, opened.failed, held.due
+FROM before_last, fresh, opened, held
 """
 
 # The first and the last scan in each piece of the hour before the last scan, by two index lookups
@@ -162,6 +169,7 @@ class OverdueLinks:
 def read_scans(
     database: Database,
     by_status: Mapping[LinkStatus, int],
+    held: Sequence[str],
     *,
     rescan_interval_ms: int,
     recently: int,
@@ -169,15 +177,17 @@ def read_scans(
     """Counts the links that are due, and those scanned shortly before the last scan and before now.
 
     by_status: the number of links by status.
+    held: ids of apps whose links are not due.
     recently: how many seconds count as shortly before.
     """
-    values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently}
+    values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently, "held": held}
     [row] = database.rows(READ_SCANS, values)
-    now, last_at, before_last, first_at, recent, fresh, pending, scanning, synced, failed = row
+    now, last_at, before_last, first_at, recent, fresh, *opened, held_due = row
+    pending, scanning, synced, failed = opened
     pending = by_status[LinkStatus.PENDING_SNAPSHOT] - pending
     synced = by_status[LinkStatus.SYNCED] - synced
     wanted = pending + synced + by_status[LinkStatus.SCANNING] - scanning
-    due = pending + synced - fresh + by_status[LinkStatus.FAILED] - failed
+    due = pending + synced - fresh + by_status[LinkStatus.FAILED] - failed - held_due
     return Scans(now, last_at, before_last, first_at, recent, wanted, due)
 
 

@@ -1,6 +1,5 @@
 """Reads lists, counts, histories and results of links, with secrets masked in texts and URLs."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -125,6 +124,11 @@ _ORDERS = {
     LinkSort.OVERDUE: f"coalesce(l.last_scanned_at, l.created_at), {_IDS}",
 }
 
+# Postgres 16 and older can't subtract an infinite time.
+_SCANNED_SECONDS = """
+CASE WHEN isfinite(l.last_scanned_at) THEN extract(epoch FROM now() - l.last_scanned_at)::bigint END
+"""
+
 # Selects the page before any join, so that sorting by ids uses the index on them.
 LINKS_PAGE = f"""
 WITH page AS MATERIALIZED (
@@ -133,7 +137,7 @@ WITH page AS MATERIALIZED (
 )
 SELECT l.app_id, a.app_name, l.repository_id, r.owner || '/' || r.name, r.github_url, l.status,
     left(l.last_error, %(longest)s), coalesce(length(l.last_error) > %(longest)s, false),
-    l.retry_count, l.last_scanned_at, extract(epoch FROM now() - l.last_scanned_at)::bigint,
+    l.retry_count, l.last_scanned_at, {_SCANNED_SECONDS},
     r.circuit_open_until, coalesce(r.circuit_open_until > now(), false)
 FROM page JOIN docora.app_repositories l USING (id)
 JOIN docora.apps a USING (app_id) JOIN docora.repositories r USING (repository_id)
@@ -160,7 +164,9 @@ GROUPS = {
 }
 
 # The time of a failure is not recorded; the last good scan is a lower bound.
-_OF_FAILED = "(l.last_scanned_at) FILTER (WHERE l.status = 'failed')"
+_OF_FAILED = """(l.last_scanned_at)
+    FILTER (WHERE l.status = 'failed' AND isfinite(l.last_scanned_at))
+"""
 _GOOD_UNTIL = f"max{_OF_FAILED}"
 
 LINKS_BY_ERROR = f"""
@@ -252,9 +258,10 @@ def read_contacts(
     try:  # outside of a transaction, which a refusal would abort
         rows = database.rows(READ_CONTACTS, {"app_ids": list(app_ids)})
     except PostgresDeniedError:
-        return defaultdict(lambda: (None, None))
-    known = {app_id: (mask(email), created_at) for app_id, email, created_at in rows}
-    return defaultdict(lambda: (None, None), known)
+        return dict.fromkeys(app_ids, (None, None))
+    return dict.fromkeys(app_ids, (None, None)) | {
+        app_id: (mask(email), created_at) for app_id, email, created_at in rows
+    }
 
 
 # One statement, so that all counts are of the same moment.
@@ -307,8 +314,8 @@ def has_scanned_links(database: Database) -> bool:
     return bool(database.rows(f"SELECT FROM docora.app_repositories WHERE {was_scanned} LIMIT 1"))
 
 
-LINK_HISTORY = """
-SELECT l.created_at, l.last_scanned_at, extract(epoch FROM now() - l.last_scanned_at)::bigint,
+LINK_HISTORY = f"""
+SELECT l.created_at, l.last_scanned_at, {_SCANNED_SECONDS},
     r.consecutive_failures, d.files, d.last_delivered_at, s.commit_sha, s.branch, s.scanned_at,
     (SELECT count(*) FROM docora.snapshot_files WHERE snapshot_id = s.id)
 FROM docora.app_repositories l JOIN docora.repositories r USING (repository_id)

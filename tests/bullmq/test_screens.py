@@ -1,10 +1,13 @@
 """What the commands that only read tell of a Docora with BullMQ workers."""
 
+import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import redis
 
+from docora_ops.queue.holds import HOLDS
 from tests.support.bullmq import WORKER_NAME, Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora
@@ -46,6 +49,25 @@ def test_status_says_how_docora_starts_a_worker(bullmq: Bullmq) -> None:
     screen = bullmq.run("status").stdout
     assert "none seen; to start one: run Docora with RUN_MODE=all or worker" in screen
     assert "docora-ops worker" not in screen
+
+
+def test_status_begins_with_a_missing_worker_as_soon_as_a_link_is_due(bullmq: Bullmq) -> None:
+    bullmq.docora.add_link("synced", scanned=timedelta(seconds=50))
+    bullmq.docora.add_link("pending_snapshot")
+    assert examine(bullmq, "workers")["state"] == "critical"
+    shown, document = bullmq.run("status").stdout, bullmq.run("status", "--json").data
+    assert document["headline"]["code"] == "no_worker"
+    assert re.match("no BullMQ worker is seen; last scan 5[0-9]s ago\n", shown), shown
+
+
+def test_a_hold_of_an_earlier_time_with_rq_hides_no_link(bullmq: Bullmq) -> None:
+    docora = bullmq.docora
+    link = docora.add_link("synced", scanned=timedelta(days=2))
+    docora.redis.hset(HOLDS, link.app_id, '{"until": null}')
+    assert examine(bullmq, "freshness")["state"] == "critical"
+    assert bullmq.run("status", "--json").data["freshness"]["overdue"] == 1
+    listed = bullmq.run("links", "--overdue", "--json").data
+    assert [row["repository_id"] for row in listed] == [link.repository_id]
 
 
 def test_queue_lists_the_jobs_with_the_names_of_their_links(

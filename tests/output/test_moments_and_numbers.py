@@ -23,6 +23,20 @@ def test_a_moment_beyond_all_years_is_shown_as_the_last_there_is(docora: Docora)
     assert docora.run("retry", *link.ids).code == 0
 
 
+def test_an_infinite_time_of_a_scan_costs_no_list(docora: Docora) -> None:
+    """Postgres 16 and older can't tell how long ago that is."""
+    for number, moment in enumerate(("-infinity", "infinity")):
+        link = docora.add_link(last_error=f"HTTP 50{number}")
+        docora.connection.execute(
+            "UPDATE app_repositories SET last_scanned_at = %s WHERE app_id = %s",
+            (moment, link.app_id),
+        )
+    for command in ("failed", "failed --group-by error", "apps", "links --overdue", "status"):
+        result = docora.run(*command.split(), env=AT_ONCE)
+        assert (result.code, result.stdout != "") == (0, True), result
+    assert docora.run("show", *link.ids).code == 0
+
+
 def test_what_is_no_number_in_redis_costs_only_itself(docora: Docora) -> None:
     link = docora.add_link()
     redis = docora.redis

@@ -203,7 +203,7 @@ def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
 
 
 @pytest.mark.slow
-def test_who_and_why_is_told_and_a_held_app_is_neither_overdue_nor_lost(
+def test_who_and_why_is_told_and_a_held_app_is_neither_due_nor_overdue_nor_lost(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
     link, other = links
@@ -215,19 +215,21 @@ def test_who_and_why_is_told_and_a_held_app_is_neither_overdue_nor_lost(
         (link.app_id,),
     )
     lost = docora.link(link.app_id, docora.add_repository("octo/lost"), "pending_snapshot")
+    docora.link(link.app_id, docora.add_repository("octo/failed"))
     docora.age_links()
 
-    def numbers() -> tuple[int, int, int, str]:
+    def numbers() -> tuple[int, int, int, int, str]:
         status = docora.run("status", "--json", env=ONE_LOOK).data
         doctor = docora.run("doctor", "--json", env=ONE_LOOK).data
         links = docora.run("links", "--overdue", "--json")
-        overdue = (status["freshness"]["overdue"], len(links.data))
+        fresh = status["freshness"]
         [check] = [each for each in doctor["checks"] if each["name"] == "drift_lost"]
-        return (*overdue, status["drift"]["lost"], check["state"])
+        counts = (fresh["due"], fresh["overdue"], len(links.data), status["drift"]["lost"])
+        return (*counts, check["state"])
 
-    assert numbers() == (1, 1, 1, "critical")
+    assert numbers() == (3, 1, 1, 1, "critical")
     hold(docora, link, "--for", "ever", *REASON)
-    assert numbers() == (0, 0, 0, "ok")
+    assert numbers() == (0, 0, 0, 0, "ok")
     for command in (["queue"], ["show", *lost.ids]):
         result = docora.run(*command)
         assert "for ever: wrong URL" in result.stdout, (command, result)
