@@ -99,7 +99,7 @@ class Change:
 
 
 class HistoryState(StrEnum):
-    """The end of a change, according to its audit entries."""
+    """How a change ended, or that it did not, according to its audit entries."""
 
     DONE = "done"
     CANCELLED = "cancelled"

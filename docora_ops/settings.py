@@ -280,7 +280,7 @@ def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
     DATABASE_URL_FILE, REDIS_URL_FILE or ENCRYPTION_KEY_FILE names. Raises ConfigurationError if
     both variables are set, or if the file gives no value.
 
-    place: what errors call the environment or the file.
+    place: the name of the environment or the file, for errors.
     """
     names = {field.alias for field in Settings.model_fields.values()}
     values: dict[str, str | None] = {

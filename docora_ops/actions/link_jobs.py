@@ -55,7 +55,7 @@ def outcome_of(answer: Answer) -> Outcome:
 
 
 def why_not_queued(answer: Answer) -> str | None:
-    """Returns why a link can't be queued if its job is unreadable; otherwise None."""
+    """Returns what is wrong with an unreadable job, which can't be queued; otherwise None."""
     if answer.state is JobState.UNREADABLE:
         return f"its Redis key does not hold a job: {answer.reason}"
     return None

@@ -138,7 +138,7 @@ def _change(
         )
     if outcome is Outcome.SKIPPED:  # the link has changed since it was read, or is gone
         now = read_link(database, link.ref.app_id, link.ref.repository_id)
-        if now is None:
+        if now is None or now.ref != link.ref:
             raise gone(link.ref.app_id, link.ref.repository_id)
         _claiming_of(docora, action, now, reset_circuit=options.reset_circuit)
         raise _not_failed(docora, now)

@@ -88,7 +88,7 @@ def complete_page(typer_context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _docora(typer_context: typer.Context) -> Docora:
-    """Returns the Docora with short timeouts, so that statements end soon after completion."""
+    """Returns the Docora with timeouts of 1 s: Postgres soon drops what is no longer wanted."""
     from docora_ops.actions.docora import Docora
     from docora_ops.settings import load_settings
 

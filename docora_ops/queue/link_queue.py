@@ -55,9 +55,9 @@ class PushRequest:
 
     payload: arguments of the job; with None, the push only confirms that no job is live.
     is_rescan: the rescan flag of the job.
-    disproved: `STATUS ENQUEUED_AT` of a job that reads as waiting, although two looks found it in
-        no place from which a worker would take it; otherwise empty. The push replaces the job if
-        all of that is still so.
+    disproved: `STATUS ENQUEUED_AT` of a waiting job that two looks found in no place from which
+        workers take jobs; otherwise empty. The push replaces the job if it is unchanged, and still
+        in no such place.
     """
 
     job_id: str
@@ -71,7 +71,7 @@ class Answer:
     """The state of one job, and the outcome of a push.
 
     reason: why the job is unreadable.
-    outcome: the outcome of a push; None for a look.
+    outcome: the outcome of a push, or of a look: that of a push now; None if there is none.
     is_delayed: whether the job waits, but not in a list.
     is_left: whether the job can't be pushed, so that the push has pushed no job at all.
     """

@@ -30,7 +30,7 @@ _ID_BYTES = 16
 
 @dataclass(frozen=True)
 class SharedLinks:
-    """The row ids of the links that an operation at work shares with a selection."""
+    """An operation at work, and those of its links that a selection also has, by row id."""
 
     operation: KnownOperation
     started_at: datetime | None
@@ -60,7 +60,7 @@ def commands_to_add_links(operation_id: str, ids: Iterable[str]) -> list[Command
 
 
 def keep_at_work(client: Redis, operation_id: str, selected: Iterable[str]) -> None:
-    """Shows other commands for the next `HEARD` seconds that the operation is at work.
+    """Tells other commands that the operation is at work, for the next `HEARD` seconds.
 
     selected: the row ids of all links of the operation.
     """

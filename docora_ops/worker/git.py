@@ -201,10 +201,10 @@ def stop(process: subprocess.Popen[Any]) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Returns the ids of the child processes of a process, and of theirs; none without /proc.
+    """Returns the ids of all descendants of a process; none without /proc.
 
-    git does not end them. A process group of its own would end all of git at once, but RQ kills a
-    job by its group.
+    A git that is killed leaves its children running. A process group of their own would reach them
+    all, but git has to stay in the group of the job, by which RQ kills it.
     """
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()

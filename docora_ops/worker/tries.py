@@ -37,7 +37,7 @@ class SnapshotJob(Job):
     # RQ 3.0 writes the status before it adds the job to the schedule. If the process is killed in
     # between, the job is in no list.
     def retry(self, queue: Queue, pipeline: Pipeline) -> None:
-        """Queues or schedules the next try in the pipeline: the status and the place together."""
+        """Queues or schedules the next try. Writes its status and its place in one pipeline."""
         self._retry_pipeline = pipeline
         try:
             super().retry(queue, pipeline)
@@ -46,7 +46,7 @@ class SnapshotJob(Job):
 
     # RQ's `retry` passes no pipeline.
     def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
-        """Sets the status, during `retry` in its pipeline."""
+        """Sets the status. While `retry` runs, the pipeline of `retry` does so."""
         super().set_status(status, self._retry_pipeline if pipeline is None else pipeline)
 
 

@@ -261,7 +261,10 @@ class JobRunner(Worker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        """Records a failure once, also that of a job that never began, which has no execution."""
+        """Records a failure, unless RQ already has.
+
+        execution: None for a job that never began. The job then begins, so that it can fail.
+        """
         if execution is None:
             execution = rq_faults.begin_stuck_job(self, job, queue)
             self.recovery.count_killed_job(job, "its worker took it, but never began it")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from docora_ops.demo import world
 from docora_ops.demo.servers import apps
@@ -34,7 +35,7 @@ from docora_ops.demo.world import (
 from docora_ops.queue.redis_client import describe
 from tests.support.docora import Docora
 from tests.support.pictures import COLUMNS, comparable_picture, draw
-from tests.support.proxy import eventually, patience
+from tests.support.proxy import Proxy, eventually, patience
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal, run_on_screen
 from tests.support.transcripts import comparable, play, with_other_user
@@ -100,8 +101,9 @@ class Stage:
         else:
             servers = self.of_workers if "docora-ops worker" in command else {}
             shown = run_on_screen(self.docora, command, self.environment | servers)
+        url = SecretStr(self.environment["DATABASE_URL"])
         for name, written in {
-            str(self.docora.actions().database.server): "docora on db.internal",
+            str(self.docora.actions(database_url=url).database.server): "docora on db.internal",
             describe(self.docora.actions().redis): "redis.internal:6379/0",
             "127.0.0.1:1/0": "redis.internal:6379/0",
             f"{self.apps_url}/{HARBOR.slug}": f"https://{HARBOR.slug}.example/docora",
@@ -185,7 +187,9 @@ def upstream(stage: Stage) -> None:
 @pytest.mark.usefixtures("upstream")
 def test_the_pictures_of_readme(stage: Stage) -> None:
     """The small Docora of the demo, once the workers have emptied the queue."""
-    with two_workers(stage):
+    # A long TMPDIR makes the path of the socket of Postgres wider than the picture.
+    with two_workers(stage), Proxy.before_postgres(stage.docora.database_url) as postgres:
+        stage.environment["DATABASE_URL"] = postgres.url
         eventually(lambda: stage.docora.statuses().get("synced") == 11, "links in sync")
         # A job ends in Redis after its link is in sync, and the worker is busy until then.
         redis = stage.docora.redis
