@@ -142,7 +142,7 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     failed_links = [link for link in listed.rows if link.status == LinkStatus.FAILED]
     left = sum(link.circuit_open_until is not None for link in failed_links)
     if left and not context.as_json:
-        links = amount(left, "link stays", "links stay")
+        links = amount(left, "of these links stays", "of these links stay")
         context.say(f"{links} failed until a retry: {_LEFT_ALONE}.")
     return context.report(lost) if lost else ExitCode.OK
 

@@ -265,7 +265,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
 
 
 def test_a_redis_that_can_not_save_is_examined_all_the_same(spoiled: Docora, own: OwnRedis) -> None:
-    shutil.rmtree(own.client.config_get("dir")["dir"])
+    shutil.rmtree(str(own.client.config_get("dir")["dir"]))
     own.client.config_set("save", "3600 1")
     own.client.bgsave()
     eventually(

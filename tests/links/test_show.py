@@ -182,7 +182,9 @@ def test_it_says_if_only_a_retry_queues_a_link_again(docora: Docora) -> None:
         show(docora, left).stdout
     )
     assert told not in show(docora, queued).stdout
-    assert docora.run("failed").stderr.endswith(f"1 link stays failed until a retry: {told}.\n")
+    assert docora.run("failed").stderr.endswith(
+        f"1 of these links stays failed until a retry: {told}.\n"
+    )
     status = docora.run("status", env={"DOCORA_OPS_DRIFT_GRACE": "0"}).stdout
     line = "Circuits\t1 link stays failed until a retry: docora-ops retry-all-failed\n"
     assert line in status
