@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from typing import Annotated, Any
 
@@ -170,8 +171,12 @@ def run(arguments: Sequence[str]) -> int:
         # The stack, but not the texts of the exception and its causes, which may contain secrets.
         sys.stderr.write("".join(traceback.format_tb(error.__traceback__)))
         sentence = f"this is a bug in docora-ops {__version__}: {type(error).__name__}"
-        bug = BugError(sentence, hint="please report it with the lines above")
-        code = context.report(bug)
+        hint = "please report it with the lines above"
+        sys.stderr.write(f"Error: {sentence}\nHint: {hint}\n")
+        code = ExitCode.BUG
+        if context.as_json and not context.document_has_begun:
+            with suppress(Exception):  # the bug may be in what prints
+                context.show_document(None, BugError(sentence, hint=hint))
     sys.stdout.flush()
     if output.failure is not None and not isinstance(output.failure, BrokenPipeError):
         context.say(f"Error: the output can't be written: {output.failure.strerror}")

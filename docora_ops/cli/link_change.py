@@ -84,6 +84,8 @@ def message(result: LinkResult) -> str:
 
 KEPT = "Without --update, files that were deleted from the repository stay in the app."
 """Shown before and after a resync without `--update`, which deletes delivery records."""
+KEPT_OF_PATH = KEPT.replace("files", "matching files")
+"""Shown instead for a resync with `--path`, which deletes only the records of matching files."""
 
 
 def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: bool = False) -> str:
@@ -114,7 +116,7 @@ def result_screen(result: LinkResult) -> Pairs:
         )
         rows.append(("Files", cell(records)))
         if cleared and not update and not result.dry_run:
-            rows.append(("", cell(KEPT)))
+            rows.append(("", cell(KEPT if result.path is None else KEPT_OF_PATH)))
     if link.circuit_is_open:
         circuit = f"open until {moment(link.circuit_open_until)}: only the scheduler waits for it"
         if result.circuit_reset:

@@ -142,8 +142,9 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     failed_links = [link for link in listed.rows if link.status == LinkStatus.FAILED]
     left = sum(link.circuit_open_until is not None for link in failed_links)
     if left and not context.as_json:
-        links = amount(left, "link stays", "links stay")
-        context.say(f"{links} failed until a retry: {_LEFT_ALONE}.")
+        links = amount(left, "of these links stays", "of these links stay")
+        until = "a retry, or until git succeeds for another link of the repository"
+        context.say(f"{links} failed until {until}: {_LEFT_ALONE}.")
     return context.report(lost) if lost else ExitCode.OK
 
 

@@ -274,9 +274,14 @@ SELECT 'held back', count(*) FROM docora.repositories
 JOIN docora.app_repositories USING (repository_id)
 WHERE circuit_open_until > now() AND status = 'pending_snapshot'
 UNION ALL
-SELECT 'left', count(*) FROM docora.repositories
-JOIN docora.app_repositories USING (repository_id)
+SELECT 'left', count(*) FROM docora.repositories r
+JOIN docora.app_repositories l USING (repository_id)
 WHERE circuit_open_until IS NOT NULL AND status = 'failed'
+    -- The scan of another link would have the circuit forgotten.
+    AND NOT EXISTS (
+        SELECT FROM docora.app_repositories other
+        WHERE other.repository_id = l.repository_id AND other.status <> 'failed'
+    )
 """
 
 

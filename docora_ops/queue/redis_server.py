@@ -58,8 +58,8 @@ def try_commands(
         *((command, job, *arguments) for command, *arguments in of_push),
     ]
     with redis_errors(client):
-        client.ping()
         try:
+            client.ping()  # also refused if Redis can't save its data
             require_acceptance(client, *commands)
         except redis.RedisError as error:
             if refusal := explain_refused_write(error):

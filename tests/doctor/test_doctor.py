@@ -4,6 +4,7 @@ WRITE_TRANSCRIPTS=1 writes the screens of now into the files beside this one ins
 """
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -35,7 +36,7 @@ from tests.support.diagnoses import (
 )
 from tests.support.docora import QUEUE, Docora, finish
 from tests.support.own_servers import OwnRedis
-from tests.support.proxy import Fault, Proxy, refused_port
+from tests.support.proxy import Fault, Proxy, eventually, refused_port
 from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 from tests.support.snapshots import encrypt
@@ -261,6 +262,22 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     }
     assert "a BullMQ worker of Docora runs" in check(second, "bullmq_queue")["finding"]
     assert check(second, "workers")["hint"] == "docora-ops resume"
+
+
+def test_a_redis_that_can_not_save_is_examined_all_the_same(spoiled: Docora, own: OwnRedis) -> None:
+    shutil.rmtree(str(own.client.config_get("dir")["dir"]))
+    own.client.config_set("save", "3600 1")
+    own.client.bgsave()
+    eventually(
+        lambda: own.client.info("persistence")["rdb_last_bgsave_status"] == "err", "the failure"
+    )
+    result = examine(spoiled)
+    assert result.code == 6, result
+    assert {name for name, state in not_ok(result).items() if name in DETAILS_OF_REDIS} == {
+        "redis_primary",
+        "redis_persistence",
+    }
+    assert "refuses writes: MISCONF" in check(result, "redis_primary")["finding"]
 
 
 def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(

@@ -182,10 +182,17 @@ def test_it_says_if_only_a_retry_queues_a_link_again(docora: Docora) -> None:
         show(docora, left).stdout
     )
     assert told not in show(docora, queued).stdout
-    assert docora.run("failed").stderr.endswith(f"1 link stays failed until a retry: {told}.\n")
+    until = "a retry, or until git succeeds for another link of the repository"
+    assert docora.run("failed").stderr.endswith(
+        f"1 of these links stays failed until {until}: {told}.\n"
+    )
     status = docora.run("status", env={"DOCORA_OPS_DRIFT_GRACE": "0"}).stdout
     line = "Circuits\t1 link stays failed until a retry: docora-ops retry-all-failed\n"
     assert line in status
+    # Once the other app's link is scanned, the scheduler queues this one, too.
+    other = docora.link(docora.add_app("Other"), left.repository_id, "synced", scanned=timedelta(0))
+    assert line not in docora.run("status", env={"DOCORA_OPS_DRIFT_GRACE": "0"}).stdout
+    docora.set_link(other, status="failed")
     docora.run("schedule")
     assert docora.waiting() == [queued.job_id]
     repository = docora.add_repository(circuit_open_for=timedelta(hours=1))

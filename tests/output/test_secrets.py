@@ -215,3 +215,10 @@ def test_a_bug_shows_where_it_happened_and_no_secret(
     assert "this is a bug in docora-ops" in result.stderr
     assert_no_secret(result.stdout, result.stderr)
     assert docora.status(link) == "failed"
+    # Even if the bug is in what prints.
+    bug = BUG.replace("Context.docora =", "Context.say = Context.show_document = break_down #")
+    with docora.start_program(sys.executable, "-c", bug, "targets", "--json") as process:
+        printing = finish(process)
+    assert printing.code == 1, printing
+    assert "this is a bug in docora-ops" in printing.stderr
+    assert_no_secret(printing.stdout, printing.stderr)

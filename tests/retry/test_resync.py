@@ -163,6 +163,8 @@ def test_path_sends_only_matching_files_again(docora: Docora, link: TestLink) ->
     result = docora.run(*command, "docs/*")
     assert result.code == 0, result
     assert "2 delivery records deleted: these files are sent again" in result.stdout
+    kept = KEPT.replace("files", "matching files")  # the snapshot deletes others
+    assert (KEPT in result.stdout, kept in result.stdout) == (False, True)
     assert paths(docora, link, delivered) == all_files - {
         *("docs/a.md", "docs/deep/größe.md", "100%/d.md")
     }
@@ -180,7 +182,7 @@ def test_path_sends_only_matching_files_again(docora: Docora, link: TestLink) ->
     with frozen(docora):
         arguments = ["resync", *link.ids, "--path", "src/*"]
         code, shown = on_terminal(docora, arguments, answer=b"n\n", columns=200)
-    assert (code, "3 files" in shown) == (130, True), shown
+    assert (code, "3 files" in shown, kept in shown) == (130, True, True), shown
 
 
 @pytest.mark.parametrize("which", [(REPOSITORY,), ("--all", "--yes")])

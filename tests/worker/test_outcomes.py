@@ -1,6 +1,7 @@
 """The record of outcomes: what workers write after the end of each job, and what is not written."""
 
 import os
+import shutil
 from datetime import UTC, datetime, timedelta
 from signal import SIGKILL
 
@@ -21,7 +22,7 @@ from tests.support.docora import Docora
 from tests.support.proxy import Fault, Proxy, eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Files, Snapshots
-from tests.support.worker_processes import held_worker, running
+from tests.support.worker_processes import held_worker, make_delayed_jobs_due, running
 
 FILES: Files = {"a": "1\n", "b": "2\n"}
 
@@ -83,6 +84,13 @@ def test_a_failed_link_that_is_scheduled_again_fails_again(snapshots: Snapshots)
     one_try = {"MAX_RETRY_ATTEMPTS": "1"}
     assert snapshots.work(**one_try).code == 0
     assert docora.run("schedule").code == 0
+    lock = "docora:repo-lock:octo/api"
+    docora.redis.set(lock, "another job", px=80_000)
+    shutil.rmtree(snapshots.repos)
+    assert snapshots.work(**one_try).code == 0
+    assert docora.status(link) == "pending_snapshot"
+    docora.redis.delete(lock)
+    make_delayed_jobs_due(docora)
     assert snapshots.work(**one_try).code == 0
     assert [end.outcome for end in recorded(docora)] == ["failed", "failed_again"]
     assert [end.try_number for end in recorded(docora)] == [1, 2]
