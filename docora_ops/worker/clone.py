@@ -30,7 +30,8 @@ _HEAD = "refs/docora-ops/head"
 _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LOCK_TTL = 120  # seconds, as in Docora's own workers
-# git's sign of life renews the TTL. Less of it is left only if the job was killed, or hangs.
+# git's sign of life renews the TTL. Less of it is left if the job was killed or hangs, or if it is
+# a job of Docora's own worker, which does not renew it.
 _LEAST_TTL = _LOCK_TTL - 1.5 * KEEP_ALIVE_INTERVAL
 LOCK_TIMEOUT = 3.0  # seconds for which a job waits in its slot until a living job is done
 _LOCK_PAUSE = 10  # seconds until its next attempt, without a slot

@@ -353,7 +353,8 @@ class _Snapshot:
         with suppress(DocoraOpsError), closing(self._open_database()) as database:
             scans.release_scan(database, *self.ids, self.session_id)
         text = f"{when}; no failure is counted: {message}"
-        self._tell_end(end, text, logging.WARNING, message)
+        level = logging.INFO if end is JobEnd.WAITS else logging.WARNING
+        self._tell_end(end, text, level, message)
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def _fail(self, error: Exception, message: str) -> None:
