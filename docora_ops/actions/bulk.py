@@ -246,8 +246,7 @@ class _BulkOperation:
         if log.circuits_held:
             with suppress(LinkLockedError), database.transaction():
                 log.circuits_reset |= reset_circuits(database, log.circuits_held, wait=wait)
-                if wait:
-                    log.circuits_held = set()
+                log.circuits_held = set() if wait else log.circuits_held - log.circuits_reset
 
     def _stop(self, reason: StoppedBy) -> None:
         """Ends the operation before its next batch. Raises RedisError."""

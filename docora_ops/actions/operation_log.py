@@ -192,7 +192,8 @@ class OperationLog:
         cancelled_by = write_progress(
             redis,
             result,
-            change=self._plan.change if is_first else None,
+            change=self._plan.change,
+            is_first=is_first,
             results=wait.results if wait.total else None,
             failures=self._failures if new_failures else (),
             failed_links=wait.failed_links if new_failed_links else (),

@@ -47,7 +47,8 @@ def write_progress(
     client: Redis,
     result: BulkResult,
     *,
-    change: Change | None = None,
+    change: Change,
+    is_first: bool,
     results: Results | None = None,
     failures: Sequence[LinkFailure] = (),
     failed_links: Sequence[LinkFailure] = (),
@@ -58,7 +59,9 @@ def write_progress(
     Marks an operation that has stopped early as cancelled, so that the dashboard shows it so.
     Returns who cancelled the operation, empty if unknown; None if it is not cancelled.
 
-    change: the change that started the operation; only on the first call.
+    change: the change that started the operation; stored each time, because Redis may lose the hash
+        or let it expire while the host of a command sleeps.
+    is_first: also store the start, and add the operation to the list of records.
     failures: all links that could not be queued; empty if the record has them.
     failed_links: all links that failed again; empty if the record has them.
     """
@@ -68,12 +71,12 @@ def write_progress(
         "completed": result.completed,
         "succeeded": result.put_to_work,
         "failed": result.not_queued,
+        "who": change.who,
+        "command": change.command,
+        "selection": json.dumps(change.selection),
     }
     if result.taken_over:
         fields["taken_over"] = result.taken_over
-    if change:
-        selection = json.dumps(change.selection)
-        fields |= {"who": change.who, "command": change.command, "selection": selection}
     if result.stopped_by:  # otherwise, others may cancel at any time
         fields |= {"stopped_by": result.stopped_by, "cancelled": "true"}
     if results:
@@ -90,7 +93,7 @@ def write_progress(
         pipeline.hsetnx(key, "cancelled", "false")
         pipeline.hset(key, mapping=fields)
         pipeline.expire(key, EXPIRY)
-        if change:
+        if is_first:
             of_record["started_at"] = int(server_time(client) * 1000)
             of_record["reason"] = change.reason or ""
             add_record(client, pipeline, operation_id)

@@ -17,6 +17,7 @@ from docora_ops.queue.redis_errors import redis_errors
 Command = Sequence[str | int | bytes]
 """A Redis command with its arguments."""
 _MOST_DIGITS = 20
+_CLOCK_KEPT = 60  # seconds: a worker keeps its scripts for weeks, in which its host may sleep
 
 
 def script_of(*names: str) -> str:
@@ -35,8 +36,11 @@ class Script:
         self._clock: tuple[float, float] | None = None  # Redis's time, and ours at that moment
 
     def load(self) -> tuple[float, float]:
-        """Loads the script and reads the clock once, in one round trip. Raises RedisError."""
-        if self._clock is None:
+        """Loads the script and reads the clock, in one round trip and at most once a minute.
+
+        Raises RedisError.
+        """
+        if self._clock is None or time.monotonic() - self._clock[1] > _CLOCK_KEPT:
             pipeline = self.client.pipeline(transaction=False)
             pipeline.script_load(self._script.script)
             pipeline.time()

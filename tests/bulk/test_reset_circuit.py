@@ -1,11 +1,13 @@
 """`--reset-circuit`: closes the circuits of the repositories of the links that are queued."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import psycopg
 import pytest
 
+from docora_ops.actions import ChangeOptions, LinkChoice, retry_all_failed
 from docora_ops.database.circuits import reset_circuits
 from tests.support.bulk_actions import APP, RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, finish
@@ -135,6 +137,23 @@ def test_a_paced_retry_resets_a_circuit_as_soon_as_its_row_is_free(docora: Docor
     assert docora.statuses() == {"pending_snapshot": 1}
     docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
     assert finish(process).code == 0
+
+
+def test_a_circuit_that_was_reset_late_is_held_no_longer(docora: Docora) -> None:
+    """Also for a command that is interrupted right then."""
+    docora.add_links(2)
+    open_all(docora)
+    options = ChangeOptions(in_flight=1, reset_circuit=True)
+    with psycopg.connect(docora.database_access.owner) as holder:
+        holder.execute("SELECT FROM repositories FOR UPDATE")
+        steps = retry_all_failed(docora.actions().docora, LinkChoice(), options)
+        with closing(steps):
+            while next(steps).result.circuits_held != 1:
+                pass
+            holder.rollback()
+            while (result := next(steps).result).circuits_reset != 1:
+                pass
+    assert result.circuits_held == 0
 
 
 def test_links_that_are_chosen_by_an_open_circuit_are_all_queued(docora: Docora) -> None:

@@ -1,8 +1,10 @@
 """A job of ours is the job that RQ itself would have written."""
 
 import pickle
+import time
 import zlib
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,3 +96,16 @@ def test_a_job_bears_the_time_of_redis_whatever_the_clock_of_the_host(
     job = docora.job(link)
     assert job.created_at == job.enqueued_at
     assert began <= job.created_at <= datetime.now(UTC)
+
+
+def test_a_process_that_runs_for_weeks_reads_the_time_of_redis_again(
+    docora: Docora, link: TestLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock by which it counts on stands still while the host sleeps, and drifts."""
+    actions = docora.actions()
+    actions.queue.prepare()
+    ahead = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600)
+    monkeypatch.setattr("docora_ops.queue.redis_answers.time", ahead)
+    began = datetime.now(UTC)
+    actions.retry(link)
+    assert began <= docora.job(link).created_at <= datetime.now(UTC)

@@ -151,6 +151,27 @@ def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Doc
     assert docora.redis.ttl(f"docora:bulk:{operation_id}") <= silent
 
 
+def test_an_operation_whose_hash_expired_while_its_host_slept_is_still_known(
+    docora: Docora,
+) -> None:
+    docora.add_links(2)
+    runner = docora.start("retry-all-failed", "--in-flight", "1", "--json")
+    eventually(lambda: len(docora.waiting()) == 1, "the first link")
+    operation = only_operation(docora)
+    before = docora.run("operations", operation, "--json").data
+    key = f"docora:bulk:{operation}"
+    docora.redis.delete(key)
+    eventually(lambda: docora.redis.exists(key), "its next step")
+    after = docora.run("operations", operation, "--json").data
+    names = ("who", "command", "selection")
+    assert [after[name] for name in names] == [before[name] for name in names]
+    assert before["who"]
+    waited = docora.run("wait", operation, "--timeout", "1s", "--json")
+    assert waited.code == 8, waited
+    runner.kill()
+    finish(runner)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
