@@ -384,6 +384,12 @@ class QueueOverview:
         return any(worker.no_job_reason is None for worker in self.workers)
 
     @property
+    def is_idle(self) -> bool:
+        """Tells whether workers take jobs, with RQ, but none waits or runs: a pass queues some."""
+        has_jobs = self.waiting or self.active
+        return self.backend is Backend.RQ and self.takes_jobs and not has_jobs
+
+    @property
     def unfinished(self) -> int:
         """Counts the jobs that have not ended."""
         return self.waiting + self.active + self.delayed

@@ -136,13 +136,25 @@ def ago(seconds: float | None) -> str:
     return "unknown" if seconds is None else f"{duration(seconds)} ago"
 
 
-def good_until(at: datetime | None, seconds: int | None) -> str:
+def good_until(at: datetime | None, seconds: int | None, oldest: int | None = None) -> str:
     """Returns `08:12Z, 3h5m ago`, with a date instead after a day; `never good` without a scan.
 
-    at: the last good scan of failed links, which failed at some later time.
-    seconds: the seconds since then.
+    Of several links, tells the earliest good scan; `2026-11-28 to 08:12Z` if they are far apart.
+
+    at: the last good scan of failed links, which failed at some later time; the latest of several.
+    seconds, oldest: the seconds since then, and since the earliest of several.
     """
     if at is None or seconds is None:
         return "never good"
-    shown = f"{at.astimezone(UTC):%H:%MZ}" if seconds < _DAY else f"{at.astimezone(UTC):%Y-%m-%d}"
-    return f"{shown}, {ago(seconds)}"
+    oldest = max(oldest or 0, seconds)
+    times = [
+        f"{(at - timedelta(seconds=age - seconds)).astimezone(UTC):{form}}"
+        for age in (oldest, seconds)
+        for form in ["%H:%MZ" if age < _DAY else "%Y-%m-%d"]
+    ]
+    return " to ".join(times) if are_far_apart(seconds, oldest) else f"{times[0]}, {ago(oldest)}"
+
+
+def are_far_apart(seconds: int, oldest: int) -> bool:
+    """Tells whether two ages of failed links differ so much that one does not stand for both."""
+    return 2 * seconds < oldest

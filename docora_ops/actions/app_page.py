@@ -24,7 +24,7 @@ class AppPage(App):
     """Everything about one app.
 
     email, created_at: None if the role may not read them.
-    good_until_at, good_until_seconds: as in `ErrorGroup`.
+    good_until_at, good_until_seconds, oldest_scan_seconds: as in `ErrorGroup`.
     tried_by_error: links that are tried again, and have not failed for good, by last error.
     delivered_files, last_delivered_at: Docora records only the last delivery of each file.
     held: the hold of the app; None if it is not held, or Redis could not be used.
@@ -41,6 +41,7 @@ class AppPage(App):
     last_scanned_at: datetime | None
     good_until_at: datetime | None
     good_until_seconds: int | None
+    oldest_scan_seconds: int | None
     failed_by_error: Sequence[ErrorGroup]
     tried_by_error: Sequence[ErrorGroup]
     delivered_files: int
@@ -83,6 +84,7 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
             last_scanned_at=summary.last_scanned_at,
             good_until_at=summary.good_until_at,
             good_until_seconds=summary.good_until_seconds,
+            oldest_scan_seconds=summary.oldest_scan_seconds,
             failed_by_error=lists.error_groups(
                 database, replace(FAILED_LINKS, app_ids=of_app.app_ids)
             ),

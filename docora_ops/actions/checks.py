@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from typing import Any
@@ -363,10 +362,12 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
     return CheckState.WARNING if is_old else CheckState.OK
 
 
-def check_freshness(freshness: Freshness, held: Sequence[HeldApp], now: datetime | None) -> Check:
+def check_freshness(
+    freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview | None
+) -> Check:
     """Checks that links are scanned, and that no hold without an end is forgotten.
 
-    freshness: the result of `beside_queue`. held: with names. now: by the clock of Redis.
+    freshness: the result of `beside_queue`. held: with names.
     """
     longest, last = duration(freshness.overdue_after_seconds), "no good scan yet"
     if freshness.last_scanned_at:
@@ -378,13 +379,15 @@ def check_freshness(freshness: Freshness, held: Sequence[HeldApp], now: datetime
         f"nothing moves: {amount(freshness.due, 'link')} due, and for over {still} no job ran, "
     )
     stands += "began or ended, and no file was delivered"
+    to_see = _TIMER if queue and queue.is_idle else "docora-ops queue"
+    now = queue.read_at if queue else None
     forgotten = [app for app in held if now and app.held.is_forgotten(now)]
     whose = f"{held_in_words(forgotten)} for ever, for over a week" if forgotten else ""
     return judge(
         CheckName.FRESHNESS,
         f"no link overdue, {last}" + (f"; {held_in_words(held)}" if held else ""),
         (freshness.overdue > 0, critical, overdue, "docora-ops links --overdue"),
-        (freshness.nothing_moves, critical, stands, "docora-ops queue"),
+        (freshness.nothing_moves, critical, stands, to_see),
         (
             freshness.is_slow,
             warning,

@@ -227,8 +227,8 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
             pace = capacity(redis.recorded, freshness, health.overview, docora.settings)
             yield checks.check_capacity(pace, is_rq=docora.queue.can_push)
     if freshness is not None:
-        now = health.overview.read_at if health else None
-        yield checks.check_freshness(freshness, redis.held, now)
+        overview = health.overview if health else None
+        yield checks.check_freshness(freshness, redis.held, overview)
     if ahead := postgres.ahead | redis.ahead:
         yield checks.check_clocks(ahead, health.overview.workers if health else ())
     if latencies := postgres.latency | redis.latency:

@@ -122,7 +122,8 @@ class Status:
     """The state of a Docora. The fields of a server that is down are None.
 
     `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
-    errors. `good_until_at` and `good_until_seconds`: as in `ErrorGroup`, for all failed links.
+    errors. `good_until_at`, `good_until_seconds`, `oldest_scan_seconds`: as in `ErrorGroup`, for
+    all failed links.
     `tried_by_error`: the first four errors of links whose last try failed and that are tried again.
     `recent_ends`, `failures`, `capacity`: None if workers keep no record: with BullMQ, or if they
     may not. `capacity`: also None without a complete record of 10 minutes in the last hour.
@@ -146,6 +147,7 @@ class Status:
     tried_by_error: Sequence[ErrorGroup] | None = None
     good_until_at: datetime | None = None
     good_until_seconds: int | None = None
+    oldest_scan_seconds: int | None = None
     standby: Standby | None = None  # None on a primary
     queue: QueueOverview | None = None
     other_queue: OtherQueue = OtherQueue.UNUSED
@@ -213,6 +215,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             tried_by_error=error_groups(database, TRIED_LINKS)[:_GROUPS],
             good_until_at=latest.good_until_at if latest else None,
             good_until_seconds=latest.good_until_seconds if latest else None,
+            oldest_scan_seconds=max((it.oldest_scan_seconds or 0 for it in known), default=None),
         )
     with keeping_errors(errors):
         if overview := status.queue:

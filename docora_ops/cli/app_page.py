@@ -56,9 +56,9 @@ def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
         yield "Overdue", cell(amount(page.overdue, "link"), "red")
         yield "", _command(f"links --overdue --app {app}")
     if failed := counts[LinkStatus.FAILED]:
-        last = "last good until " if page.good_until_at else ""
-        since = good_until(page.good_until_at, page.good_until_seconds)
-        yield "Failed", cell(f"{amount(failed, 'link')}, {last}{since}", "red")
+        good = "good until " if page.good_until_at else ""
+        good += good_until(page.good_until_at, page.good_until_seconds, page.oldest_scan_seconds)
+        yield "Failed", cell(f"{amount(failed, 'link')}, {good}", "red")
         yield from _errors(page.failed_by_error, errors)
         yield "", _command(f"failed --app {app}")
     if tried := sum(group.links for group in page.tried_by_error):

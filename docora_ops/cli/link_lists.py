@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -239,7 +239,7 @@ _LINKS: Sequence[Column[ListedLink]] = (
     ),
     Column("Job", lambda link: words(link.job or "unknown"), lambda link: style_of(link.job or "")),
 )
-_GOOD_UNTIL, _LAST_GOOD_UNTIL = "Good until", "Last good until"  # for one link, for several
+_GOOD_UNTIL = "Good until"
 _FAILED: Sequence[Column[ListedLink]] = (
     *_LINKS[:-1],
     Column(
@@ -264,8 +264,12 @@ _APPS: Sequence[Column[AppSummary]] = (
     Column("Scanning", lambda app: app.scanning, is_number=True, left_out=4),
     Column("Last good scan", lambda app: app.last_scanned_at or "never", left_out=3),
     Column(
-        _LAST_GOOD_UNTIL,
-        lambda app: good_until(app.good_until_at, app.good_until_seconds) if app.failed else None,
+        _GOOD_UNTIL,
+        lambda app: (
+            good_until(app.good_until_at, app.good_until_seconds, app.oldest_scan_seconds)
+            if app.failed
+            else None
+        ),
     ),
     Column("URL", lambda app: app.base_url, folds=True, left_out=2),
     Column("Email", lambda app: app.email, left_out=5),
@@ -285,7 +289,9 @@ def _link_screen(details: LinkDetails) -> Pairs:
     bound = ""
     if details.status == LinkStatus.FAILED:
         bound = good_until(details.last_scanned_at, details.last_scanned_seconds)
-    job = words(details.job) + (", and a worker holds the link" if details.lock_held else "")
+    job, expires_in = words(details.job), details.job_record.expires_in
+    job += "" if expires_in is None else f", expires in {duration(expires_in)}"
+    job += ", and a worker holds the link" if details.lock_held else ""
     held = details.held.sentence if details.held else ""
     if details.is_exempt:
         held = f"its job is exempt from the hold; the app is {held}"
@@ -311,7 +317,7 @@ def _link_screen(details: LinkDetails) -> Pairs:
         ("Repository", cell(f"{details.repository_name} ({details.repository_id})")),
         ("Job", cell(job, style_of(details.job))),
         *(("", cell(_place(place))) for place in details.job_record.places[:_MOST_PLACES]),
-        *_tries(details),
+        *_tries(details, one_line),
         ("Delivered", cell(delivered)),
     ]
     if details.circuit_is_open:
@@ -323,8 +329,11 @@ def _link_screen(details: LinkDetails) -> Pairs:
     return Pairs([row for row in rows if row[1]], longest=_LONGEST_ON_SCREEN)
 
 
-def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
-    """Yields a line for each of the last tries, newest first; with BullMQ, for the failed job."""
+def _tries(details: LinkDetails, text_of: Callable[[str, str], Text]) -> Iterator[tuple[str, Text]]:
+    """Yields a line for each of the last tries, newest first; with BullMQ, for the failed job.
+
+    text_of: `one_line`, which cuts a line at the edge of a terminal, or `cell`, which wraps it.
+    """
     name = "Last tries" if details.backend is Backend.RQ else "Failed job"
     for number, end in enumerate(details.tries):
         shown = f"{end.ended_at:%Y-%m-%dT%H:%M:%SZ}  {words(end.outcome)}"
@@ -335,7 +344,7 @@ def _tries(details: LinkDetails) -> Iterator[tuple[str, Text]]:
         shown += f": {flat(end.error_message)}" if end.error_message else ""
         shown += f", {amount(end.files, 'file')}" if end.files else ""
         shown += f", {end.seconds:.1f} s" if end.seconds is not None else ""
-        yield "" if number else name, one_line(shown, style_of(end.outcome))
+        yield "" if number else name, text_of(shown, style_of(end.outcome))
 
 
 def _next_step(details: LinkDetails) -> str:
@@ -361,7 +370,7 @@ def _whole_screen(details: LinkDetails) -> Pairs:
     if job.expires_in is not None:
         rows.append(("Job expires", cell(f"in {duration(job.expires_in)}")))
     rows.sort(key=lambda row: row[0].startswith(_HISTORY))
-    rows += _tries(details)
+    rows += _tries(details, cell)
     rows += (("Job place", cell(_place(place))) for place in job.places)
     if failure:
         by = f" on {failure.worker}" if failure.worker else ""
@@ -380,6 +389,6 @@ def _place(place: JobPlace) -> str:
         text += f", position {place.position}"
     if place.worker:
         text += f" on {place.worker}, {'alive' if place.alive else 'dead'}"
-    elif place.score_at is not None:
-        text += f", score at {moment(place.score_at)}"
+    elif place.where == "scheduled":
+        text += f", due at {moment(place.score_at)}"
     return text

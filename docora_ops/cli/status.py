@@ -21,7 +21,7 @@ from docora_ops.jobs import ADVICE, Backend, JobEnd
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, first_lines, one_line, words
 from docora_ops.render.link_tables import apps_of
-from docora_ops.text import ago, amount, duration, good_until, moment
+from docora_ops.text import ago, amount, are_far_apart, duration, good_until, moment
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -206,18 +206,21 @@ def no_pass_words(seconds: float | None) -> str:
 
 
 def _failed_sentence(status: Status) -> str:
-    """Returns `8 of 40 links failed: HTTP 502 at Quiet Harbor, for 1h`, or `for 2m to 1h`."""
+    """Returns `8 of 40 links failed: HTTP 502 at Quiet Harbor, for 1h`, or `for 2m to 1h`.
+
+    With several errors, tells the age of the first: `HTTP 502 for 1h, and 1 other error in 2 apps`.
+    """
     counts, apps = status.links_by_status or {}, status.failed_by_app or ()
     [first, *_] = status.failed_by_error or (None,)
     error, more = (first and first.error_message) or NO_ERROR, (status.failed_errors or 1) - 1
-    others = f" and {amount(more, 'other error')}" if more else ""
     where = f"in {status.failed_apps} apps" if len(apps) != 1 else f"at {apps[0].app_name}"
     seconds, least = status.headline.seconds, (first and first.good_until_seconds) or 0
-    age = "" if seconds is None else f", for {duration(seconds)}"
-    if seconds and 2 * least < seconds:  # not all began to fail at once
-        age = f", for {duration(least)} to {duration(seconds)}"
+    age = "" if seconds is None else f" for {duration(seconds)}"
+    if seconds and are_far_apart(least, seconds):
+        age = f" for {duration(least)} to {duration(seconds)}"
     begin = f"{status.headline.links:,} of {amount(sum(counts.values()), 'link')} failed: "
-    end = f"{others} {where}{age}"
+    others = f"{age}, and {amount(more, 'other error')} {where}"
+    end = others if more else f" {where}{age and ','}{age}"
     if sys.stdout.isatty():
         from docora_ops.render.console import make_console
 
@@ -309,12 +312,14 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         said = trend_of_day_words(trend, with_bars=with_bars)
         yield "Failures", _heading(said, "docora-ops trend")
     if failed := counts[LinkStatus.FAILED]:
-        last = "last good until " if status.good_until_at else ""  # the latest of all failed links
-        since = good_until(status.good_until_at, status.good_until_seconds)
+        good = "good until " if status.good_until_at else ""
+        good += good_until(
+            status.good_until_at, status.good_until_seconds, status.oldest_scan_seconds
+        )
         by_app = [(it.links, f"{it.app_name} ({it.app_id})") for it in status.failed_by_app or ()]
         by_error = [(group.links, group.error_message) for group in status.failed_by_error or ()]
         apps, errors = status.failed_apps or 0, status.failed_errors or 0
-        in_apps = f"{failed} in {amount(apps, 'app')}, {last}{since}"
+        in_apps = f"{failed} in {amount(apps, 'app')}, {good}"
         with_errors = f"with {amount(errors, 'error', 'different errors')}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
         yield from (("", one_line(f"  {line}")) for line in first_lines(by_app, most, apps))
@@ -349,7 +354,9 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
         lines.append(_heading(overdue, "docora-ops links --overdue", "red"))
     if freshness.nothing_moves:
         due = f"nothing moves: {freshness.due} due, {last}"
-        lines.append(_heading(due, "docora-ops queue", "red"))
+        is_idle = status.queue and status.queue.is_idle
+        to_see = "docora-ops schedule" if is_idle else "docora-ops queue"
+        lines.append(_heading(due, to_see, "red"))
     if freshness.is_slow:
         lines.append(cell(freshness.slow_words, "yellow"))
     has_links = any((status.links_by_status or {}).values())

@@ -76,7 +76,7 @@ class StatusCount:
 class AppSummary(App):
     """An app with the number of its links, by status, and the time of their last good scan.
 
-    `good_until_at` and `good_until_seconds`: as in `ErrorGroup`.
+    `good_until_at`, `good_until_seconds` and `oldest_scan_seconds`: as in `ErrorGroup`.
     """
 
     base_url: str
@@ -88,6 +88,7 @@ class AppSummary(App):
     last_scanned_at: datetime | None
     good_until_at: datetime | None
     good_until_seconds: int | None
+    oldest_scan_seconds: int | None
     email: str | None = None  # None if the role may not read it
     held: Hold | None = None  # from Redis
 
@@ -188,7 +189,8 @@ SELECT a.app_id, a.app_name, a.base_url, count(l.app_id),
     count(*) FILTER (WHERE status = 'pending_snapshot'),
     count(*) FILTER (WHERE status = 'scanning'),
     count(*) FILTER (WHERE status = 'synced'),
-    max(last_scanned_at), {_GOOD_UNTIL}, extract(epoch FROM now() - {_GOOD_UNTIL})::bigint
+    max(last_scanned_at), {_GOOD_UNTIL}, extract(epoch FROM now() - {_GOOD_UNTIL})::bigint,
+    extract(epoch FROM now() - min{_OF_FAILED})::bigint
 FROM docora.apps a LEFT JOIN chosen l ON l.app_id = a.app_id
 WHERE %(app_ids)s::text[] IS NULL OR a.app_id = ANY (%(app_ids)s::text[])
 GROUP BY a.app_id, a.app_name, a.base_url HAVING %(every_app)s OR count(l.app_id) > 0

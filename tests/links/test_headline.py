@@ -59,6 +59,12 @@ def fail_anew(docora: Docora, error: str = BAD_GATEWAY) -> None:
     docora.link(docora.add_app("Beta"), docora.add_repository(), last_error=error, scanned=TWO)
 
 
+def fail_twice(docora: Docora) -> None:
+    fail_anew(docora)
+    beta = docora.add_app("Beta")
+    docora.link(beta, docora.add_repository(), last_error="gone", scanned=timedelta(days=3))
+
+
 def lose(docora: Docora) -> None:
     docora.add_link("pending_snapshot")
     docora.add_link("scanning")
@@ -130,7 +136,12 @@ STATES: dict[str, tuple[Callable[[Docora], None], str, str]] = {
     "a link that fails later with another error": (
         lambda docora: fail_anew(docora, "gone"),
         "failed",
-        "3 of 6 links failed: HTTP 502 and 1 other error in 2 apps, for 1h1m",
+        "3 of 6 links failed: HTTP 502 for 1h1m, and 1 other error in 2 apps",
+    ),
+    "a link that fails later, and another error": (
+        fail_twice,
+        "failed",
+        "4 of 7 links failed: HTTP 502 for 2m.* to 1h1m, and 1 other error in 3 apps",
     ),
     "a killed worker": (lose, "drift", "1 lost, 1 stuck: no job will scan these links"),
     "no worker": (stop, "no_worker", "nothing is scanned: no worker runs; last scan 12m ago"),

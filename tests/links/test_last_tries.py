@@ -48,6 +48,10 @@ def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
     assert any("Z  tried again, try 1 of 2: HTTP 502 on crea" in line for line in lines), screen
     assert (code, len(lines) < 24, max(map(len, lines)) <= 80) == (0, True, True), screen
 
+    _, whole = on_terminal(docora, ["show", *link.ids, "--all"], columns=80)
+    words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", whole).split())
+    assert re.search(r"tried again, try 1 of 2: HTTP 502 on created src/\S+, 1 file, \S+ s ", words)
+
     recent = docora.run("status", "--json").data["recent_ends"]
     assert recent["by_outcome"] == {"synced": 1, "failed": 2, "tried_again": 2}
     text = f"\tsince {recent['since_at'][11:16]}Z: 1 synced, 2 failed, 2 tried again\n"

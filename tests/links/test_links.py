@@ -246,7 +246,7 @@ def test_groups_count_links_and_apps(docora: Docora) -> None:
         {"app_id": robot, "app_name": "Tin Robot", "links": 1},
     ]
     assert table.stdout.splitlines() == [
-        "Links\tFiles\tApps\tApp names\tLast good until\tError",
+        "Links\tFiles\tApps\tApp names\tGood until\tError",
         "3\t3\t2\tAcme Search, Tin Robot\tnever good\tHTTP 500",
         "1\t1\t1\tAcme Search\tnever good\tHTTP 502",
     ]
@@ -301,13 +301,14 @@ def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> N
     [_, latest] = docora.run("links", "--status", "synced", "--sort", "last-scan", "--json").data
     url, last = "https://acme.example/docora", latest["last_scanned_at"]
     assert [tuple(app.values()) for app in result.data] == [
-        (ill, "Tin Robot", url, 3, 2, 1, 0, 0, *[None] * 5),
-        (well, "Acme", "https://***@acme.example/a?***", *(3, 0, 0, 1, 2), last, *[None] * 4),
-        (new, "Quiet Harbor", url, 0, 0, 0, 0, 0, *[None] * 5),
+        (ill, "Tin Robot", url, 3, 2, 1, 0, 0, *[None] * 6),
+        (well, "Acme", "https://***@acme.example/a?***", *(3, 0, 0, 1, 2), last, *[None] * 5),
+        (new, "Quiet Harbor", url, 0, 0, 0, 0, 0, *[None] * 6),
     ]
     assert list(result.data[0]) == [
         *("app_id", "app_name", "base_url", "links", "failed", "pending_snapshot", "scanning"),
-        *("synced", "last_scanned_at", "good_until_at", "good_until_seconds", "email", "held"),
+        *("synced", "last_scanned_at", "good_until_at", "good_until_seconds"),
+        *("oldest_scan_seconds", "email", "held"),
     ]
     assert [app["app_id"] for app in second.data] == [well]
     assert second.json["pagination"]["total_pages"] == 3

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from rq.job import JobStatus
 from rq.results import Result as RQResult
 
 from tests.support.docora import QUEUE, Docora, Result
@@ -98,6 +99,17 @@ def test_a_waiting_job_is_shown_with_its_place_and_its_last_failure(docora: Doco
         assert secret not in result.stdout + table.stdout
 
 
+def test_a_failed_job_tells_once_when_it_expires(docora: Docora) -> None:
+    link = docora.add_link()
+    docora.leave_job(link.job_id, JobStatus.FAILED)
+    docora.redis.zadd(f"rq:failed:{QUEUE}", {link.job_id: LATER})
+    docora.redis.expire(f"rq:job:{link.job_id}", 1000)
+    assert f"\nJob\tstale, expires in 16m\nJob\t{QUEUE}: failed\n" in show(docora, link).stdout
+    whole = show(docora, link, "--all").stdout
+    assert "\nJob expires\tin 16m\n" in whole
+    assert f"\nJob place\t{QUEUE}: failed\n" in whole
+
+
 def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
     link = docora.add_link("scanning")
     job_id = link.job_id
@@ -128,7 +140,8 @@ def test_a_job_is_found_wherever_it_stands(docora: Docora) -> None:
         "Job\trunning\n",
         "Lock held\tyes\n",
         f"Job place\t{QUEUE}: intermediate, position 1\n",
-        f"Job place\t{QUEUE}: scheduled, score at {found[3]['score_at']}\n",
+        f"Job place\t{QUEUE}: failed\n",
+        f"Job place\t{QUEUE}: scheduled, due at {found[3]['score_at']}\n",
         f"Job place\t{QUEUE}: execution on worker-1, alive\n",
     ):
         assert line in table.stdout

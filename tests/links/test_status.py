@@ -21,7 +21,7 @@ NO_REDIS = {"REDIS_URL": "redis://127.0.0.1:1/7"}
 TROUBLE = """\
 Links      5 pending snapshot, 1 scanning, 2 synced, 30 failed
            in the last 15m at least 2 synced, 3 failed
-Failed     30 in 6 apps, last good until TIME, 2h2m ago: docora-ops apps
+Failed     30 in 6 apps, good until TIME, 2h2m ago: docora-ops apps
              15  Tidewater Notes (app_t1)
               4  App 1
               4  Tidewater Notes (app_t2)

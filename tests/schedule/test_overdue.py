@@ -186,7 +186,15 @@ def test_nothing_moves_if_links_are_due_and_no_job_ends(docora: Docora) -> None:
     assert nothing_moves(docora)
     found = check(examine(docora), "freshness")
     assert (found["state"], found["hint"]) == ("critical", "docora-ops queue")
-    assert "nothing moves: 1 due, no good scan yet" in docora.run("status", env=ONE_LOOK).stdout
+    row = "\nFreshness\tnothing moves: 1 due, no good scan yet: docora-ops"
+    assert f"{row} queue\n" in docora.run("status", env=ONE_LOOK).stdout
+    docora.add_worker()  # an empty queue and idle workers say no more: no pass queues the link
+    found = check(examine(docora), "freshness")
+    assert found["hint"].startswith("a timer should run docora-ops schedule")
+    assert f"{row} schedule\n" in docora.run("status", env=ONE_LOOK).stdout
+    docora.enqueue("waiting")
+    assert f"{row} queue\n" in docora.run("status", env=ONE_LOOK).stdout
+    docora.redis.delete(docora.queue.key)
     record_failure(docora, link.job_id, minutes=20)
     assert nothing_moves(docora)
     record_failure(docora, "app_other-repo_other", minutes=1)
