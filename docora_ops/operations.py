@@ -77,7 +77,7 @@ class OperationRecord(KnownOperation):
     """The record of a bulk operation, which is kept for a week.
 
     started_at, reason: None for operations of Docora's dashboard, which keeps no records.
-    failures: the first links that could not be queued.
+    failures: the first links that could not be queued, with up to 1,000 characters of each error.
     failed_links: the first links that failed again, if their snapshots were awaited.
     """
 
