@@ -233,7 +233,7 @@ def test_where_no_bar_can_move_a_line_tells_now_and_then_how_far_it_is(
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "Waiting for 8 snapshots.",
-        "4 in sync, 1 failed again, 3 in flight (2 waiting, 1 running), 2 not queued yet.",
+        "1 failed again, 4 in sync, 3 in flight (2 waiting, 1 running), 2 not queued yet.",
     ]
 
 
@@ -257,5 +257,5 @@ def test_a_terminal_shows_a_bar(docora: Docora) -> None:
     assert code == 7, shown
     bar = shown[shown.index("bulk_") :]
     assert ANIMATION.search(bar)
-    assert "3 in sync, 1 failed again" in bar
+    assert "1 failed again, 3 in sync" in bar
     assert re.search(r"\d still to come", bar)
