@@ -51,6 +51,8 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
     assert re.search(r"^Result\tfailed again, after \d+s$", failed_again.stdout, re.MULTILINE)
     assert re.search(r"^Error\tHTTP 503 on \\x1b\[31mred$", failed_again.stdout, re.MULTILINE)
     assert "\x1b" not in failed_again.stdout + failed_again.stderr
+    assert f"For details: docora-ops show {' '.join(bad.ids)}\n" in failed_again.stderr
+    assert "docora-ops show" not in synced.stderr + again.stderr
 
 
 ERRORS = ("HTTP 502 on created a.md", "HTTP 502 on created b/c.md", "it's -50% *", "")
