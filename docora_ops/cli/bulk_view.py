@@ -170,12 +170,12 @@ def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
 
 
 def counted_results(results: Results | None, unfinished: str = "not finished") -> list[str]:
-    """Returns the results of snapshots, such as `40 in sync`; empty if unknown."""
+    """Returns the results of snapshots, such as `40 in sync`, failures first; empty if unknown."""
     if results is None:
         return []
     counts = {
-        "in sync": results.synced,
         "failed again": results.failed,
+        "in sync": results.synced,
         "gone": results.gone,
         unfinished: results.unfinished,
     }

@@ -60,7 +60,10 @@ def history(
 
 
 def result_of_change(entry: HistoryEntry, *, is_brief: bool = False) -> str:
-    """Counts the links of a change by outcome and result and, unless brief, delivery records."""
+    """Counts the links of a change by outcome and result, and delivery records.
+
+    is_brief: for a line that may be cut; put the results first, and omit delivery records.
+    """
     counts = dict(entry.counts)
     total = counts.pop("total", 0)
     cleared, marked = counts.pop("deliveries_cleared", 0), counts.pop("deliveries_marked", 0)
@@ -75,7 +78,8 @@ def result_of_change(entry: HistoryEntry, *, is_brief: bool = False) -> str:
         is_cancelled = entry.state is HistoryState.CANCELLED
         end = stopped(entry.stopped_by, entry.cancelled_by) if is_cancelled else words(entry.state)
         parts = [f"{amount(total, 'link')}: {', '.join([*parts, end])}"]
-    return "; ".join(filter(None, (", ".join(parts), ", ".join(counted_results(entry.results)))))
+    texts = (", ".join(parts), ", ".join(counted_results(entry.results)))
+    return "; ".join(filter(None, texts[::-1] if is_brief else texts))
 
 
 def _line(now: datetime, entry: HistoryEntry, width: int) -> str:

@@ -76,8 +76,8 @@ def _effect(app: HoldResult) -> str:
     waiting = f"{amount(app.waiting, 'job')} {'waits' if app.waiting == 1 else 'wait'}"
     if not app.running:
         return waiting
-    stops = "stops" if app.running == 1 else "stop"
-    return f"{waiting}, {amount(app.running, 'running snapshot')} {stops}"
+    stops = "stops after its" if app.running == 1 else "stop after their"
+    return f"{waiting}, {amount(app.running, 'running snapshot')} {stops} current request"
 
 
 def release(

@@ -132,16 +132,16 @@ _COLUMNS: Sequence[Column[KnownOperation]] = (
     Column(
         "Results",
         lambda operation: ", ".join(counted_results(operation.results)),
-        narrowest=21,
+        narrowest=15,
         cuts_end=True,
     ),
     Column("Last step", lambda operation: ago(operation.last_step_seconds), left_out=3),
-    Column("Who", lambda operation: operation.who, narrowest=10),
+    Column("Who", lambda operation: operation.who, left_out=4, narrowest=10),
     Column(
         "What",
         lambda operation: command_line(operation.command, operation.selection),
         folds=True,
-        left_out=4,
+        left_out=5,
         narrowest=16,
     ),
 )

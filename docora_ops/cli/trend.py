@@ -105,11 +105,13 @@ def _sentence(found: Trend) -> str:
         )
     if not found.periods:
         return "Nothing is recorded: no worker has kept a record for 8 days; see docora-ops doctor."
-    sentences = [_course(found)]
-    if found.reaches_back_to:
-        sentences.append(f"The record begins at {_clock(found.reaches_back_to)}")
+    begin, first = found.reaches_back_to, _clock(found.periods[0].started_at)
+    if any(period.failures for period in found.periods):
+        start = f"The record begins at {_clock(begin)}" if begin else f"Counted since {first}"
+        sentences = [_course(found), start]
     else:
-        sentences.append(f"Counted since {_clock(found.periods[0].started_at)}")
+        since = f"the record began at {_clock(begin)}" if begin else first
+        sentences = [f"No link failed since {since}"]
     if found.seconds_reach_back_to:
         sentences.append(f"Seconds are known since {_clock(found.seconds_reach_back_to)}")
     return ". ".join([*sentences, ""]).strip()
@@ -117,8 +119,6 @@ def _sentence(found: Trend) -> str:
 
 def _course(found: Trend) -> str:
     highest = max(found.periods, key=lambda period: period.failures)
-    if not highest.failures:
-        return "No link failed"
     now, before = rate(found.failures_per_hour), rate(found.before_per_hour)
     now = f"{now} {_RECENTLY}"
     length = {600: "10 minutes", 3600: "hour"}.get(found.period_seconds, "day")

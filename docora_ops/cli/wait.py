@@ -19,7 +19,7 @@ from docora_ops.cli.operations import RUNNER_IS_SILENT
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.errors import ServerError, UsageError
 from docora_ops.links import only_app
-from docora_ops.operations import OperationState
+from docora_ops.operations import OperationState, WaitEnd
 from docora_ops.text import amount, duration
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ def wait_for_link(
     else:
         target = "" if change else context.target_line
         context.show_tables([wait_screen(step.end, None if change else link)], target)
+    if step.end.result is WaitEnd.FAILED:
+        context.say(f"For details: docora-ops show {link.ref.words}")
     return gravest(end_wait(context, step.wait, link.ref.words, link.ref.words))
 
 

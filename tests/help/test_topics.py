@@ -34,6 +34,14 @@ def test_every_exit_code_has_its_row_and_no_other_does() -> None:
     assert rows == [str(int(code)) for code in ExitCode]
 
 
+def test_every_command_whose_help_names_exit_code_6_is_listed_under_it() -> None:
+    listed = topic("exit-codes").split("(6) if:")[1]
+    helps = ((name, command.help) for name, command in group().commands.items())
+    commands = {name for name, text in helps if re.search(r"\bcode\s+6\b", text)}
+    assert commands >= {"deliveries", "report", "verify"}
+    assert {name for name in commands if f"`{name}" not in listed} == set()
+
+
 def test_every_setting_has_its_row_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| \S", topic("environment"), re.MULTILINE))
     expected = {}

@@ -118,7 +118,7 @@ def test_failures_fall_rise_and_end(docora: Docora, now: datetime) -> None:
         ),
         ([5, 40, 60, 80], "steady", r"Failures neither fall nor rise clearly: .*"),
         ([200] * 9, "none", r"No link has failed for 80 minutes: 9 in the hour from .*"),
-        ([], "none", r"No link failed\."),
+        ([], "none", r"No link failed since the record began at \S+Z\.\n"),
     ):
         docora.redis.flushdb()
         record(docora, [*old, *spread(now, minutes)])
@@ -136,6 +136,12 @@ def test_where_too_little_is_recorded_it_says_so(docora: Docora, now: datetime) 
     nothing = docora.run("trend")
     assert (nothing.code, len(nothing.stdout.splitlines())) == (0, 1)
     assert nothing.stderr.startswith("Nothing is recorded: no worker has kept a record for 8 days")
+    record(docora, spread(now, [30], JobEnd.SYNCED))
+    quiet = docora.run("trend").stderr
+    assert re.match(r"No link failed since the record began at \S+Z\.\n", quiet), quiet
+    later = docora.run("trend", "--since", "5m", "--by", "10m").stderr
+    assert re.match(r"No link failed since \d\S+Z\.\n", later), later
+    docora.redis.flushdb()
     record(docora, spread(now, [30] * 20))
     young = docora.run("trend", "--json")
     assert young.data["direction"] is None

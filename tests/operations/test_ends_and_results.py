@@ -81,7 +81,7 @@ def test_a_colleague_who_cancels_is_named_and_the_results_are_there(docora: Doco
     )
     for screen in screens(docora):
         assert f"cancelled by {found['cancelled_by']}" in screen
-        assert "3 in sync, 1 failed again" in screen
+        assert "1 failed again, 3 in sync" in screen
         assert "retry-all-failed --error 'HTTP 500' --in-flight 2" in screen
         assert found["who"] in screen
 

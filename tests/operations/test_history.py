@@ -243,16 +243,22 @@ def test_a_terminal_shows_a_change_on_one_line_with_the_date_unless_it_is_today(
     entry: dict[Any, Any] = {"who": "kim@ops1", "command": "retry-all-failed", "event": "done"}
     entry |= {"selection": json.dumps({"error": ["x" * 90]}), "counts": '{"total": 9, "queued": 9}'}
     docora.redis.xadd(STREAMS[1], entry, id="1764548820000-0")
+    ended = entry | {"run": "six", "counts": '{"total": 6, "queued": 4, "replaced_stale": 2}'}
+    docora.redis.xadd(STREAMS[1], ended, id="1764548880000-0")
+    results = '{"synced": 4, "failed": 2, "gone": 0, "unfinished": 0}'
+    awaited: dict[Any, Any] = {"event": "awaited", "operation_id": "six", "counts": results}
+    docora.redis.xadd(STREAMS[1], awaited, id="1764548890000-0")
     narrow, wide = (
         plain_data(at_terminals(docora, ["history"], columns=columns, env=NO_DATABASE).data)
         for columns in (80, 200)
     )
-    newest, oldest, *_ = narrow.splitlines()
+    newest, with_results, oldest, *_ = narrow.splitlines()
     assert re.fullmatch(
         rf"\d\d:\d\d \S+@{re.escape(HOST)} retry 'Acme Search' octo/web → 1 queued; .*", newest
     )
     command = r"retry-all-failed --error x+… → 9 queued"
     assert re.fullmatch(rf"2025-12-01 00:27 kim@ops1 {command}", oldest)
+    assert "… → 2 failed again, 4 in sync" in with_results
     assert max(map(len, narrow.splitlines())) <= 80
     assert "; the app is back\n" in wide
 

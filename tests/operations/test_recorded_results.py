@@ -42,7 +42,7 @@ def test_nobody_waits_and_the_results_are_told(snapshots: Snapshots) -> None:
     assert [entry["results"] for entry in report["changes"]] == [both, one, one]
     assert [operation["results"] for operation in report["operations"]] == [both]
     for command in (("operations", operation_id), ("history",), ("report",)):
-        assert "1 in sync, 1 failed again" in docora.run(*command).stdout
+        assert "1 failed again, 1 in sync" in docora.run(*command).stdout
 
 
 def test_results_that_the_record_no_longer_reaches_are_not_told(

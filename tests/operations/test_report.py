@@ -76,8 +76,8 @@ def test_a_week_later_it_tells_who_did_what_and_why_and_what_failed_again(docora
     for line, told in zip(
         timeline,
         (
-            rf": `{who}`: `retry-all-failed --error 500`; `1 not queued, 3 queued; 2 in sync, "
-            rf"1 failed again`; reason: `the gateway is back`; operation `{operation_id}`",
+            rf": `{who}`: `retry-all-failed --error 500`; `1 not queued, 3 queued; 1 failed again, "
+            rf"2 in sync`; reason: `the gateway is back`; operation `{operation_id}`",
             r"  - Not queued, the errors of 1 link:",
             r"    - 1 link of `App 1`: `.* does not hold a job.*`",
             r"    - the links: `App 1 ← octo/repo1`",

@@ -70,7 +70,7 @@ def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
     assert history[2]["reason"] == "wrong URL"
 
 
-def test_a_terminal_is_asked_with_the_jobs_that_wait(
+def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
     link, _ = links
@@ -78,7 +78,10 @@ def test_a_terminal_is_asked_with_the_jobs_that_wait(
     with frozen(docora):
         code, shown = on_terminal(docora, ["hold", link.app_id], answer=b"n\n", columns=200)
     assert (code, "nothing more for 1d: 1 job waits?" in shown) == (130, True), shown
+    docora.start_job(docora.link(link.app_id, docora.add_repository("octo/running")).job_id)
     code, shown = on_terminal(docora, ["hold", link.app_id], answer=b"y\n", columns=200)
+    effect = "1 job waits, 1 running snapshot stops after its current request?"
+    assert effect in shown, shown
     assert (code, "To end the hold: docora-ops release" in shown) == (0, True), shown
 
 

@@ -121,7 +121,7 @@ def test_an_operation_is_waited_for_from_another_terminal(docora: Docora) -> Non
     assert [each["job_id"] for each in data["failures"]] == [unqueued]
     assert [each["job_id"] for each in data["waited"]["failed_links"]] == [bad]
     assert data["waited"]["failed_by_error"][0]["error_message"] == "HTTP 503"
-    assert "4 in sync, 1 failed again" in shown.stdout
+    assert "1 failed again, 4 in sync" in shown.stdout
 
 
 def test_a_wait_that_times_out_before_its_operation_ends_exits_with_8(docora: Docora) -> None:

@@ -51,6 +51,8 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
     assert re.search(r"^Result\tfailed again, after \d+s$", failed_again.stdout, re.MULTILINE)
     assert re.search(r"^Error\tHTTP 503 on \\x1b\[31mred$", failed_again.stdout, re.MULTILINE)
     assert "\x1b" not in failed_again.stdout + failed_again.stderr
+    assert f"For details: docora-ops show {' '.join(bad.ids)}\n" in failed_again.stderr
+    assert "docora-ops show" not in synced.stderr + again.stderr
 
 
 ERRORS = ("HTTP 502 on created a.md", "HTTP 502 on created b/c.md", "it's -50% *", "")
@@ -233,7 +235,7 @@ def test_where_no_bar_can_move_a_line_tells_now_and_then_how_far_it_is(
     said = capsys.readouterr().err.splitlines()
     assert said == [
         "Waiting for 8 snapshots.",
-        "4 in sync, 1 failed again, 3 in flight (2 waiting, 1 running), 2 not queued yet.",
+        "1 failed again, 4 in sync, 3 in flight (2 waiting, 1 running), 2 not queued yet.",
     ]
 
 
@@ -257,5 +259,5 @@ def test_a_terminal_shows_a_bar(docora: Docora) -> None:
     assert code == 7, shown
     bar = shown[shown.index("bulk_") :]
     assert ANIMATION.search(bar)
-    assert "3 in sync, 1 failed again" in bar
+    assert "1 failed again, 3 in sync" in bar
     assert re.search(r"\d still to come", bar)
