@@ -44,10 +44,6 @@ class Access:
     def monitor_name(self) -> str:
         return urlsplit(self.monitor).username or ""
 
-    @property
-    def bullmq_name(self) -> str:
-        return urlsplit(self.bullmq).username or ""
-
 
 @dataclass(frozen=True)
 class Grant:
