@@ -99,7 +99,7 @@ class Change:
 
 
 class HistoryState(StrEnum):
-    """How a change ended, or that it did not, according to its audit entries."""
+    """Whether a change was finished or cancelled, according to its audit entries."""
 
     DONE = "done"
     CANCELLED = "cancelled"

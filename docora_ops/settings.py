@@ -349,7 +349,7 @@ def _read(file: Path, place: str) -> dict[str, str]:
 def _text_of(file: Path, name: str) -> str:
     """Reads at most 64 KiB of text from a regular file, or from a pipe within 5 s.
 
-    name: what an error calls the file.
+    name: the name of the file, for errors.
     """
     try:
         if not (file.is_file() or file.is_fifo() or file.samefile(os.devnull)):

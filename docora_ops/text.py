@@ -147,12 +147,14 @@ def good_until(at: datetime | None, seconds: int | None, oldest: int | None = No
     if at is None or seconds is None:
         return "never good"
     oldest = max(oldest or 0, seconds)
-    times = [
-        f"{(at - timedelta(seconds=age - seconds)).astimezone(UTC):{form}}"
-        for age in (oldest, seconds)
-        for form in ["%H:%MZ" if age < _DAY else "%Y-%m-%d"]
-    ]
-    return " to ".join(times) if are_far_apart(seconds, oldest) else f"{times[0]}, {ago(oldest)}"
+    first = _day_or_time(at - timedelta(seconds=oldest - seconds), oldest)
+    if are_far_apart(seconds, oldest):
+        return f"{first} to {_day_or_time(at, seconds)}"
+    return f"{first}, {ago(oldest)}"
+
+
+def _day_or_time(at: datetime, age: int) -> str:
+    return f"{at.astimezone(UTC):{'%H:%MZ' if age < _DAY else '%Y-%m-%d'}}"
 
 
 def are_far_apart(seconds: int, oldest: int) -> bool:

@@ -97,7 +97,10 @@ class OperationLog:
         return self._plan.selection.total - self._counts.total()
 
     def add(self, changed: Changed) -> None:
-        """Counts the outcomes. For a resync, a running snapshot means that the link was missed."""
+        """Counts the outcomes. Makes `not_queued` of those that a resync has missed.
+
+        A resync misses a link whose snapshot is running.
+        """
         if self._plan.action is Action.RESYNC:
             changed.outcomes = [
                 LinkOutcome(item.ref, Outcome.NOT_QUEUED, MISSED)

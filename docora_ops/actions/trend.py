@@ -39,7 +39,7 @@ _SIGMAS, _LEAST_CHANGE = 2, 0.25
 
 
 class Direction(StrEnum):
-    """How the number of failures changes."""
+    """Whether the number of failures falls, stays or rises."""
 
     NONE = "none"  # none has failed for 80 minutes
     FALLING = "falling"

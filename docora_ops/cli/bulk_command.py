@@ -12,7 +12,7 @@ from docora_ops.cli import bulk_view as render
 from docora_ops.cli.context import Context
 from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
-from docora_ops.cli.link_change import KEPT, records_in_words
+from docora_ops.cli.link_change import kept_in_words, records_in_words
 from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.cli.streams import Terminal
 from docora_ops.cli.wait import end_wait, showing_wait
@@ -75,7 +75,7 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
     if step.result.action is Action.RESYNC:
         question = f"send {amount(step.deliveries, 'file')} again, {question}"
         if not context.options.update:
-            above.append(KEPT)
+            above.append(kept_in_words())
     context.tell()
     terminal.ask(f"{docora.servers}: {question}?", *above)
 
@@ -220,7 +220,7 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
         records = records_in_words(count, update=options.update, is_planned=options.dry_run)
         yield f"{records}."
         if result.deliveries_cleared and not options.dry_run:
-            yield KEPT
+            yield kept_in_words()
     if options.front and (waited := result.already_queued):
         yield f"{amount(waited, 'job')} already waited: --front does not move waiting jobs."
     if result.circuits_reset:

@@ -82,10 +82,13 @@ def message(result: LinkResult) -> str:
     return "Re-sync queued" if result.action is Action.RESYNC else "Retry queued"
 
 
-KEPT = "Without --update, files that were deleted from the repository stay in the app."
-"""Shown before and after a resync without `--update`, which deletes delivery records."""
-KEPT_OF_PATH = KEPT.replace("files", "matching files")
-"""Shown instead for a resync with `--path`, which deletes only the records of matching files."""
+def kept_in_words(*, only_some: bool = False) -> str:
+    """Says what a resync without `--update` leaves in the app, because it forgets deliveries.
+
+    only_some: with `--path`, only deliveries of the matching files are forgotten.
+    """
+    files = "matching files" if only_some else "files"
+    return f"Without --update, {files} that were deleted from the repository stay in the app."
 
 
 def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: bool = False) -> str:
@@ -116,7 +119,7 @@ def result_screen(result: LinkResult) -> Pairs:
         )
         rows.append(("Files", cell(records)))
         if cleared and not update and not result.dry_run:
-            rows.append(("", cell(KEPT if result.path is None else KEPT_OF_PATH)))
+            rows.append(("", cell(kept_in_words(only_some=result.path is not None))))
     if link.circuit_is_open:
         circuit = f"open until {moment(link.circuit_open_until)}: only the scheduler waits for it"
         if result.circuit_reset:

@@ -17,6 +17,7 @@ from docora_ops.errors import UsageError
 from docora_ops.jobs import Backend
 from docora_ops.links import AppSort, LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, one_line, style_of, words
+from docora_ops.render.link_tables import GOOD_UNTIL, group_columns
 from docora_ops.text import amount, duration, flat, good_until, moment
 
 if TYPE_CHECKING:
@@ -115,7 +116,6 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     context, parameters = context_of(typer_context), typer_context.params
     from docora_ops.actions import link_lists
     from docora_ops.actions.lookup import LinkChoice
-    from docora_ops.render.link_tables import group_columns
 
     docora, choice = context.docora, link_choice(typer_context, statuses)
     docora.redis_patience = _REDIS_PATIENCE
@@ -239,11 +239,10 @@ _LINKS: Sequence[Column[ListedLink]] = (
     ),
     Column("Job", lambda link: words(link.job or "unknown"), lambda link: style_of(link.job or "")),
 )
-_GOOD_UNTIL = "Good until"
 _FAILED: Sequence[Column[ListedLink]] = (
     *_LINKS[:-1],
     Column(
-        _GOOD_UNTIL,
+        GOOD_UNTIL,
         lambda link: good_until(link.last_scanned_at, link.last_scanned_seconds),
         left_out=5,
         narrowest=20,  # its full width, so that names are cut before it is left out
@@ -264,7 +263,7 @@ _APPS: Sequence[Column[AppSummary]] = (
     Column("Scanning", lambda app: app.scanning, is_number=True, left_out=4),
     Column("Last good scan", lambda app: app.last_scanned_at or "never", left_out=3),
     Column(
-        _GOOD_UNTIL,
+        GOOD_UNTIL,
         lambda app: (
             good_until(app.good_until_at, app.good_until_seconds, app.oldest_scan_seconds)
             if app.failed
@@ -308,7 +307,7 @@ def _link_screen(details: LinkDetails) -> Pairs:
         ("Status", cell(state, style_of(details.status))),
         ("Error", cell(flat(details.error_message))),
         ("Failed at", cell(moment(details.failed_at) or "")),
-        (_GOOD_UNTIL, cell(bound)),
+        (GOOD_UNTIL, cell(bound)),
         ("Next", cell(f"docora-ops {next_step}")),
         ("", cell(_LEFT_ALONE if is_left else "", "yellow")),
         ("App", cell(f"{details.app_name} ({details.app_id})")),
@@ -366,7 +365,7 @@ def _whole_screen(details: LinkDetails) -> Pairs:
         if details.last_scanned_at:
             bound += ": it failed after that"
         status = next(number for number, (name, _) in enumerate(rows) if name == "Status")
-        rows.insert(status + 1, (_GOOD_UNTIL, cell(bound)))
+        rows.insert(status + 1, (GOOD_UNTIL, cell(bound)))
     if job.expires_in is not None:
         rows.append(("Job expires", cell(f"in {duration(job.expires_in)}")))
     rows.sort(key=lambda row: row[0].startswith(_HISTORY))

@@ -211,7 +211,7 @@ Timeout = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen; change nothing.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation prompt.")]
 NeedlessYes = Annotated[bool, typer.Option("--yes", "-y", help="No effect: nothing is asked.")]
-"""Of a command that never asks, for scripts that give `--yes` to its opposite, which does."""
+"""For commands that ask nothing, so that a script may pass `--yes` to `release` as to `hold`."""
 Confirm = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Confirm a change of the protected target NAME."),

@@ -78,7 +78,7 @@ def resync(
     from docora_ops.actions.many_links import resync_all
     from docora_ops.actions.one_link import link_to_resync, resync
     from docora_ops.cli.bulk_command import reset_in_words, run_bulk
-    from docora_ops.cli.link_change import KEPT, KEPT_OF_PATH
+    from docora_ops.cli.link_change import kept_in_words
     from docora_ops.text import amount
 
     docora = context.docora
@@ -89,7 +89,7 @@ def resync(
             terminal.ask(
                 f"{docora.servers}: send {link.payload.app_name} {amount(files, 'file')} of "
                 f"{link.payload.repository_name} again, {reset_in_words(docora, 'the link', 1)}?",
-                *([] if update else [KEPT if path is None else KEPT_OF_PATH]),
+                *([] if update else [kept_in_words(only_some=path is not None)]),
             )
         change = partial(resync, docora, app, repo, reason=reason)
         result = change_held(context, change, asks=not (yes or dry_run))

@@ -219,8 +219,10 @@ def _failed_sentence(status: Status) -> str:
     if seconds and are_far_apart(least, seconds):
         age = f" for {duration(least)} to {duration(seconds)}"
     begin = f"{status.headline.links:,} of {amount(sum(counts.values()), 'link')} failed: "
-    others = f"{age}, and {amount(more, 'other error')} {where}"
-    end = others if more else f" {where}{age and ','}{age}"
+    if more:
+        end = f"{age}, and {amount(more, 'other error')} {where}"
+    else:
+        end = f" {where},{age}" if age else f" {where}"
     if sys.stdout.isatty():
         from docora_ops.render.console import make_console
 

@@ -34,7 +34,7 @@ _PAGE = 2000  # entries that are read at once, which holds Redis for some millis
 
 @dataclass(frozen=True, slots=True)
 class SnapshotOutcome:
-    """How a snapshot ended. Unknown fields are None, such as those that only a killed worker knew.
+    """The result of a snapshot. Unknown fields are None, as the duration if a worker was killed.
 
     link_id: the id of the link's row.
     outcome: what the job left in Postgres.

@@ -31,7 +31,7 @@ def apps_of(group: ErrorGroup) -> str:
     return ", ".join(group.app_names) + f" and {more} more" * bool(more)
 
 
-_GOOD_UNTIL = "Good until"
+GOOD_UNTIL = "Good until"
 _BY_APP: Sequence[Column[AppCount]] = (
     Column("App", lambda count: count.app_name, narrowest=12),
     Column("App id", lambda count: count.app_id),
@@ -48,7 +48,7 @@ _BY_ERROR: Sequence[Column[ErrorGroup]] = (
     Column("Apps", lambda group: group.apps, is_number=True, left_out=3),
     Column("App names", apps_of, narrowest=14),
     Column(
-        _GOOD_UNTIL,
+        GOOD_UNTIL,
         lambda group: good_until(
             group.good_until_at, group.good_until_seconds, group.oldest_scan_seconds
         ),
@@ -69,7 +69,7 @@ def group_columns(group: LinkGroup, *, of_failed: bool = False) -> Sequence[Colu
 
     of_failed: the list counts only failed links, so show when they were last good.
     """
-    columns = [column for column in _COLUMNS[group] if of_failed or column.name != _GOOD_UNTIL]
+    columns = [column for column in _COLUMNS[group] if of_failed or column.name != GOOD_UNTIL]
     return [Column[Any]("Links", lambda count: count.links, is_number=True), *columns]
 
 

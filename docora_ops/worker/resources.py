@@ -1,4 +1,4 @@
-"""What the jobs of one process share: settings, and connections to Redis, Postgres and apps."""
+"""The settings and connections that all jobs of a process share."""
 
 from collections.abc import Callable
 from contextlib import suppress

@@ -186,7 +186,7 @@ class JobRunner(Worker):
 
     # RQ limits no memory, and lets SIGHUP end the work-horse.
     def main_work_horse(self, job: Job, queue: Queue) -> None:
-        """Runs the job, and those that the worker sends, in the process that was just forked."""
+        """Runs this job, and each job that the worker sends later, in this new process."""
         self._to_horse.close()
         host.limit_memory(self._settings)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -195,7 +195,7 @@ class JobRunner(Worker):
 
     # RQ performs one job, and then ends the process.
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Performs the job and those that follow, until none waits or one has failed.
+        """Performs this job and the following ones, until none waits or one has failed.
 
         A failure may have left a connection with half an answer. Also ends when the process has
         grown by `_MOST_GROWTH`, because the next job would have less memory.
