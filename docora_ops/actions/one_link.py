@@ -125,8 +125,8 @@ def _change(
     )
     change = changer.preview if options.dry_run else changer.change
     changed = change([link.ref])
-    if changed.waiting:
-        for _ in changer.find_misplaced(changed.waiting, delay=docora.settings.drift_grace):
+    if changed.later:
+        for _ in changer.find_misplaced(changed.later, delay=docora.settings.drift_grace):
             pass
         changed = change([link.ref])
     [item] = changed.outcomes
