@@ -23,6 +23,8 @@ from docora_ops.operations import BulkResult, BulkWait, StoppedBy
 from docora_ops.queue.operation_links import end_work
 
 _MISSED = "its snapshot is running; resync it again when that has ended"
+_LARGEST_RESYNC_BATCH = 50
+"""Links per transaction, which deletes thousands of rows for each link."""
 _IDLE = 1  # seconds after which an operation that awaits results checks whether it was cancelled
 
 
@@ -71,13 +73,19 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
 
 
 class _BulkOperation:
-    """Carries out a plan: takes links in turn, changes them, and counts their outcomes."""
+    """Carries out a plan.
+
+    `_batches` decides which links come next, the Changer changes them, and `_count` passes on their
+    outcomes: to the log, to the turns, and to the wait for snapshots.
+    """
 
     def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
         self._docora, self._plan, self._following = docora, plan, following
-        options = plan.options
+        options, batch_size = plan.options, docora.settings.batch_size
+        if plan.action is Action.RESYNC:
+            batch_size = min(batch_size, _LARGEST_RESYNC_BATCH)
         in_flight = options.in_flight if options.is_paced else None
-        self._turns = Turns(in_flight, plan.batch_size, newest_first=options.front)
+        self._turns = Turns(in_flight, batch_size, newest_first=options.front)
         self._log = OperationLog(docora, plan, following)
         self._changer = Changer(
             docora.database,

@@ -43,11 +43,10 @@ class LinkOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The outcomes of the links of one batch.
+    """What has become of the links of one batch: each has an outcome, or was put off.
 
-    later: links that are unchanged, and to be changed again: links whose jobs wait, until
-        `find_misplaced` has run, and, without `waits_for_rows`, links that are gone or whose rows
-        are locked by other sessions.
+    later: links that were put off: those whose jobs wait, until `find_misplaced` has run; and
+        without `waits_for_rows`, those that are gone, or whose rows other sessions have locked.
     deliveries: the number of delivery records deleted or, with `--update`, marked.
     circuits_reset: ids of repositories whose circuits were reset.
     circuits_held: ids of repositories whose circuits could not be reset, because their rows are
@@ -141,14 +140,12 @@ class Changer:
                 answers[ref] = replace(answer, state=JobState.STALE)  # as a push judges it
         changed = self._settle(answers)
         queued = [item.ref for item in changed.outcomes if item.outcome.succeeded]
-        circuits_reset: Set[str] = frozenset()
+        to_reset, deliveries = set(), 0
         if self.options.reset_circuit:
-            ids = {ref.repository_id for ref in queued}
-            circuits_reset = circuits_to_reset(self.database, ids)
-        deliveries = 0
+            to_reset = circuits_to_reset(self.database, {ref.repository_id for ref in queued})
         if self.action is Action.RESYNC:
             deliveries = count_deliveries(self.database, queued, path=self.options.path)
-        return Changed([*invalid, *changed.outcomes], changed.later, deliveries, circuits_reset)
+        return Changed([*invalid, *changed.outcomes], changed.later, deliveries, to_reset)
 
     def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
         """Finds jobs that are marked as waiting, but that no worker would ever take.
@@ -170,9 +167,9 @@ class Changer:
             self.disproved = {id_: proof for id_, proof in second.items() if proof == first[id_]}
 
     def _claim_and_push(self, refs: Sequence[LinkRef]) -> Changed:
-        """Changes links in one transaction, and returns their outcomes after the commit.
+        """Changes links in one transaction, and returns what has become of them after the commit.
 
-        If any jobs can't be pushed, changes nothing, and returns only the links of these jobs.
+        If any jobs can't be pushed, rolls back, and returns only what becomes of their links.
         """
         wait = self.waits_for_rows and not self._has_waited_in_vain
         with self.database.transaction():
@@ -212,15 +209,13 @@ class Changer:
 
     def _change_rest(self, refs: Sequence[LinkRef]) -> Changed:
         """Changes the delivery records and circuits of claimed links."""
-        options, deliveries = self.options, 0
+        database, options = self.database, self.options
+        deliveries, to_reset, reset = 0, set(), set()
         if self.action is Action.RESYNC:
-            deliveries = clear_deliveries(
-                self.database, refs, update=options.update, path=options.path
-            )
-        if not options.reset_circuit:
-            return Changed(deliveries=deliveries)
-        to_reset = circuits_to_reset(self.database, {ref.repository_id for ref in refs})
-        reset = reset_circuits(self.database, to_reset, wait=self.waits_for_circuits)
+            deliveries = clear_deliveries(database, refs, update=options.update, path=options.path)
+        if options.reset_circuit:
+            to_reset = circuits_to_reset(database, {ref.repository_id for ref in refs})
+            reset = reset_circuits(database, to_reset, wait=self.waits_for_circuits)
         return Changed((), (), deliveries, reset, to_reset - reset)
 
     def _push(self, claims: Mapping[LinkRef, Claim]) -> dict[LinkRef, Answer]:
@@ -246,11 +241,11 @@ class Changer:
 
     @property
     def _puts_off_waiting(self) -> bool:
-        """Tells whether links whose jobs wait have to wait for `find_misplaced`."""
+        """Tells whether links whose jobs wait are put off, until `find_misplaced` has run."""
         return self.disproved is None and self.queue.can_push
 
     def _settle(self, answers: Mapping[LinkRef, Answer]) -> Changed:
-        """Returns the outcomes of links that qualify and have these jobs, or puts links off."""
+        """Tells what becomes of links that qualify and have these jobs."""
         outcomes, later = [], []
         for ref, answer in answers.items():
             if answer.state is JobState.WAITING and self._puts_off_waiting:

@@ -46,7 +46,6 @@ class Plan:
     """The plan of a bulk operation.
 
     running: other operations at work on the same links.
-    batch_size: the number of links per transaction.
     deliveries: for a resync, the number of delivery records of the links.
     """
 
@@ -55,7 +54,6 @@ class Plan:
     change: Change
     options: ChangeOptions
     running: Sequence[RunningOperation]
-    batch_size: int
     deliveries: int = 0
 
     @property

@@ -160,6 +160,7 @@ class LinkQueue(Protocol):
     ) -> list[Answer]:
         """Queues all jobs atomically, or none if any can't be pushed: see `Answer.is_left`.
 
+        Returns the state of each job before the push.
         Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
         disproved. Call it after `prepare`, with the rows locked; the timeout is 4 s.
 
