@@ -227,7 +227,7 @@ class _BulkOperation:
                 return
 
     def _with_missed(self, changed: Changed) -> Changed:
-        """Replaces the outcome of links whose snapshot is running, if a resync has missed them."""
+        """Makes links `not_queued` that a resync has missed because their snapshot is running."""
         if self._plan.action is not Action.RESYNC:
             return changed
         outcomes = [
