@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from docora_ops.actions.drift import Suspects, pause_between_looks
-from docora_ops.actions.link_jobs import invalid_job_id, look_at_jobs, why_not_queued
+from docora_ops.actions.link_jobs import invalid_job_id, look_at_jobs
 from docora_ops.database import Database, Rollback
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.claims import Claim, Claiming, claim_links
@@ -256,9 +256,9 @@ class Changer:
 
     def _outcome_of(self, ref: LinkRef, answer: Answer) -> LinkOutcome:
         outcome = _OUTCOMES[answer.state]
-        if answer.state.is_over and not self.queue.can_push:
+        if not self.queue.can_push and answer.state.is_over:
             outcome = Outcome.RESET
-        return LinkOutcome(ref, outcome, why_not_queued(answer))
+        return LinkOutcome(ref, outcome, answer.error_message)
 
     def _outcome_of_unclaimed(self, ref: LinkRef) -> LinkOutcome:
         """Returns the outcome of a link that is gone, or whose row is locked."""
@@ -277,8 +277,11 @@ class Changer:
 
 def _split_invalid(refs: Sequence[LinkRef]) -> tuple[list[LinkRef], list[LinkOutcome]]:
     """Returns the links with a valid job id, and the outcomes of the others."""
-    valid = [ref for ref in refs if ref.has_valid_job_id]
-    invalid = [ref for ref in refs if not ref.has_valid_job_id]
-    return valid, [
-        LinkOutcome(ref, Outcome.NOT_QUEUED, invalid_job_id(ref).message) for ref in invalid
-    ]
+    valid, invalid = [], []
+    for ref in refs:
+        if ref.has_valid_job_id:
+            valid.append(ref)
+        else:
+            message = invalid_job_id(ref).message
+            invalid.append(LinkOutcome(ref, Outcome.NOT_QUEUED, message))
+    return valid, invalid

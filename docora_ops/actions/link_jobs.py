@@ -41,13 +41,6 @@ def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:
     return next((answer.state for _, answer in looked), JobState.NONE)
 
 
-def why_not_queued(answer: Answer) -> str | None:
-    """Returns what is wrong with an unreadable job, which can't be queued; otherwise None."""
-    if answer.state is JobState.UNREADABLE:
-        return f"its Redis key does not hold a job: {answer.reason}"
-    return None
-
-
 def invalid_job_id(ref: LinkRef) -> InvalidJobIdError:
     """Returns the error for a link whose ids can't form a job id."""
     return InvalidJobIdError(

@@ -52,7 +52,10 @@ def retry_all_failed(
     AmbiguousError, NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
     PostgresError, RedisError.
     """
-    _require_permitted(docora, options)
+    if not options.dry_run:
+        docora.require_confirmation()
+    if options.front:
+        require_rq_for_front(docora)
     which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
     can_push = docora.queue.can_push
     which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=not can_push)
@@ -95,7 +98,10 @@ def resync_all(
     by_prefix: allow an unambiguous prefix of the app's id or name.
     reason: for the audit entry.
     """
-    _require_permitted(docora, options)
+    if not options.dry_run:
+        docora.require_confirmation()
+    if options.front:
+        require_rq_for_front(docora)
     resolved = resolve_app(docora.database, app, by_prefix=by_prefix)
     choice = LinkChoice(last_scan_before=last_scan_before, last_scan_after=last_scan_after)
     which, recorded = choose_links(docora, choice)
@@ -107,13 +113,6 @@ def resync_all(
     deliveries = count_deliveries(docora.database, selection.refs)
     plan = Plan(Action.RESYNC, selection, change, options, running, deliveries)
     yield from run_bulk(docora, plan)
-
-
-def _require_permitted(docora: Docora, options: ChangeOptions) -> None:
-    if not options.dry_run:
-        docora.require_confirmation()
-    if options.front:
-        require_rq_for_front(docora)
 
 
 def _select(

@@ -70,14 +70,14 @@ class PushRequest:
 class Answer:
     """The state of one job: for a push, its state before the push.
 
-    reason: why the job is unreadable.
+    error_message: what is wrong with an unreadable job.
     is_delayed: whether the job waits, but not in a list.
     is_left: whether the job can't be pushed, so that the push has pushed no job at all.
     """
 
     job_id: str
     state: JobState
-    reason: str = ""
+    error_message: str | None = None
     is_delayed: bool = False
     is_left: bool = False
 
@@ -87,9 +87,10 @@ def answers_of_script(job_ids: Sequence[str], replies: Sequence[str]) -> list[An
     answers = []
     for job_id, reply in zip(job_ids, replies, strict=True):
         word, _, reason = reply.removeprefix("left ").partition(":")
+        error = f"its Redis key does not hold a job: {reason}" if reason else None
         is_delayed, is_left = word == "delayed", reply.startswith("left ")
         state = JobState.WAITING if is_delayed else JobState(word)
-        answers.append(Answer(job_id, state, reason, is_delayed, is_left))
+        answers.append(Answer(job_id, state, error, is_delayed, is_left))
     return answers
 
 
