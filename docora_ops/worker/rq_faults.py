@@ -2,6 +2,7 @@
 
 from redis import Redis
 from redis.client import Pipeline
+from redis.lock import Lock
 from rq import Queue, Worker
 from rq.exceptions import InvalidJobOperation
 from rq.executions import Execution
@@ -32,13 +33,12 @@ def register_again(worker: Worker, pipeline: Pipeline) -> None:
     register(worker, pipeline)
 
 
-def take_maintenance_lock(worker: Worker, queue: Queue) -> bool:
-    """Takes RQ's lock for maintenance; returns False if another worker holds it.
+def maintenance_lock(client: Redis, queue: Queue) -> Lock:
+    """Returns RQ's lock for maintenance, with a TTL of two minutes.
 
     RQ 3.0, `rq.worker.BaseWorker.clean_registries`: the lock of a killed worker lasts 15 minutes.
     """
-    lock = queue.registry_cleaning_key
-    return bool(worker.connection.set(lock, 1, nx=True, ex=_MAINTENANCE_TTL))
+    return Lock(client, queue.registry_cleaning_key, timeout=_MAINTENANCE_TTL)
 
 
 def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) -> None:

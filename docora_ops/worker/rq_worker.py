@@ -10,6 +10,7 @@ from typing import Any
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
+from redis.exceptions import LockError
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
@@ -377,10 +378,21 @@ class SnapshotWorker(JobRunner):
         code = bar and bar.code
         if code in {NoJobCode.WRONG_CLOCK, NoJobCode.POSTGRES, NoJobCode.WRONG_PAIR}:
             return
-        if not rq_faults.take_maintenance_lock(self, queue):
+        lock = rq_faults.maintenance_lock(self.connection, queue)
+        if not lock.acquire(blocking=False):
             return
+
+        def beat() -> None:
+            self.beat()
+            with suppress(LockError):  # lost: this process stood still for longer than the TTL
+                lock.reacquire()
+
+        def was_abandoned(job: Job, *_: object) -> None:
+            beat()
+            self.recovery.count_killed_job(job, "its worker's heartbeat stopped")
+
         try:
-            clean_registries(queue, [self._job_was_abandoned])
+            clean_registries(queue, [was_abandoned])
             clean_worker_registry(queue)
             queue.intermediate_queue.cleanup(self, queue)
         except RedisError:
@@ -390,13 +402,10 @@ class SnapshotWorker(JobRunner):
         # A link that Docora's own worker scans has no job of RQ.
         if code is not NoJobCode.WRONG_BACKEND:
             try:
-                self.recovery.recover_abandoned_links(self.beat)
+                self.recovery.recover_abandoned_links(beat)
             except DocoraOpsError as error:
                 is_away = isinstance(error, PostgresError) and self._reasons.postgres.look()
                 if not is_away:  # otherwise the loop says so
                     log.warning("links left behind can't be looked for: %s", inert(error.message))
-        self.connection.delete(queue.registry_cleaning_key)
-
-    def _job_was_abandoned(self, job: Job, *_: object) -> None:
-        self.beat()
-        self.recovery.count_killed_job(job, "its worker's heartbeat stopped")
+        with suppress(LockError):  # lost, so that another worker may hold it
+            lock.release()
