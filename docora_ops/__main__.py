@@ -23,6 +23,9 @@ def main() -> int:
     from docora_ops.cli.app import run
 
     code = run(sys.argv[1:])
+    # If a KeyboardInterrupt has left `exec` of a string, with which dataclasses are made, Python
+    # exits with 130 at the end of `python -m`, even if it was caught. Another `exec` prevents that.
+    exec("")  # noqa: S102
     gc.freeze()
     return code
 

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import signal
+import sys
 from pathlib import Path
 
 import psycopg
@@ -94,4 +95,27 @@ def test_a_signal_before_the_start_is_reported_as_any_other_interrupt(
     result = docora.run(*arguments, env={"PYTHONPATH": str(tmp_path)})
     assert (result.code, result.json["code"]) == (129, "hung_up"), result
     assert result.stderr == "Error: hung up (SIGHUP)\n"
+    assert docora.status(link) == "failed"
+
+
+IN_EXEC = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "docora_ops.actions.one_link":
+            exec("os.kill(os.getpid(), signal.SIGHUP)")
+
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+def test_a_signal_that_comes_while_a_class_is_made_does_not_change_the_exit_code(
+    docora: Docora, tmp_path: Path
+) -> None:
+    link = docora.add_link()
+    (tmp_path / "sitecustomize.py").write_text(IN_EXEC, encoding="utf-8")
+    command = (sys.executable, "-m", "docora_ops", "retry", *link.ids)
+    result = finish(docora.start_program(*command, env={"PYTHONPATH": str(tmp_path)}))
+    assert (result.code, result.stderr) == (129, "Error: hung up (SIGHUP)\n")
     assert docora.status(link) == "failed"
