@@ -35,7 +35,7 @@ from docora_ops.jobs import (
     Scheduler,
     longest_wait,
 )
-from docora_ops.links import LinkStatus, Outcome, batches
+from docora_ops.links import LinkStatus, Outcome
 from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS, Signs, read_signs
 from docora_ops.queue.holds import HOLDS, read_holds
 from docora_ops.queue.link_queue import (
@@ -224,9 +224,11 @@ class RqQueue:
         return answers_of_script(job_ids, self._script.run(arguments), _OUTCOMES)
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        for place, job_ids in self.sweep.read().by_place.items():
-            for page in batches(list(job_ids), 5000):
-                yield list(page), place in TO_RUN_OR_FAILED
+        with redis_errors(self._client):
+            now = server_time(self._client)
+            for place in Place:
+                for page in self.sweep.pages(place, now):
+                    yield list(map(place.job_id_of, page)), place in TO_RUN_OR_FAILED
 
     def prepare(self) -> None:
         self._script.load()
