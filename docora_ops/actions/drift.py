@@ -96,8 +96,9 @@ def find_drift(
     """Looks for drift twice, `DOCORA_OPS_DRIFT_GRACE` seconds apart.
 
     Yields Suspects between the looks; the iterator that it returns then makes the second look, and
-    yields the drift that both looks have found. The other suspects are normal activity. Leaves out held apps, whose links need no job until the release.
-    Holds neither locks nor a transaction between the looks. Raises PostgresError, RedisError.
+    yields the drift that both looks have found. The other suspects are normal activity. Leaves out
+    held apps, whose links need no job until the release. Holds neither locks nor a transaction
+    between the looks. Both looks raise PostgresError, RedisError.
 
     app_id: look only at this app.
     ref: look only at this link.

@@ -4,6 +4,7 @@ import json
 import signal
 import tracemalloc
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from rq.job import Job
@@ -178,7 +179,11 @@ def test_many_orphans_are_not_kept_in_memory_twice(docora: Docora) -> None:
     pipeline = docora.redis.pipeline()
     for number in range(count):
         job_id = f"app_{1:024x}-repo_{number:024x}"
-        fields = {"status": "queued", "origin": QUEUE, "enqueued_at": f"at {number}"}
+        fields: dict[Any, Any] = {
+            "status": "queued",
+            "origin": QUEUE,
+            "enqueued_at": f"at {number}",
+        }
         pipeline.hset(Job.key_for(job_id), mapping=fields)
         pipeline.rpush(docora.queue.key, job_id)
     pipeline.execute()
