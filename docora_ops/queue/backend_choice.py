@@ -18,7 +18,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource, Worker
 from docora_ops.queue.pair_mark import PAIR_KEY, StoredMark, mark_of
 from docora_ops.queue.redis_answers import answers_of, text_of
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
 from docora_ops.queue.rq_workers import live_rq_workers
 from docora_ops.settings import Settings

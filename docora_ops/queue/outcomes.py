@@ -20,7 +20,7 @@ from redis import Redis
 from docora_ops.jobs import JobEnd
 from docora_ops.operations import Results
 from docora_ops.queue.redis_answers import answers_of, permits, text_of, whole_number
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 
 STREAM = "docora-ops:outcomes"
 ENTRIES_KEPT = 100_000

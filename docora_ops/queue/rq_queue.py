@@ -60,8 +60,7 @@ from docora_ops.queue.redis_answers import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import describe, server_time
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import describe, redis_errors, server_time
 from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, Place, QueueSweep
 from docora_ops.queue.rq_jobs import (
     JOB_FUNCTION,
