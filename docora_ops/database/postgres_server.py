@@ -1,4 +1,4 @@
-"""Checks the Postgres server: identity, version, pooling, tables, and the privileges of the role."""
+"""Checks the Postgres server: identity, version, pooling, tables, privileges of the role."""
 
 import re
 import time
