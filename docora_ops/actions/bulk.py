@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import urandom
 
-from docora_ops.actions.change import Changed, Changer
+from docora_ops.actions.change import Changed, Changer, LinkOutcome
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.operation_log import OperationLog, Plan
 from docora_ops.actions.pair import require_pair
@@ -22,6 +22,9 @@ from docora_ops.links import Action, AppCount, LinkRef, Outcome, PlannedLink
 from docora_ops.operations import BulkResult, BulkWait, StoppedBy
 from docora_ops.queue.operation_links import end_work
 
+_MISSED = "its snapshot is running; resync it again when that has ended"
+_LARGEST_RESYNC_BATCH = 50
+"""Links per transaction, which deletes thousands of rows for each link."""
 _IDLE = 1  # seconds after which an operation that awaits results checks whether it was cancelled
 
 
@@ -70,13 +73,19 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
 
 
 class _BulkOperation:
-    """Carries out a plan: takes links in turn, changes them, and counts their outcomes."""
+    """Carries out a plan.
+
+    `_batches` decides which links come next, the Changer changes them, and `_count` passes on their
+    outcomes: to the log, to the turns, and to the wait for snapshots.
+    """
 
     def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
         self._docora, self._plan, self._following = docora, plan, following
-        options = plan.options
+        options, batch_size = plan.options, docora.settings.batch_size
+        if plan.action is Action.RESYNC:
+            batch_size = min(batch_size, _LARGEST_RESYNC_BATCH)
         in_flight = options.in_flight if options.is_paced else None
-        self._turns = Turns(in_flight, plan.batch_size, newest_first=options.front)
+        self._turns = Turns(in_flight, batch_size, newest_first=options.front)
         self._log = OperationLog(docora, plan, following)
         self._changer = Changer(
             docora.database,
@@ -86,10 +95,8 @@ class _BulkOperation:
             options,
             self._log.commands,
         )
-        self._waiting: list[LinkRef] = []
-        """Links whose jobs were waiting when their turn came."""
-        self._unclaimed: list[LinkRef] = []
-        """Links whose rows were locked when their turn came."""
+        self._later: list[LinkRef] = []
+        """Links to change again: see `Changed.later`."""
 
     def step(self, *, is_waiting: bool = False) -> BulkStep:
         plan, log = self._plan, self._log
@@ -107,7 +114,7 @@ class _BulkOperation:
         for _ in changer.find_misplaced(refs, delay=self._docora.settings.drift_grace):
             yield self.step()
         for batch in self._turns.batches(refs):
-            changed = changer.preview(batch)
+            changed = self._with_missed(changer.preview(batch))
             log.add(changed)
             names = names_of(self._docora.database, [item.ref for item in changed.outcomes])
             for item, (app_name, repository_name) in zip(changed.outcomes, names, strict=True):
@@ -186,24 +193,21 @@ class _BulkOperation:
     def _batches(self) -> Iterator[Sequence[LinkRef]]:
         """Yields batches of links to change; an empty batch while no slot is free.
 
-        First come all links, then links whose jobs were waiting, then links whose rows were locked.
-        Links whose rows are still locked follow one by one.
+        First come all links, then those whose jobs were waiting or whose rows were locked, and last
+        those whose rows are still locked, one by one.
         """
         refs, options = self._plan.selection.refs, self._plan.options
         # With --front, each job goes to the head of the queue: the first link is pushed last.
         is_reversed = options.front and not options.is_paced
         yield from self._turns.batches(refs[::-1] if is_reversed else refs)
-        waiting, unclaimed = self._waiting, self._unclaimed
-        # The job of a link whose row was locked may be waiting, too: nobody has looked yet.
-        if to_compare := [*waiting, *unclaimed]:
+        later, self._later = self._later, []
+        if later:  # the job of a link whose row was locked may be waiting, too
             delay = self._docora.settings.drift_grace
-            for _ in self._changer.find_misplaced(to_compare, delay=delay):
+            for _ in self._changer.find_misplaced(later, delay=delay):
                 yield ()
-        self._unclaimed = []
-        yield from self._turns.batches(waiting)
-        yield from self._turns.batches(unclaimed)
+        yield from self._turns.batches(later)
         self._changer.waits_for_rows = True
-        for batch in self._turns.batches(self._unclaimed):
+        for batch in self._turns.batches(self._later):
             yield from ([ref] for ref in batch) if batch else ((),)
 
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
@@ -214,7 +218,7 @@ class _BulkOperation:
             return
         for changed in self._changer.change_each(refs):
             try:
-                self._count(changed)
+                self._count(self._with_missed(changed))
             except ServerError:
                 yield self.step()  # the batch is committed
                 raise
@@ -222,11 +226,22 @@ class _BulkOperation:
             if self._log.stopped_by:
                 return
 
+    def _with_missed(self, changed: Changed) -> Changed:
+        """Makes links `not_queued` that a resync has missed because their snapshot is running."""
+        if self._plan.action is not Action.RESYNC:
+            return changed
+        outcomes = [
+            LinkOutcome(item.ref, Outcome.NOT_QUEUED, _MISSED)
+            if item.outcome is Outcome.ALREADY_RUNNING
+            else item
+            for item in changed.outcomes
+        ]
+        return replace(changed, outcomes=outcomes)
+
     def _count(self, changed: Changed) -> None:
         self._log.add(changed)
-        self._waiting += changed.waiting
-        self._unclaimed += changed.unclaimed
-        to_release, late = [*changed.waiting, *changed.unclaimed], []
+        self._later += changed.later
+        to_release, late = list(changed.later), []
         for item in changed.outcomes:
             if self._plan.is_awaited:
                 self._following.add(item.ref, item.outcome)

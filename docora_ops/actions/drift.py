@@ -8,7 +8,7 @@ from itertools import islice
 from sys import intern
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.link_jobs import DOCORA_JOB_ID, look_at_jobs, why_not_queued
+from docora_ops.actions.link_jobs import DOCORA_JOB_ID, look_at_jobs
 from docora_ops.database import Database
 from docora_ops.database.drift import pages_of_links_to_check
 from docora_ops.database.link_rows import linked_jobs, names_of
@@ -277,7 +277,7 @@ def _check_links(
             elif queue.docora_picks_up(status, answer):
                 continue
             else:
-                detail = why_not_queued(answer) or ""
+                detail = answer.error_message or ""
         ids = (ref.app_id, ref.repository_id)
         drift = Drift(ref.job_id, kind or DriftKind.LOST, *ids, detail=detail)
         yield Finding(drift, status, disproved)

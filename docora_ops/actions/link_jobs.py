@@ -8,7 +8,7 @@ from docora_ops.database import Database
 from docora_ops.database.link_rows import held_job_ids, names_of
 from docora_ops.errors import InvalidJobIdError
 from docora_ops.jobs import JobState
-from docora_ops.links import LinkFailure, LinkIds, LinkRef, Outcome, batches
+from docora_ops.links import LinkFailure, LinkIds, LinkRef, batches
 from docora_ops.queue import Answer, LinkQueue
 
 LinkT = TypeVar("LinkT", bound=LinkIds)
@@ -16,14 +16,6 @@ LinkT = TypeVar("LinkT", bound=LinkIds)
 _AT_ONCE = 500
 DOCORA_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
 """Matches the id of a job that was made for a link."""
-_OUTCOMES = {
-    JobState.NONE: Outcome.QUEUED,
-    JobState.FINISHED: Outcome.QUEUED,
-    JobState.STALE: Outcome.REPLACED_STALE,
-    JobState.WAITING: Outcome.ALREADY_QUEUED,
-    JobState.RUNNING: Outcome.ALREADY_RUNNING,
-    JobState.UNREADABLE: Outcome.NOT_QUEUED,
-}
 
 
 def look_at_jobs(
@@ -47,18 +39,6 @@ def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:
     """Returns the state of the link's job; NONE if the job id is invalid."""
     looked = look_at_jobs(database, queue, [ref])
     return next((answer.state for _, answer in looked), JobState.NONE)
-
-
-def outcome_of(answer: Answer) -> Outcome:
-    """Returns the outcome of a change for a link that qualifies and has this job."""
-    return answer.outcome or _OUTCOMES[answer.state]
-
-
-def why_not_queued(answer: Answer) -> str | None:
-    """Returns what is wrong with an unreadable job, which can't be queued; otherwise None."""
-    if answer.state is JobState.UNREADABLE:
-        return f"its Redis key does not hold a job: {answer.reason}"
-    return None
 
 
 def invalid_job_id(ref: LinkRef) -> InvalidJobIdError:

@@ -21,15 +21,13 @@ from docora_ops.database.deliveries import count_deliveries
 from docora_ops.database.link_reports import SnapshotResult, count_by_status, read_results
 from docora_ops.database.selections import keep_links, select_due, select_links
 from docora_ops.errors import PoolingError, PostgresDeniedError, RedisDeniedError, ServerError
-from docora_ops.links import Action, LinkStatus
+from docora_ops.links import Action, LinkFilter, LinkStatus
 from docora_ops.operations import NO_OPTIONS, ChangeOptions, LeftToOperation, RunningOperation
 from docora_ops.queue.holds import read_holds
 from docora_ops.queue.operation_links import SharedLinks, read_at_work
 from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.text import When, amount
 
-_LARGEST_RESYNC_BATCH = 50
-"""Links per transaction, which deletes thousands of rows for each link."""
 _ALL = LinkChoice()
 _WRONG_SETTINGS = (PostgresDeniedError, RedisDeniedError, PoolingError)
 """Errors that do not go away by themselves."""
@@ -66,12 +64,7 @@ def retry_all_failed(
     which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
     can_push = docora.queue.can_push
     which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=not can_push)
-    # Docora's scheduler would not queue links with an open circuit.
-    skip = not (can_push or options.reset_circuit)
-    holds = read_holds(docora.redis)
-    most = None if holds else limit
-    selection = select_links(docora.database, which, limit=most, skip_open_circuits=skip)
-    selection = without_held_apps(docora, selection, holds, limit)
+    selection = _select(docora, which, options, limit)
     held = selection.held_names
     failed = 0 if selection.total or held else count_by_status(docora.database).failed
     if failed and not selection.open_circuits_left_out:
@@ -88,9 +81,7 @@ def retry_all_failed(
             "--in-flight holds back docora-ops only: Docora's scheduler queues all failed links in "
             "each pass, except those with an open circuit."
         )
-    batch_size = docora.settings.batch_size
-    plan = Plan(Action.RETRY, selection, change, options, running, batch_size)
-    yield from run_bulk(docora, plan)
+    yield from run_bulk(docora, Plan(Action.RETRY, selection, change, options, running))
 
 
 def resync_all(
@@ -120,16 +111,25 @@ def resync_all(
     choice = LinkChoice(last_scan_before=last_scan_before, last_scan_after=last_scan_after)
     which, recorded = choose_links(docora, choice)
     which = replace(which, app_ids=[resolved.app_id])
-    skip = not (docora.queue.can_push or options.reset_circuit)
-    selection = select_links(docora.database, which, skip_open_circuits=skip)
-    selection = without_held_apps(docora, selection, read_holds(docora.redis))
+    selection = _select(docora, which, options)
     recorded = {**asdict(resolved), "all": True, "held": selection.held_names} | recorded
     change = docora.describe_change("resync", reason, options, **recorded)
     running = running_operations(operations_at_work(docora, selection))
-    batch_size = min(docora.settings.batch_size, _LARGEST_RESYNC_BATCH)
     deliveries = count_deliveries(docora.database, selection.refs)
-    plan = Plan(Action.RESYNC, selection, change, options, running, batch_size, deliveries)
+    plan = Plan(Action.RESYNC, selection, change, options, running, deliveries)
     yield from run_bulk(docora, plan)
+
+
+def _select(
+    docora: Docora, which: LinkFilter, options: ChangeOptions, limit: int | None = None
+) -> Selection:
+    """Selects links, except those of held apps and those that nobody would queue."""
+    # Docora's scheduler would not queue links with an open circuit.
+    skip = not (docora.queue.can_push or options.reset_circuit)
+    holds = read_holds(docora.redis)
+    most = None if holds else limit
+    selection = select_links(docora.database, which, limit=most, skip_open_circuits=skip)
+    return without_held_apps(docora, selection, holds, limit)
 
 
 def schedule(
@@ -156,10 +156,7 @@ def schedule(
         docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
     change = docora.describe_change("schedule", reason, held=due.held_names)
     options, running = ChangeOptions(dry_run=dry_run), running_operations(at_work)
-    batch_size = docora.settings.batch_size
-    yield from run_bulk(
-        docora, Plan(Action.SCHEDULE, selection, change, options, running, batch_size)
-    )
+    yield from run_bulk(docora, Plan(Action.SCHEDULE, selection, change, options, running))
     if not dry_run:
         keep_pass(docora.redis)
 

@@ -125,8 +125,8 @@ def _change(
     )
     change = changer.preview if options.dry_run else changer.change
     changed = change([link.ref])
-    if changed.waiting:
-        for _ in changer.find_misplaced(changed.waiting, delay=docora.settings.drift_grace):
+    if changed.later:
+        for _ in changer.find_misplaced(changed.later, delay=docora.settings.drift_grace):
             pass
         changed = change([link.ref])
     [item] = changed.outcomes
@@ -140,7 +140,7 @@ def _change(
         now = read_link(database, link.ref.app_id, link.ref.repository_id)
         if now is None or now.ref != link.ref:
             raise gone(link.ref.app_id, link.ref.repository_id)
-        _claiming_of(docora, action, now, reset_circuit=options.reset_circuit)
+        _claiming_of(docora, action, now, reset_circuit=options.reset_circuit)  # raises why not
         raise _not_failed(docora, now)
     if outcome is Outcome.ALREADY_RUNNING and action is Action.RESYNC:
         raise SnapshotRunningError(
@@ -174,31 +174,37 @@ def _change(
 
 
 def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
+    """Returns how to claim the link. Raises an error if its state does not allow the change.
+
+    A resync allows any status; a retry needs a failed link, with two exceptions:
+
+    - The app is held, and the link's job waits: `--now` exempts the job; the row does not change.
+    - With BullMQ, the link is pending, and `--reset-circuit` closes its open circuit.
+
+    With BullMQ, an open circuit is otherwise refused, because Docora's scheduler would leave the
+    link alone.
+    """
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
-    # Docora's scheduler ignores pending links with an open circuit.
-    is_held_back = link.circuit_is_open and not docora.queue.can_push
-    statuses = [LinkStatus.FAILED]
-    if is_held_back and reset_circuit:
+    can_push = docora.queue.can_push
+    is_held_back = link.circuit_is_open and not can_push
+    statuses = [] if action is Action.RESYNC else [LinkStatus.FAILED]
+    if statuses and is_held_back and reset_circuit:
         statuses.append(LinkStatus.PENDING_SNAPSHOT)
-    if action is Action.RETRY and link.status not in statuses:
+    if statuses and link.status not in statuses:
         is_held = link.ref.app_id in read_holds(docora.redis)
         if is_held and job_state(docora.database, docora.queue, link.ref) is JobState.WAITING:
-            return Claiming.of_all()  # its job waits for the release of the app
+            return Claiming.of_all()
         raise _not_failed(docora, link)
-    skip_open_circuits = not (docora.queue.can_push or reset_circuit)
-    if is_held_back and skip_open_circuits:
+    if is_held_back and not reset_circuit:
         raise CircuitOpenError(
             link.held_back,
             hint="add --reset-circuit to close the circuit, too",
             details={"status": link.status, "circuit_open_until": link.circuit_open_until},
         )
-    return Claiming.of_matching(
-        LinkFilter(
-            statuses=() if action is Action.RESYNC else statuses,
-            open_circuit=False if skip_open_circuits else None,
-        )
-    )
+    # The circuit must still be closed when the link is claimed.
+    open_circuit = None if can_push or reset_circuit else False
+    return Claiming.of_matching(LinkFilter(statuses=statuses, open_circuit=open_circuit))
 
 
 def _not_failed(docora: Docora, link: Link) -> NotFailedError:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from docora_ops.actions.audit_entries import AuditEntries
-from docora_ops.actions.change import Changed, LinkOutcome
+from docora_ops.actions.change import Changed
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import named_failures
 from docora_ops.actions.snapshot_results import Following
@@ -36,7 +36,6 @@ from docora_ops.queue.bulk_progress import HEARTBEAT, write_progress
 from docora_ops.queue.operation_links import add_links, commands_to_add_links, keep_at_work
 from docora_ops.queue.operation_records import FAILURES_OF_RECORD
 
-MISSED = "its snapshot is running; resync it again when that has ended"
 _KEEP = 5  # seconds between two calls of `keep_at_work`
 _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
 """Outcomes of links that another producer queued first, or that no longer qualified."""
@@ -47,7 +46,6 @@ class Plan:
     """The plan of a bulk operation.
 
     running: other operations at work on the same links.
-    batch_size: the number of links per transaction.
     deliveries: for a resync, the number of delivery records of the links.
     """
 
@@ -56,7 +54,6 @@ class Plan:
     change: Change
     options: ChangeOptions
     running: Sequence[RunningOperation]
-    batch_size: int
     deliveries: int = 0
 
     @property
@@ -97,17 +94,7 @@ class OperationLog:
         return self._plan.selection.total - self._counts.total()
 
     def add(self, changed: Changed) -> None:
-        """Counts the outcomes. Makes `not_queued` of those that a resync has missed.
-
-        A resync misses a link whose snapshot is running.
-        """
-        if self._plan.action is Action.RESYNC:
-            changed.outcomes = [
-                LinkOutcome(item.ref, Outcome.NOT_QUEUED, MISSED)
-                if item.outcome is Outcome.ALREADY_RUNNING
-                else item
-                for item in changed.outcomes
-            ]
+        """Counts the outcomes of a batch."""
         for item in changed.outcomes:
             self._counts[item.outcome] += 1
             self._counts_of[item.ref.app_id][item.outcome] += 1

@@ -310,7 +310,7 @@ def _queue_links(
             repaired += [Repaired(gone, RepairOutcome.LEFT_ALONE) for gone in drifts.values()]
             for changed in changer.change_each(refs):
                 _note(changed, drift_of, audit, repaired)
-                locked += [(ref, drift_of[ref]) for ref in changed.unclaimed]
+                locked += [(ref, drift_of[ref]) for ref in changed.later]
                 yield
         changer.waits_for_rows = True
         for ref, drift in locked:

@@ -1,26 +1,26 @@
 -- Looks at the jobs of links in Docora's own queue (BullMQ 5), atomically. Writes only what comes
 -- with a change, never to BullMQ's keys. Appended to with_change.lua.
 --
--- ARGV[1]  "look" (writes nothing), or "change"
--- ARGV[2]  JSON: `prefix` of the queue's keys, and for a change
+-- ARGV[1]  "look" (writes nothing), or "push"
+-- ARGV[2]  JSON: `prefix` of the queue's keys, and for a push
 --          `leaves_waiting`: leave waiting jobs
 --          `commands`: number of commands to run with the change
 --          `mark`: see with_change.lua
 -- then per command: number of its words, and the words
--- then per link, look: id; change: id, and "queue", or "" if the job must not be live
+-- then per link, look: id; push: id, and "queue", or "" if the job must not be live
 --
--- Returns one answer per link: none, waiting, delayed, running, finished, stale, or
+-- Returns the state of each job: none, finished, stale, waiting, delayed, running, or
 -- unreadable:REASON. Running includes a job that a killed worker has left active, which BullMQ will
--- run again or give up. If a change must leave any job, it writes nothing, and the answers of the
--- jobs to leave begin with "left ".
+-- run again or give up. If a push must leave any job, it writes nothing, and the states of the jobs
+-- to leave begin with "left ".
 
-local is_change, config = ARGV[1] == 'change', cjson.decode(ARGV[2])
+local is_push, config = ARGV[1] == 'push', cjson.decode(ARGV[2])
 local prefix = config.prefix
 local commands, first = {}, 3
-if is_change then
+if is_push then
   commands, first = read_commands(first, config.commands)
 end
-local stride = is_change and 2 or 1
+local stride = is_push and 2 or 1
 
 local is_active = {}
 for _, id in ipairs(redis.call('LRANGE', prefix .. 'active', 0, -1)) do
@@ -53,18 +53,15 @@ local function look(id)
   return 'waiting'
 end
 
-local answers, is_refused = {}, false
-for place = first, #ARGV, stride do
-  local answer, is_confirmed = look(ARGV[place]), ARGV[place + 1] == ''
-  local waits = answer == 'waiting' or answer == 'delayed'
-  if is_change and (answer == 'running' or string.find(answer, '^unreadable')
-    or waits and (config.leaves_waiting or is_confirmed))
-  then
-    answer, is_refused = 'left ' .. answer, true
+local states, is_refused = {}, false
+for i = first, #ARGV, stride do
+  local state = look(ARGV[i])
+  if is_push and is_left(state, config.leaves_waiting or ARGV[i + 1] == '') then
+    state, is_refused = 'left ' .. state, true
   end
-  table.insert(answers, answer)
+  table.insert(states, state)
 end
-if is_change and not is_refused then
+if is_push and not is_refused then
   write_with_change(commands, config.mark)
 end
-return answers
+return states

@@ -32,7 +32,7 @@ from docora_ops.jobs import (
     Suspension,
     longest_wait,
 )
-from docora_ops.links import LinkStatus, Outcome, ids_of_job
+from docora_ops.links import LinkStatus, ids_of_job
 from docora_ops.queue.backend_choice import (
     BULLMQ,
     BULLMQ_LISTS,
@@ -76,13 +76,6 @@ from docora_ops.queue.rq_jobs import LONGEST_FAILURE
 from docora_ops.queue.rq_keys import TO_REMOVE_RQ_JOBS
 from docora_ops.text import mask
 
-_OUTCOMES = {
-    "none": Outcome.RESET,
-    "finished": Outcome.RESET,
-    "stale": Outcome.RESET,
-    "waiting": Outcome.ALREADY_QUEUED,
-    "delayed": Outcome.ALREADY_QUEUED,
-}
 _ENDED = ("completed", "failed")
 # BullMQ's words for the states of a job.
 _STATUSES = {
@@ -166,17 +159,17 @@ class BullmqQueue:
         if not requests:
             return []
         config = {"leaves_waiting": leaves_waiting, "commands": len(commands), **self.mark_to_leave}
-        arguments: list[str | bytes | int] = ["change", json.dumps({"prefix": BULLMQ, **config})]
+        arguments: list[str | bytes | int] = ["push", json.dumps({"prefix": BULLMQ, **config})]
         arguments += arguments_of(commands)
         for request in requests:
             arguments += (request.job_id, "queue" if request.payload else "")
         job_ids = [request.job_id for request in requests]
-        return answers_of_script(job_ids, self._script.run(arguments), _OUTCOMES)
+        return answers_of_script(job_ids, self._script.run(arguments))
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         arguments = ["look", json.dumps({"prefix": BULLMQ}), *job_ids]
         replies = self._script.run(arguments) if job_ids else ()
-        return answers_of_script(job_ids, replies, _OUTCOMES)
+        return answers_of_script(job_ids, replies)
 
     def prepare(self) -> None:
         self._script.load()

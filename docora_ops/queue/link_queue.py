@@ -17,7 +17,7 @@ from docora_ops.jobs import (
     QueueOverview,
     Suspension,
 )
-from docora_ops.links import Outcome, Payload
+from docora_ops.links import Payload
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
 from docora_ops.queue.pair_mark import StoredMark
 from docora_ops.queue.redis_answers import Command
@@ -68,40 +68,29 @@ class PushRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The state of one job, and the outcome of a push.
+    """The state of one job: for a push, its state before the push.
 
-    reason: why the job is unreadable.
-    outcome: the outcome of a push, or of a look: that of a push now; None if there is none.
+    error_message: what is wrong with an unreadable job.
     is_delayed: whether the job waits, but not in a list.
     is_left: whether the job can't be pushed, so that the push has pushed no job at all.
     """
 
     job_id: str
     state: JobState
-    reason: str = ""
-    outcome: Outcome | None = None
+    error_message: str | None = None
     is_delayed: bool = False
     is_left: bool = False
 
 
-# Replies for jobs that wait after the script.
-_WAITING = {"delayed", "queued", "replaced_finished", "replaced_stale"}
-
-
-def answers_of_script(
-    job_ids: Sequence[str], replies: Sequence[str], outcomes: Mapping[str, Outcome]
-) -> list[Answer]:
-    """Parses the replies of a script, one per job.
-
-    outcomes: the outcomes of a push, by the first word of a reply.
-    """
+def answers_of_script(job_ids: Sequence[str], replies: Sequence[str]) -> list[Answer]:
+    """Parses the replies of a script, one per job."""
     answers = []
     for job_id, reply in zip(job_ids, replies, strict=True):
-        is_left, text = reply.startswith("left "), reply.removeprefix("left ")
-        word, _, reason = text.partition(":")
-        state = JobState.WAITING if word in _WAITING else JobState(word)
-        outcome = None if is_left else outcomes.get(word)
-        answers.append(Answer(job_id, state, reason, outcome, word == "delayed", is_left))
+        word, _, reason = reply.removeprefix("left ").partition(":")
+        error = f"its Redis key does not hold a job: {reason}" if reason else None
+        is_delayed, is_left = word == "delayed", reply.startswith("left ")
+        state = JobState.WAITING if is_delayed else JobState(word)
+        answers.append(Answer(job_id, state, error, is_delayed, is_left))
     return answers
 
 
@@ -172,6 +161,7 @@ class LinkQueue(Protocol):
     ) -> list[Answer]:
         """Queues all jobs atomically, or none if any can't be pushed: see `Answer.is_left`.
 
+        Returns the state of each job before the push.
         Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
         disproved. Call it after `prepare`, with the rows locked; the timeout is 4 s.
 

@@ -15,10 +15,9 @@
 -- then per link, look: id; push: id, disproved, data, description
 --   data  if empty, the push only confirms that no job is live
 --
--- Returns one answer per link. look: waiting, delayed (waiting, but not in a list), running,
--- finished, stale, none, or unreadable:REASON. push: replaced_finished, replaced_stale, queued,
--- waiting, delayed, or none if `data` is empty. If a push must leave any job, it writes nothing and
--- returns the answers of a look, with "left " before those of the jobs to leave.
+-- Returns the state of each job, before any change: none, finished, stale, waiting, delayed
+-- (waiting, but not in a list), running, or unreadable:REASON. If a push must leave any job, it
+-- writes nothing, and the states of the jobs to leave begin with "left ".
 
 local is_push = mode == 'push'
 local commands, first = {}, 3
@@ -35,31 +34,22 @@ for i = first + 1, is_push and #ARGV or 0, stride do
   suspects = suspects + (ARGV[i] ~= '' and 1 or 0)
 end
 
-local function state(id, disproved)
-  local answer, status = judge(id, disproved, math.ceil(COMPARED / suspects))
-  return answer == 'waiting' and status ~= 'queued' and 'delayed' or answer
+local function state_of(id, disproved)
+  local state, status = judge(id, disproved, math.ceil(COMPARED / suspects))
+  return state == 'waiting' and status ~= 'queued' and 'delayed' or state
 end
 
-local function waits(answer)
-  return answer == 'waiting' or answer == 'delayed'
-end
-
-local answers, is_refused, pushes_any = {}, false, false
+local states, is_refused, pushes_any = {}, false, false
 for i = first, #ARGV, stride do
-  local data = ARGV[i + 2]
-  local answer = alone(state, ARGV[i], is_push and ARGV[i + 1] or '')
-  if is_push then
-    if answer == 'running' or string.find(answer, '^unreadable')
-      or waits(answer) and (config.leaves_waiting or data == '')
-    then
-      answer, is_refused = 'left ' .. answer, true
-    end
-    pushes_any = pushes_any or data ~= '' and not waits(answer)
+  local state, data = alone(state_of, ARGV[i], is_push and ARGV[i + 1] or ''), ARGV[i + 2]
+  pushes_any = pushes_any or data ~= '' and not waits(state)
+  if is_push and is_left(state, config.leaves_waiting or data == '') then
+    state, is_refused = 'left ' .. state, true
   end
-  table.insert(answers, answer)
+  table.insert(states, state)
 end
 if not is_push or is_refused then
-  return answers
+  return states
 end
 
 -- Redis refuses this if it is out of memory or read-only, before anything is removed.
@@ -76,26 +66,22 @@ if pushes_any or config.changes_links then
   write_with_change(commands, config.mark)
 end
 
-local REPLACED = {none = 'queued', finished = 'replaced_finished', stale = 'replaced_stale'}
 local to_push = {}
-for i, answer in ipairs(answers) do
+for i, state in ipairs(states) do
   local place = first + (i - 1) * stride
   local id, data, description = ARGV[place], ARGV[place + 2], ARGV[place + 3]
-  if waits(answer) then
+  if waits(state) then
     -- A TTL left from an earlier execution would delete the job while it waits.
     local key = config.job_prefix .. id
     redis.call('PERSIST', key)
     if config.retries_left and redis.call('HGET', key, 'retries_left') then
       redis.call('HSET', key, 'retries_left', config.retries_left)
     end
-  elseif data == '' then
-    answers[i] = 'none'
-  else
+  elseif data ~= '' then
     remove_remains(id)
     redis.call('HSET', config.job_prefix .. id, 'data', data, 'description', description,
       unpack(config.fields))
     table.insert(to_push, id)
-    answers[i] = REPLACED[answer]
   end
 end
 if #to_push > 0 then
@@ -109,4 +95,4 @@ for i = first, config.holds and #ARGV or 0, stride do
     redis.call('HSET', config.holds, 'now:' .. id, created_at or '')
   end
 end
-return answers
+return states

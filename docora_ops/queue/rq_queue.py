@@ -35,7 +35,7 @@ from docora_ops.jobs import (
     Scheduler,
     longest_wait,
 )
-from docora_ops.links import LinkStatus, Outcome
+from docora_ops.links import LinkStatus
 from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS, Signs, read_signs
 from docora_ops.queue.holds import HOLDS, read_holds
 from docora_ops.queue.link_queue import (
@@ -74,13 +74,6 @@ from docora_ops.queue.rq_keys import EXECUTION, INTERMEDIATE, LIST, REGISTRIES, 
 from docora_ops.queue.rq_workers import ask_suspension, read_workers, suspension_of
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
-_OUTCOMES = {
-    "queued": Outcome.QUEUED,
-    "replaced_finished": Outcome.QUEUED,
-    "replaced_stale": Outcome.REPLACED_STALE,
-    "waiting": Outcome.ALREADY_QUEUED,
-    "delayed": Outcome.ALREADY_QUEUED,
-}
 _LIVE_PLACES = {
     Place.SCHEDULED: "delayed",
     Place.LIST: "waiting",
@@ -182,7 +175,7 @@ class RqQueue:
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         arguments = ["look", json.dumps(SCRIPT_KEYS), *job_ids]
         replies = self._script.run(arguments) if job_ids else ()
-        return answers_of_script(job_ids, replies, _OUTCOMES)
+        return answers_of_script(job_ids, replies)
 
     def push(
         self,
@@ -220,7 +213,7 @@ class RqQueue:
                 payload.description if payload else b"",
             )
         job_ids = [request.job_id for request in requests]
-        return answers_of_script(job_ids, self._script.run(arguments), _OUTCOMES)
+        return answers_of_script(job_ids, self._script.run(arguments))
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         with redis_errors(self._client):

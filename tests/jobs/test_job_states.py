@@ -9,8 +9,9 @@ from rq.job import Job, JobStatus
 
 from docora_ops.database.link_rows import read_payload
 from docora_ops.errors import DocoraOpsError, JobUnreadableError, RefusedError, SnapshotRunningError
+from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
-from docora_ops.queue import PushRequest
+from docora_ops.queue import Answer, PushRequest
 from tests.support.bulk_actions import APP, RESYNC, BulkAction, every_bulk_action
 from tests.support.docora import WIP, Docora
 from tests.support.job_states import (
@@ -160,10 +161,11 @@ def test_a_misplaced_job_is_replaced_if_it_is_as_two_looks_have_found_it(docora:
 
     actions.queue.prepare()
 
-    def push(link: TestLink, disproved: str) -> Outcome | None:
+    def push(link: TestLink, disproved: str) -> Answer:
         payload = read_payload(actions.database, actions.ref(link))
         request = PushRequest(link.job_id, payload, is_rescan=True, disproved=disproved)
-        return actions.queue.push([request])[0].outcome
+        [answer] = actions.queue.push([request])
+        return answer
 
     for arrange in MISPLACED.values():
         link = docora.add_link()
@@ -171,16 +173,16 @@ def test_a_misplaced_job_is_replaced_if_it_is_as_two_looks_have_found_it(docora:
         fields = docora.job_hash(link.job_id)
         evidence = f"{fields['status'].decode()} {fields['enqueued_at'].decode()}"
         for wrong in ("", evidence + "1", "queued"):
-            assert push(link, wrong) is Outcome.ALREADY_QUEUED
+            assert push(link, wrong).state is JobState.WAITING
         assert link.job_id not in docora.waiting()
-        assert push(link, evidence) is Outcome.REPLACED_STALE
+        assert push(link, evidence).state is JobState.STALE
         assert docora.waiting()[-1] == link.job_id
         assert docora.registries(link.job_id) == set()
-        assert push(link, evidence) is Outcome.ALREADY_QUEUED
+        assert push(link, evidence).state is JobState.WAITING
     docora.start_job(link.job_id)
     docora.redis.hset(Job.key_for(link.job_id), "status", "queued")
     at = docora.job_hash(link.job_id)["enqueued_at"].decode()
-    assert push(link, f"queued {at}") is None, "a running job is never replaced"
+    assert push(link, f"queued {at}").is_left, "a running job is never replaced"
 
 
 def test_what_killed_workers_have_left_is_removed_with_the_job_and_nothing_else(
