@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from docora_ops.links import link_name
-from docora_ops.text import duration
+from docora_ops.text import duration, to_minute
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
 _LONG = 10  # seconds; most jobs wait and run for less
@@ -302,7 +302,7 @@ class Hold:
     @property
     def until(self) -> str:
         """Returns `2026-12-01T08:00Z`, or `for ever`."""
-        return f"{self.until_at:%Y-%m-%dT%H:%MZ}" if self.until_at else "for ever"
+        return to_minute(self.until_at) if self.until_at else "for ever"
 
     @property
     def words(self) -> str:

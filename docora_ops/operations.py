@@ -329,7 +329,6 @@ class BulkWait:
     unfinished: int  # links without a result yet
     failed_links: Sequence[LinkFailure]
     seconds: float
-    per_second: float = 0  # results per second since the wait began
     jobs_by_state: JobCounts = field(default_factory=JobCounts)  # jobs of links without a result
     suspended: bool = False  # whether the workers are suspended
     lost_links: Sequence[LinkFailure] = ()

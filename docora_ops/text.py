@@ -78,6 +78,11 @@ def moment(when: datetime | None) -> str | None:
     return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def to_minute(when: datetime) -> str:
+    """Returns a time in UTC as `2026-01-02T03:04Z`."""
+    return f"{when:%Y-%m-%dT%H:%MZ}"
+
+
 @dataclass(frozen=True)
 class TimeOfDay:
     """A time of day in UTC. `days_ago`: how many days before its last occurrence."""

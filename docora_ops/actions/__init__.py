@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.link_lists import queue as queue
     from docora_ops.actions.link_lists import show as show
     from docora_ops.actions.lookup import LinkChoice as LinkChoice
+    from docora_ops.actions.many_links import repeat_schedule as repeat_schedule
     from docora_ops.actions.many_links import resync_all as resync_all
     from docora_ops.actions.many_links import retry_all_failed as retry_all_failed
     from docora_ops.actions.many_links import schedule as schedule
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     from docora_ops.actions.pauses import rq_workers as rq_workers
     from docora_ops.actions.repairs import repair as repair
     from docora_ops.actions.report import read_report as read_report
-    from docora_ops.actions.schedule_passes import repeat_schedule as repeat_schedule
     from docora_ops.actions.status import read_status as read_status
     from docora_ops.actions.targets import read_targets as read_targets
     from docora_ops.actions.trend import read_trend as read_trend
@@ -73,7 +73,7 @@ _MODULES = {
     "repairs": ("repair",),
     "waiting": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),
     "lookup": ("LinkChoice",),
-    "many_links": ("resync_all", "retry_all_failed", "schedule"),
+    "many_links": ("repeat_schedule", "resync_all", "retry_all_failed", "schedule"),
     "metrics": ("read_metrics",),
     "one_link": ("link_to_resync", "resync", "retry"),
     "pair": ("accept_pair", "read_pair"),
@@ -81,7 +81,6 @@ _MODULES = {
     "pauses": ("pause", "resume", "rq_workers"),
     "link_lists": ("apps", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
-    "schedule_passes": ("repeat_schedule",),
     "status": ("read_status",),
     "targets": ("read_targets",),
     "trend": ("read_trend",),

@@ -1,7 +1,8 @@
 """`doctor`: reads the settings, both servers, the queue and the links, and checks them."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +14,7 @@ from docora_ops.actions.doctor_changes import ProblemChanges
 from docora_ops.actions.drift import (
     Drift,
     DriftKind,
-    DriftReport,
+    Finding,
     Suspects,
     find_drift,
     pause_between_looks,
@@ -40,6 +41,7 @@ from docora_ops.queue.redis_server import measure, read_redis_server, try_comman
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration
 
+EXAMPLES_SHOWN = 5  # cases of each kind of drift
 _NO_ERROR = "(no error recorded)"
 _TO_READ = f"%R~{PAIR_KEY} +hgetall: docora-ops help privileges"
 _TOO_SLOW = "check its load and the network"
@@ -83,7 +85,7 @@ class Diagnosis:
     """
 
     checks: Sequence[Check]
-    drift: DriftReport | None
+    drift: DriftData | None
     needs: str = ""
     misconfigured: bool = False
     server_lost: bool = False
@@ -102,10 +104,7 @@ class Diagnosis:
 
     def data(self) -> DoctorData:
         """Returns the output of `doctor --json`."""
-        report, drift = self.drift, None
-        if report is not None:
-            drift = DriftData(report.total, report.by_kind, report.examples())
-        return DoctorData(self.state, self.checks, drift)
+        return DoctorData(self.state, self.checks, self.drift)
 
 
 @dataclass
@@ -170,17 +169,13 @@ def diagnose(
     redis = _ask_redis(docora, lost, read_only=read_only or postgres.may_only_read)
     first_look = time.monotonic()
     of_drift: list[Check] = []
-    report: DriftReport | None = None
+    report: DriftData | None = None
     if not (postgres.missing or redis.missing):
         try:
-            for event in find_drift(docora):
-                if isinstance(event, Suspects):
-                    yield event
-                else:
-                    report = DriftReport([finding.drift for finding in event])
-                    workers = redis.health.overview.workers if redis.health else ()
-                    may_only_read = read_only or postgres.may_only_read
-                    of_drift += _check_drift(docora, report, workers, read_only=may_only_read)
+            report = _summarize((yield from find_drift(docora)))
+            workers = redis.health.overview.workers if redis.health else ()
+            may_only_read = read_only or postgres.may_only_read
+            of_drift += _check_drift(docora, report, workers, read_only=may_only_read)
         except PostgresError as error:
             postgres.lose(error)
         except RedisError as error:
@@ -441,8 +436,19 @@ def _ask_redis(docora: Docora, lost: DocoraOpsError | None, *, read_only: bool) 
     return server
 
 
+def _summarize(findings: Iterable[Finding]) -> DriftData:
+    counts, examples = Counter[DriftKind](), []
+    for finding in findings:  # which are not kept, because there may be a million
+        kind = finding.drift.kind
+        counts[kind] += 1
+        if counts[kind] <= EXAMPLES_SHOWN:
+            examples.append(finding.drift)
+    examples.sort(key=lambda drift: list(DriftKind).index(drift.kind))
+    return DriftData(counts.total(), {kind: counts[kind] for kind in DriftKind}, examples)
+
+
 def _check_drift(
-    docora: Docora, report: DriftReport, workers: Sequence[Worker], *, read_only: bool
+    docora: Docora, report: DriftData, workers: Sequence[Worker], *, read_only: bool
 ) -> Iterator[Check]:
     pair, belonging = look_at_pair(docora, all_jobs=report.total > 0)
     hint: str | None = "docora-ops repair"
@@ -462,7 +468,7 @@ def _check_drift(
             "check DATABASE_URL and REDIS_URL: until they fit, no command changes anything",
         )
     for kind, (noun, plural, condition) in _DRIFT.items():
-        name, count = CheckName(f"drift_{kind}"), report.by_kind[kind]
+        name, count = CheckName(f"drift_{kind}"), report.counts[kind]
         is_looked_for = kind is DriftKind.STUCK or docora.queue.can_push
         fine = "none" if is_looked_for else _OF_DOCORA
         finding = f"{amount(count, noun, plural)} {condition}"

@@ -1,11 +1,9 @@
 """Finds drift between database and queue. Writes nothing."""
 
 import time
-from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import cached_property
 from itertools import islice
 from sys import intern
 
@@ -26,8 +24,6 @@ from docora_ops.queue.rq_entries import (
     QueueSweep,
     Removal,
 )
-
-EXAMPLES_SHOWN = 5  # cases of each kind of drift in a report
 
 
 class DriftKind(StrEnum):
@@ -55,30 +51,7 @@ class Drift(LinkIds):
     detail: str = ""  # where the job is in the queue, or why the link can't be repaired
 
 
-@dataclass(frozen=True)
-class DriftReport:
-    """All drift that was found."""
-
-    drifts: Sequence[Drift]
-
-    @cached_property
-    def by_kind(self) -> Mapping[DriftKind, int]:
-        """Counts the cases by kind."""
-        counts = Counter(drift.kind for drift in self.drifts)
-        return {kind: counts[kind] for kind in DriftKind}
-
-    @property
-    def total(self) -> int:
-        """Counts the cases."""
-        return len(self.drifts)
-
-    def examples(self, of_each_kind: int = EXAMPLES_SHOWN) -> list[Drift]:
-        """Returns the first cases of each kind."""
-        of_kind = ((drift for drift in self.drifts if drift.kind is kind) for kind in DriftKind)
-        return [drift for drifts in of_kind for drift in islice(drifts, of_each_kind)]
-
-
-_AT_ONCE = 5000
+_AT_ONCE = 2000
 _LOOKED_AT_ONCE = 500  # jobs per call of the script
 _KINDS_OF_LINKS = {
     LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
@@ -119,33 +92,36 @@ def find_drift(
     *,
     app_id: str | None = None,
     ref: LinkRef | None = None,
-) -> Iterator[Suspects | list[Finding]]:
+) -> Generator[Suspects, None, Iterator[Finding]]:
     """Looks for drift twice, `DOCORA_OPS_DRIFT_GRACE` seconds apart.
 
-    Yields Suspects between the looks, and finally the drift that both looks have found. The other
-    suspects are normal activity. Leaves out held apps, whose links need no job until the release.
-    Holds neither locks nor a transaction between the looks. Raises PostgresError, RedisError.
+    Yields Suspects between the looks; the iterator that it returns then makes the second look, and
+    yields the drift that both looks have found. The other suspects are normal activity. Leaves out
+    held apps, whose links need no job until the release. Holds neither locks nor a transaction
+    between the looks. Both looks raise PostgresError, RedisError.
 
     app_id: look only at this app.
     ref: look only at this link.
     """
     first: dict[str, tuple[str, ...]] = {}
+    same: dict[tuple[str, ...], tuple[str, ...]] = {}  # saves memory: most jobs share their keys
     for finding in _look(docora, app_id, ref, None):
         job_id = finding.drift.job_id
-        first[job_id] = (*first.get(job_id, ()), finding.key)
-    findings: list[Finding] = []
-    if first:
-        suspects = sum(map(len, first.values()))
-        yield from pause_between_looks(suspects, docora.settings.drift_grace)
-        findings += _found_again(_look(docora, app_id, ref, first), first)
-    for start in range(0, len(findings), _AT_ONCE):  # in place, because there may be a million
-        batch = slice(start, start + _AT_ONCE)
-        names = names_of(docora.database, [finding.drift for finding in findings[batch]])
-        findings[batch] = [
-            replace(finding, drift=replace(finding.drift, app_name=app, repository_name=repository))
-            for finding, (app, repository) in zip(findings[batch], names, strict=True)
-        ]
-    yield findings
+        keys = (*first.get(job_id, ()), finding.key)
+        first[job_id] = same.setdefault(keys, keys)
+    if not first:
+        return iter(())
+    suspects = sum(map(len, first.values()))
+    yield from pause_between_looks(suspects, docora.settings.drift_grace)
+    return _with_names(docora.database, _found_again(_look(docora, app_id, ref, first), first))
+
+
+def _with_names(database: Database, findings: Iterator[Finding]) -> Iterator[Finding]:
+    while batch := list(islice(findings, _AT_ONCE)):
+        names = names_of(database, [finding.drift for finding in batch])
+        for finding, (app, repository) in zip(batch, names, strict=True):
+            drift = replace(finding.drift, app_name=app, repository_name=repository)
+            yield replace(finding, drift=drift)
 
 
 def _found_again(second: Iterable[Finding], first: dict[str, tuple[str, ...]]) -> Iterator[Finding]:
@@ -264,8 +240,9 @@ def _judge(job_id: str, facts: JobFacts, entries: Entries, *, has_link: bool) ->
 
 
 def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
-    app_id, _, repository_id = removal.job_id.partition("-")
-    drift = Drift(removal.job_id, kind, intern(app_id), repository_id, detail=detail)
+    # Interned, because a million jobs may share the same few texts.
+    app_id, _, repository_id = map(intern, removal.job_id.partition("-"))
+    drift = Drift(removal.job_id, kind, app_id, repository_id, detail=intern(detail))
     return Finding(drift, removal=removal)
 
 

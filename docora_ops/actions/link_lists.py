@@ -50,7 +50,7 @@ from docora_ops.queue.outcomes import (
     SnapshotOutcome,
     read_last_failures,
 )
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.text import mask_url
 
 _ALL = LinkChoice()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from collections import Counter
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import starmap
 
@@ -17,7 +20,7 @@ from docora_ops.database import Selection
 from docora_ops.database.deliveries import count_deliveries
 from docora_ops.database.link_reports import SnapshotResult, count_by_status, read_results
 from docora_ops.database.selections import keep_links, select_due, select_links
-from docora_ops.errors import RedisDeniedError
+from docora_ops.errors import PoolingError, PostgresDeniedError, RedisDeniedError, ServerError
 from docora_ops.links import Action, LinkFilter, LinkStatus
 from docora_ops.operations import NO_OPTIONS, ChangeOptions, LeftToOperation, RunningOperation
 from docora_ops.queue.holds import read_holds
@@ -26,6 +29,8 @@ from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.text import When, amount
 
 _ALL = LinkChoice()
+_WRONG_SETTINGS = (PostgresDeniedError, RedisDeniedError, PoolingError)
+"""Errors that do not go away by themselves."""
 
 
 def retry_all_failed(
@@ -215,3 +220,42 @@ def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
     refs = [ref for ref in selection.refs if ref.id not in left_to]
     left_to_operations = list(starmap(LeftToOperation, Counter(left_to.values()).items()))
     return replace(keep_links(selection, refs), left_to_operations=left_to_operations)
+
+
+def repeat_schedule(
+    docora: Docora, *, reason: str | None = None
+) -> Generator[Generator[BulkStep] | ServerError]:
+    """Yields a generator of steps for each pass of `schedule`, every `SCAN_INTERVAL_MS`.
+
+    Exhaust the steps of a pass before asking for the next pass. If a server fails before the first
+    change of a pass, yields the error instead. Sleeps and reconnects between the passes.
+
+    Raises the errors of `schedule`. Of these, a ServerError is raised only in the first pass,
+    and only if it does not go away by itself.
+
+    reason: for the audit entries.
+    """
+    is_first = True
+    while True:
+        steps = schedule(docora, reason=reason)
+        try:
+            step = next(steps)
+            rest = steps if step.result.total else (ended for ended in [*steps])
+        except ServerError as error:
+            if is_first and isinstance(error, _WRONG_SETTINGS):
+                raise
+            yield error
+        else:
+            yield _all_steps(step, rest)
+        is_first = False
+        docora.renew()
+        # The Redis client leaves 64 KB in so few reference cycles that Python would collect them
+        # only after 50,000 passes.
+        gc.collect()
+        time.sleep(docora.settings.scan_interval_ms / 1000)
+
+
+def _all_steps(first: BulkStep, rest: Generator[BulkStep]) -> Generator[BulkStep]:
+    with closing(rest):
+        yield first
+        yield from rest

@@ -8,8 +8,7 @@ from docora_ops.actions.docora import Docora, current_user
 from docora_ops.actions.link_jobs import DOCORA_JOB_ID
 from docora_ops.database import Database
 from docora_ops.database.link_rows import linked_jobs
-from docora_ops.database.pair import read_identity
-from docora_ops.database.postgres_server import read_standby
+from docora_ops.database.postgres_server import read_identity, read_standby
 from docora_ops.errors import PairMismatchedError, PostgresError, ServersMismatchedError
 from docora_ops.links import ids_of_job
 from docora_ops.queue import LinkQueue
@@ -23,7 +22,7 @@ from docora_ops.queue.pair_mark import (
     read_mark,
     replace_mark,
 )
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.text import moment
 
 TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both are right: docora-ops pair --accept"

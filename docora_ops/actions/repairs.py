@@ -10,7 +10,7 @@ from typing import Any
 from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed, Changer, LinkOutcome
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.drift import Drift, DriftKind, DriftReport, Finding, Suspects, find_drift
+from docora_ops.actions.drift import Drift, DriftKind, Finding, Suspects, find_drift
 from docora_ops.actions.holds import held_apps, held_in_words
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.lookup import resolve_app, resolve_link
@@ -60,11 +60,23 @@ class AppDrift:
 
 
 @dataclass(frozen=True)
-class RepairResult(DriftReport):
+class RepairResult:
     """The drift, and the outcomes of its repair so far, or the expected ones of a dry run."""
 
+    drifts: Sequence[Drift]
     repaired: Sequence[Repaired] = ()
     dry_run: bool = False
+
+    @property
+    def total(self) -> int:
+        """Counts the cases of drift."""
+        return len(self.drifts)
+
+    @property
+    def by_kind(self) -> Mapping[DriftKind, int]:
+        """Counts the cases of drift by kind."""
+        counts = Counter(drift.kind for drift in self.drifts)
+        return {kind: counts[kind] for kind in DriftKind}
 
     @property
     def counts(self) -> Mapping[RepairOutcome, int]:
@@ -172,17 +184,13 @@ def repair(
     yield Suspects(0)
     require_primary(database)
     findings: list[Finding] = []
-    is_first = True
-    for event in find_drift(docora, **scope):
-        if not isinstance(event, Suspects):
-            findings = event
-            continue
-        if is_first:
-            docora.note(f"{amount(event.count, 'suspect')} at first check: checking again.")
-            is_first = False
-        yield event
-    if findings:
+    looks = find_drift(docora, **scope)
+    if suspects := next(looks, None):
+        # Before the second look, because both take much memory if there are a million.
         require_pair(docora, all_jobs=True, ignore_unknown_jobs=remove_unknown_jobs)
+        docora.note(f"{amount(suspects.count, 'suspect')} at first check: checking again.")
+        yield suspects
+        findings += yield from looks
     if dry_run:
         yield plan_repair(queue, findings)
         return
@@ -250,8 +258,8 @@ def _remove_jobs(
     database, sweep = docora.database, docora.queue.sweep
     if sweep is None:
         return
-    wanted = [(case.drift, case.removal) for case in findings if case.removal is not None]
-    for batch in batches(wanted, _JOBS_AT_ONCE):
+    for wanted in batches([case for case in findings if case.removal], _JOBS_AT_ONCE):
+        batch = [(case.drift, case.removal) for case in wanted if case.removal]
         orphans = [drift for drift, removal in batch if removal.is_orphan]
         with database.transaction():
             ids = {orphan.repository_id for orphan in orphans}

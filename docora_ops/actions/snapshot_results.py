@@ -55,7 +55,6 @@ class Following:
     _failures: list[LinkFailure] = field(default_factory=list)
     _lost_links: Sequence[LinkFailure] = ()
     _unfinished_by_app: Sequence[AppCount] = ()
-    _ended_before: int | None = None  # links that had ended by the first look
     _began: float = field(default_factory=time.monotonic)
     _ends_at: float = inf
 
@@ -94,8 +93,6 @@ class Following:
             yield from self._check(self._reset, () if can_push else (LinkStatus.FAILED,))
             yield from self._check(self._running, (LinkStatus.FAILED,))
             yield from self._check(self._claimed, (LinkStatus.FAILED, LinkStatus.SYNCED))
-            if self._ended_before is None:
-                self._ended_before = len(self._failures) + self._synced + self._gone
             if unfinished := self._unfinished:
                 for _ in self.watch.look(unfinished):
                     if self._is_late():
@@ -133,16 +130,13 @@ class Following:
     def result(self) -> BulkWait:
         """Returns the results so far."""
         unfinished = len(self._reset) + len(self._running) + len(self._claimed)
-        seconds = time.monotonic() - self._began
-        ended = len(self._failures) + self._synced + self._gone - (self._ended_before or 0)
         return BulkWait(
             synced=self._synced,
             failed=len(self._failures),
             gone=self._gone,
             unfinished=unfinished,
             failed_links=self._failures,
-            seconds=round(seconds, 1),
-            per_second=round(ended / seconds, 3) if seconds >= 1 else 0.0,
+            seconds=round(time.monotonic() - self._began, 1),
             jobs_by_state=self.watch.counts if unfinished else JobCounts(),
             suspended=self.watch.suspended and unfinished > 0,
             lost_links=self._lost_links,

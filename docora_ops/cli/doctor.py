@@ -6,6 +6,8 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -176,16 +178,18 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
 
     show_all: show all checks in display order, and more examples.
     """
-    from docora_ops.actions.drift import EXAMPLES_SHOWN
+    from docora_ops.actions.doctor import EXAMPLES_SHOWN
 
     if show_all:
         yield Listing(_CHECKS, diagnosis.checks)
     else:
         yield from _not_ok(diagnosis)
     if (drift := diagnosis.drift) and drift.total:
-        kinds = sum(map(bool, drift.by_kind.values()))
+        kinds = sum(map(bool, drift.counts.values()))
         # About five, so that the checks stay in view.
-        examples = drift.examples(EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // kinds))
+        most = EXAMPLES_SHOWN if show_all else max(1, EXAMPLES_SHOWN // kinds)
+        of_kind = groupby(drift.examples, key=attrgetter("kind"))
+        examples = [example for _, drifts in of_kind for example in islice(drifts, most)]
         yield from ("", Listing(_EXAMPLES, examples))
         if more := drift.total - len(examples):
             yield cell(f"and {more} more: docora-ops repair --dry-run")

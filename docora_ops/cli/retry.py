@@ -170,8 +170,7 @@ def schedule(
     if repeat and (as_json or dry_run):
         other = "--json" if as_json else "--dry-run"
         raise UsageError(f"--repeat and {other} can't be combined", hint="remove one of them")
-    from docora_ops.actions.many_links import schedule
-    from docora_ops.actions.schedule_passes import repeat_schedule
+    from docora_ops.actions.many_links import repeat_schedule, schedule
     from docora_ops.cli.bulk_command import run_bulk
 
     if not repeat:

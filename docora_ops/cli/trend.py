@@ -15,11 +15,9 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.render.columns import Column, Listing, cell
-from docora_ops.text import When, amount
+from docora_ops.text import When, amount, to_minute
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from docora_ops.actions.trend import Trend, TrendPeriod
 
 _WIDTH = 10  # characters of the longest bar
@@ -69,7 +67,7 @@ def trend(
 
 
 _COLUMNS: Sequence[Column[TrendPeriod]] = (
-    Column("Since", lambda period: _clock(period.started_at)),
+    Column("Since", lambda period: to_minute(period.started_at)),
     Column("Synced", lambda period: period.synced, is_number=True),
     Column("Failed", lambda period: period.failed, is_number=True),
     Column("Again", lambda period: period.failed_again, is_number=True),
@@ -105,15 +103,15 @@ def _sentence(found: Trend) -> str:
         )
     if not found.periods:
         return "Nothing is recorded: no worker has kept a record for 8 days; see docora-ops doctor."
-    begin, first = found.reaches_back_to, _clock(found.periods[0].started_at)
+    begin, first = found.reaches_back_to, to_minute(found.periods[0].started_at)
     if any(period.failures for period in found.periods):
-        start = f"The record begins at {_clock(begin)}" if begin else f"Counted since {first}"
+        start = f"The record begins at {to_minute(begin)}" if begin else f"Counted since {first}"
         sentences = [_course(found), start]
     else:
-        since = f"the record began at {_clock(begin)}" if begin else first
+        since = f"the record began at {to_minute(begin)}" if begin else first
         sentences = [f"No link failed since {since}"]
     if found.seconds_reach_back_to:
-        sentences.append(f"Seconds are known since {_clock(found.seconds_reach_back_to)}")
+        sentences.append(f"Seconds are known since {to_minute(found.seconds_reach_back_to)}")
     return ". ".join([*sentences, ""]).strip()
 
 
@@ -123,7 +121,7 @@ def _course(found: Trend) -> str:
     now = f"{now} {_RECENTLY}"
     length = {600: "10 minutes", 3600: "hour"}.get(found.period_seconds, "day")
     # A count, because the rate of a period that has not ended would mislead.
-    peak = f"{highest.failures:,} in the {length} from {_clock(highest.started_at)}"
+    peak = f"{highest.failures:,} in the {length} from {to_minute(highest.started_at)}"
     return {
         None: f"Failures: {peak}, {now}; too little is recorded to tell a trend",
         "falling": f"Failures fall: {peak}, {now}",
@@ -131,10 +129,6 @@ def _course(found: Trend) -> str:
         "steady": f"Failures neither fall nor rise clearly: {peak}, {now}",
         "none": f"No link has failed for 80 minutes: {peak}",
     }[found.direction]
-
-
-def _clock(at: datetime) -> str:
-    return f"{at:%Y-%m-%dT%H:%MZ}"
 
 
 def _tenths(seconds: float | None) -> str | None:

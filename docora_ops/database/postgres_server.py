@@ -1,4 +1,4 @@
-"""Checks the Postgres server: its version and pooling, Docora's tables, the role's privileges."""
+"""Checks the Postgres server: identity, version, pooling, tables, privileges of the role."""
 
 import re
 import time
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from docora_ops.database.link_rows import LINKED_JOBS
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PoolingError, PostgresError
 from docora_ops.settings import Settings
@@ -24,6 +25,19 @@ SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp()),
     pg_is_in_recovery(), standby.*
 FROM (SELECT) one LEFT JOIN ({STANDBY}) AS standby(unreplayed_bytes, last_change_seconds) ON true
 """
+
+_APPS = 20  # of those that identify a database
+
+IDENTITY = f"""
+SELECT current_database(), has_function_privilege('pg_control_system()', 'EXECUTE'),
+    ARRAY(SELECT app_id FROM docora.apps ORDER BY app_id LIMIT %(most)s),
+    ARRAY(SELECT app_id FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])),
+    ARRAY({LINKED_JOBS})
+"""
+
+# Not part of IDENTITY: where a provider has revoked the function, Postgres refuses any statement
+# that mentions it.
+SYSTEM_IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
 
 SESSION_ID = "SELECT pg_backend_pid()"
 
@@ -240,3 +254,20 @@ def read_role(database: Database) -> Role:
         (privilege, table, column) for privilege, table, column, _, is_held in privileges if is_held
     }
     return Role(name, schema, is_superuser, list(dict.fromkeys(missing)), held)
+
+
+def read_identity(
+    database: Database, app_ids: Sequence[str] = (), job_ids: Sequence[str] = ()
+) -> tuple[tuple[str, str | None, Sequence[str]], Sequence[str], Sequence[str]]:
+    """Returns the database's identity, its apps among `app_ids`, and the `job_ids` with a link.
+
+    The identity is the name of the database, its system identifier (None if the role may not read
+    it), and the ids of up to 20 apps.
+    """
+    parameters = {"most": _APPS, "app_ids": list(app_ids), "job_ids": list(job_ids)}
+    system = None
+    with database.snapshot():
+        [(name, may_read_system, apps, known, linked)] = database.rows(IDENTITY, parameters)
+        if may_read_system:
+            [(system,)] = database.rows(SYSTEM_IDENTIFIER)
+    return (name, system, apps), known, linked

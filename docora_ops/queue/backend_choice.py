@@ -18,7 +18,7 @@ from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource, Worker
 from docora_ops.queue.pair_mark import PAIR_KEY, StoredMark, mark_of
 from docora_ops.queue.redis_answers import answers_of, text_of
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
 from docora_ops.queue.rq_workers import live_rq_workers
 from docora_ops.settings import Settings
@@ -87,11 +87,7 @@ def read_signs(client: Redis) -> Signs:
     connections, stalled_check, mark, *others = answers_of(pipeline, keeps_denials=True)
     denial = next((answer for answer in others if isinstance(answer, NoPermissionError)), None)
     members, *counts = (0 if isinstance(answer, NoPermissionError) else answer for answer in others)
-    if isinstance(connections, NoPermissionError):
-        workers, at_work = 0, stalled_check == 1
-    else:
-        workers = len(_workers_among(connections, client))
-        at_work = workers > 0
+    workers, at_work = _count_bullmq_workers(client, connections, stalled_check)
     live = live_rq_workers(client, sorted(map(text_of, cast("set[bytes]", members or ()))))
     return Signs(live, workers, at_work, mark_of(mark), denial, *counts)
 
@@ -108,11 +104,23 @@ def sees_bullmq_worker(client: Redis) -> bool:
 
     If our user may not list clients, tells whether one was live in the last 30 s.
     """
-    with suppress(NoPermissionError):
-        return bool(_workers_among(client.client_list(), client))
-    with suppress(NoPermissionError):
-        return bool(client.exists(_STALLED_CHECK))
-    return False
+    pipeline = client.pipeline(transaction=False)
+    pipeline.client_list()
+    pipeline.exists(_STALLED_CHECK)
+    _, at_work = _count_bullmq_workers(client, *answers_of(pipeline, keeps_denials=True))
+    return at_work
+
+
+def _count_bullmq_workers(
+    client: Redis,
+    connections: Sequence[Mapping[str, str]] | NoPermissionError,
+    stalled_check: int | NoPermissionError,
+) -> tuple[int, bool]:
+    """Returns `bullmq_workers` and `bullmq_is_at_work` of `Signs`, from two replies of Redis."""
+    if isinstance(connections, NoPermissionError):
+        return 0, stalled_check == 1
+    workers = len(_workers_among(connections, client))
+    return workers, workers > 0
 
 
 def _workers_among(connections: Sequence[Mapping[str, str]], client: Redis) -> list[Worker]:

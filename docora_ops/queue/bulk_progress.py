@@ -19,23 +19,20 @@ from docora_ops.errors import NotFoundError, OperationFinishedError
 from docora_ops.links import LinkFailure
 from docora_ops.operations import BulkResult, Change, KnownOperation, OperationState, Results
 from docora_ops.queue.audit_stream import AuditEntry, add_entry
-from docora_ops.queue.operation_fields import (
+from docora_ops.queue.operation_records import (
     EXPIRY,
     FIELDS,
     LONGEST_ERROR,
     PREFIX,
+    RECORD_EXPIRY,
+    add_record,
+    compressed,
     operation_key,
     operation_of,
     part_key,
 )
-from docora_ops.queue.operation_records import (
-    RECORD_EXPIRY,
-    add_record,
-    compressed,
-)
 from docora_ops.queue.redis_answers import text_of
-from docora_ops.queue.redis_client import server_time
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors, server_time
 
 HEARTBEAT = 30  # seconds after which a command renews the TTLs, even in the middle of a batch
 MESSAGES_KEPT = 100

@@ -71,8 +71,7 @@ from docora_ops.queue.redis_answers import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import describe, server_time
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import describe, redis_errors, server_time
 from docora_ops.queue.rq_jobs import LONGEST_FAILURE
 from docora_ops.queue.rq_keys import TO_REMOVE_RQ_JOBS
 from docora_ops.text import mask

@@ -19,8 +19,7 @@ from docora_ops.jobs import Hold
 from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.redis_answers import moment_of_timestamp, text_of
-from docora_ops.queue.redis_client import describe, server_time
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import describe, redis_errors, server_time
 from docora_ops.text import mask
 
 HOLDS = "docora-ops:holds"

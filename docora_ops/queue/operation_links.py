@@ -13,7 +13,7 @@ from redis import Redis
 from docora_ops.links import batches
 from docora_ops.operations import KnownOperation
 from docora_ops.queue.bulk_progress import read_operations
-from docora_ops.queue.operation_fields import EXPIRY, part_key
+from docora_ops.queue.operation_records import EXPIRY, part_key
 from docora_ops.queue.redis_answers import (
     Command,
     answers_of,
@@ -21,7 +21,7 @@ from docora_ops.queue.redis_answers import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 
 HEARD = 60  # seconds for which an operation counts as at work after `keep_at_work`
 _AT_WORK = "docora-ops:at-work"  # a hash whose fields are ids of operations that may be at work

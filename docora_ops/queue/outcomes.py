@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, cast
 
 from redis import Redis
@@ -19,7 +20,7 @@ from redis import Redis
 from docora_ops.jobs import JobEnd
 from docora_ops.operations import Results
 from docora_ops.queue.redis_answers import answers_of, permits, text_of, whole_number
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 
 STREAM = "docora-ops:outcomes"
 ENTRIES_KEPT = 100_000
@@ -31,6 +32,7 @@ ALL_APPS = ""  # in place of an app id, for sums over all apps, which would take
 _FIELD = "o"  # short, because each entry repeats it
 _FILES = ":files"  # the end of a count's name
 _PAGE = 2000  # entries that are read at once, which holds Redis for some milliseconds
+MOST_SEARCHED = 20_000  # entries to search for failures, some of which may not be recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +178,16 @@ def read_outcomes(client: Redis, which: OutcomeFilter = ALL_OUTCOMES) -> Outcome
 def read_last_failures(
     client: Redis, links: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], datetime]:
-    """Returns when these failed links last failed; omits links whose last failure has no entry.
+    """Returns when these failed links last failed.
+
+    Omits links whose last failure is not among the newest `MOST_SEARCHED` entries of the record.
 
     links: app id and repository id of each.
     """
     left = {_bytes_of(ids): ids for ids in links}
     failures = {}
     with redis_errors(client):
-        for at, text in _walk(client):
+        for at, text in islice(_walk(client), MOST_SEARCHED):
             if not left:
                 break
             # If the newest entry is no failure, the failure itself is not recorded.

@@ -17,8 +17,7 @@ from docora_ops.queue.redis_answers import (
     permits,
     text_of,
 )
-from docora_ops.queue.redis_client import server_time
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors, server_time
 
 PAIR_KEY = "docora-ops:pair"
 """The Redis key of the mark."""

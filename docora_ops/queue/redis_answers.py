@@ -11,8 +11,7 @@ from typing import Any, cast
 import redis
 from redis.client import Pipeline
 
-from docora_ops.queue.redis_client import client_for_locked_rows
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import client_for_locked_rows, redis_errors
 
 Command = Sequence[str | int | bytes]
 """A Redis command with its arguments."""

@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from itertools import chain, count
 from typing import Any
@@ -15,8 +15,7 @@ from docora_ops.jobs import QUEUE_NAME
 from docora_ops.links import batches
 from docora_ops.queue.audit_stream import AuditEntry
 from docora_ops.queue.redis_answers import Script, read_hashes, text_of
-from docora_ops.queue.redis_client import server_time
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors, server_time
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
 
 _PAGE = 5000
@@ -41,6 +40,10 @@ class Place(StrEnum):
         if self is Place.LIST:
             return "the queue's list"
         return f"the {self} {'list' if self is Place.INTERMEDIATE else 'registry'}"
+
+    def job_id_of(self, member: str) -> str:
+        """Returns the id of the job that a member of this list or registry stands for."""
+        return member.partition(":")[0] if self is Place.WIP else member
 
 
 TO_RUN_OR_FAILED = frozenset({Place.LIST, Place.SCHEDULED, Place.DEFERRED, Place.FAILED})
@@ -114,16 +117,22 @@ class Removal:
 class Entries:
     """The entries of jobs in all places.
 
-    by_place: for each place, the members of the list or registry, by job id. A member is the id of
-        a job or of an execution.
+    by_place: how many entries each job has in each place.
+    executions: the members of the registry WIP, by job id.
     """
 
-    by_place: Mapping[Place, Mapping[str, Sequence[str]]]
+    by_place: Mapping[Place, Mapping[str, int]]
+    executions: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
-    def job_ids(self) -> Iterable[str]:
-        """Returns the ids of the jobs that have an entry, without duplicates."""
-        return dict.fromkeys(chain.from_iterable(self.by_place.values()))
+    def job_ids(self) -> Iterator[str]:
+        """Yields the ids of the jobs that have an entry, without duplicates."""
+        before: list[Mapping[str, int]] = []
+        for job_ids in self.by_place.values():
+            for job_id in job_ids:
+                if not any(job_id in earlier for earlier in before):
+                    yield job_id
+            before.append(job_ids)
 
     def places_of(self, job_id: str) -> list[Place]:
         """Returns the places that hold the job."""
@@ -140,9 +149,9 @@ class Entries:
         Duplicates are all later ones in the list, and one in the scheduled registry. None if there
         are none, or if the job is gone or not in the list.
         """
-        in_list = self.by_place[Place.LIST].get(job_id, ())
+        in_list = self.by_place[Place.LIST].get(job_id, 0)
         is_scheduled = job_id in self.by_place[Place.SCHEDULED]
-        if not facts.status or not in_list or len(in_list) + is_scheduled == 1:
+        if not facts.status or not in_list or in_list + is_scheduled == 1:
             return None
         entries = [(_KEYS[Place.SCHEDULED], job_id)] if is_scheduled else []
         return Removal(job_id, facts.evidence, 1, entries)
@@ -158,7 +167,7 @@ class Entries:
             (_KEYS[place], member)
             for place in places
             if place is not Place.LIST
-            for member in self.by_place[place][job_id]
+            for member in (self.executions[job_id] if place is Place.WIP else [job_id])
         ]
         kept = 0 if Place.LIST in places else None
         return places, Removal(job_id, facts.evidence, kept, entries)
@@ -181,18 +190,16 @@ class QueueSweep:
         """
         with redis_errors(self._client):
             now = server_time(self._client)
-            return Entries({place: self._read_place(place, now, only) for place in Place})
-
-    def _read_place(
-        self, place: Place, now: float, only: Container[str] | None
-    ) -> dict[str, list[str]]:
-        members: dict[str, list[str]] = defaultdict(list)
-        for page in self.pages(place, now):
-            for member in page:
-                job_id = member.partition(":")[0] if place is Place.WIP else member
-                if only is None or job_id in only:
-                    members[job_id].append(member)
-        return members
+            by_place: dict[Place, dict[str, int]] = {place: {} for place in Place}
+            executions: defaultdict[str, list[str]] = defaultdict(list)
+            for place, counts in by_place.items():
+                for member in chain.from_iterable(self.pages(place, now)):
+                    job_id = place.job_id_of(member)
+                    if only is None or job_id in only:
+                        counts[job_id] = counts.get(job_id, 0) + 1
+                        if place is Place.WIP:
+                            executions[job_id].append(member)
+            return Entries(by_place, executions)
 
     def pages(self, place: Place, now: float) -> Iterator[Iterable[str]]:
         """Yields the entries of a place in pages; those of a list from its tail.
@@ -224,7 +231,7 @@ class QueueSweep:
                 else:
                     pipeline.zscore(_KEYS[place], job_id)
             positions = zip(_TAKEN_FROM, pipeline.execute(), strict=True)
-        return Entries({place: {job_id: [job_id]} for place, at in positions if at is not None})
+        return Entries({place: {job_id: 1} for place, at in positions if at is not None})
 
     def _read_apart(self, job_ids: set[str]) -> Entries:
         """Removes from `job_ids` the jobs in places from which RQ takes jobs of any status.
@@ -239,7 +246,8 @@ class QueueSweep:
                     for page in self.pages(place, now=0):
                         job_ids.difference_update(page)
                 else:
-                    entries[place] = self._read_place(place, 0, job_ids)
+                    ids = chain.from_iterable(self.pages(place, now=0))
+                    entries[place] = dict.fromkeys(job_ids.intersection(ids), 1)
         return Entries(entries)
 
     def read_facts(self, job_ids: Collection[str]) -> dict[str, JobFacts]:

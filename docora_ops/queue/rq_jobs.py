@@ -29,7 +29,7 @@ from docora_ops.queue.redis_answers import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.rq_keys import (
     EXECUTION,
     EXECUTIONS,

@@ -35,7 +35,7 @@ from docora_ops.jobs import (
     Scheduler,
     longest_wait,
 )
-from docora_ops.links import LinkStatus, batches
+from docora_ops.links import LinkStatus
 from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS, Signs, read_signs
 from docora_ops.queue.holds import HOLDS, read_holds
 from docora_ops.queue.link_queue import (
@@ -60,8 +60,7 @@ from docora_ops.queue.redis_answers import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import describe, server_time
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import describe, redis_errors, server_time
 from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, Place, QueueSweep
 from docora_ops.queue.rq_jobs import (
     JOB_FUNCTION,
@@ -217,9 +216,11 @@ class RqQueue:
         return answers_of_script(job_ids, self._script.run(arguments))
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        for place, job_ids in self.sweep.read().by_place.items():
-            for page in batches(list(job_ids), 5000):
-                yield list(page), place in TO_RUN_OR_FAILED
+        with redis_errors(self._client):
+            now = server_time(self._client)
+            for place in Place:
+                for page in self.sweep.pages(place, now):
+                    yield list(map(place.job_id_of, page)), place in TO_RUN_OR_FAILED
 
     def prepare(self) -> None:
         self._script.load()

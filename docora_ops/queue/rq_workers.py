@@ -34,8 +34,7 @@ from docora_ops.queue.redis_answers import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import server_time
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors, server_time
 from docora_ops.queue.rq_jobs import job_id_of, moment_of, read_jobs
 from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER
 

@@ -20,7 +20,7 @@ from redis.exceptions import LockNotOwnedError
 from redis.lock import Lock
 
 from docora_ops.errors import BrokenCloneError, GitError, RepositoryBusyError, SnapshotError
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.text import inert
 from docora_ops.worker import host
 from docora_ops.worker.git import KEEP_ALIVE_INTERVAL, PIECE, Git, stop

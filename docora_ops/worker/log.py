@@ -13,7 +13,7 @@ from redis import Redis, RedisError
 from docora_ops.errors import RedisDeniedError
 from docora_ops.links import LinkRef, link_name
 from docora_ops.queue.outcomes import SnapshotOutcome, record_outcome
-from docora_ops.queue.redis_errors import explain
+from docora_ops.queue.redis_client import explain
 from docora_ops.text import inert, mask, moment
 
 # Below RQ's logger, so that `rq worker` shows the lines of a job, too.

@@ -12,7 +12,7 @@ from types import FrameType
 from docora_ops.database.postgres_server import require_session
 from docora_ops.errors import ConfigurationError, HostFaultError
 from docora_ops.queue import connect
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
 from docora_ops.worker import host
 from docora_ops.worker.git import require_git

@@ -22,8 +22,7 @@ from rq.worker_registration import clean_worker_registry
 
 from docora_ops.errors import DocoraOpsError, PostgresError, WorkerNameTakenError
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
-from docora_ops.queue.redis_client import describe
-from docora_ops.queue.redis_errors import explained, is_outage
+from docora_ops.queue.redis_client import describe, explained, is_outage
 from docora_ops.queue.rq_workers import (
     MAY_COMPARE,
     MAY_RECORD,

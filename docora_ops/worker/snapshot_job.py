@@ -34,7 +34,7 @@ from docora_ops.jobs import JobEnd
 from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 from docora_ops.queue.holds import find_hold, read_holds
 from docora_ops.queue.outcomes import SnapshotOutcome
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.rq_jobs import keep_files
 from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host

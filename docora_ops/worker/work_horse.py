@@ -20,7 +20,7 @@ from rq.job import Job
 
 from docora_ops.errors import SnapshotError
 from docora_ops.jobs import QUEUE_NAME
-from docora_ops.queue.redis_errors import explain
+from docora_ops.queue.redis_client import explain
 from docora_ops.settings import Settings
 from docora_ops.worker import host, resources, rq_faults
 from docora_ops.worker.interrupts import deferred

@@ -20,8 +20,8 @@ from docora_ops.actions import (
     snapshot_results,
 )
 from docora_ops.operations import MaxFailures
-from docora_ops.queue.operation_fields import part_key
 from docora_ops.queue.operation_links import HEARD
+from docora_ops.queue.operation_records import part_key
 from tests.support.bulk_actions import RESYNC
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish

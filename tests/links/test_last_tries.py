@@ -1,10 +1,15 @@
 """`show` lists the last tries of a link; it and `failed --json` know when a link last failed."""
 
 import re
+from datetime import UTC, datetime
 
 import pytest
 
+from docora_ops.actions.link_lists import links
+from docora_ops.jobs import JobEnd
 from tests.support.bullmq import Bullmq
+from tests.support.docora import Docora
+from tests.support.outcomes import record, spread
 from tests.support.snapshots import Snapshots
 from tests.support.terminal import on_terminal
 
@@ -77,3 +82,20 @@ def test_beside_bullmq_failed_jobs_tell_when_links_failed(bullmq: Bullmq) -> Non
     shown = bullmq.run("show", *link.ids).stdout
     assert "\nFailed job\t" in shown
     assert "Last tries" not in shown
+
+
+def test_lists_search_only_the_newest_entries_for_failures(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("docora_ops.queue.outcomes.MOST_SEARCHED", 10)
+    recent, old, _without_entry = (docora.add_link("failed") for _ in range(3))
+    minutes = {recent: 8, old: 12}  # entries of others came after these failures, one each minute
+    now = datetime.now(UTC)
+    failures = [
+        each
+        for link, before in minutes.items()
+        for each in spread(now, [before], app_id=link.app_id, repository_id=link.repository_id)
+    ]
+    record(docora, [*failures, *spread(now, range(11), JobEnd.SYNCED)])
+    page, _ = links(docora.actions().docora)
+    assert [row.repository_id for row in page.rows if row.failed_at] == [recent.repository_id]

@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from docora_ops.errors import RedisError
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.render.columns import cell
 from docora_ops.text import inert, mask, mask_cut, mask_url, moment
 from tests.support.hostile_texts import EVIL, TRICKS

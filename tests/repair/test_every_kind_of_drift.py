@@ -1,6 +1,5 @@
 """Drift of every kind is found and repaired, and nothing else is drift."""
 
-from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,6 +14,7 @@ from docora_ops.actions.drift import DriftKind, Suspects, find_drift
 from docora_ops.actions.repairs import STUCK_ERROR, RepairOutcome, RepairResult
 from docora_ops.errors import RedisError
 from docora_ops.links import LinkStatus
+from tests.support.actions import both_looks
 from tests.support.docora import INTERMEDIATE, QUEUE, Docora
 from tests.support.job_states import (
     FINISHED,
@@ -132,8 +132,10 @@ def test_drift_of_every_kind_is_seen_and_repaired_and_gone(docora: Docora) -> No
         planned = actions.repair(dry_run=True)
     expected = {kind: list(links.values()).count(kind) for kind in DriftKind}
     assert report.by_kind == expected
-    examples = Counter(drift.kind for drift in report.examples())
-    assert examples == {kind: min(count, 5) for kind, count in expected.items()}
+    told = docora.run("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"}).data["drift"]
+    assert (told["total"], told["counts"]) == (len(links), expected)
+    examples = [drift["kind"] for drift in told["examples"]]
+    assert examples == [kind for kind in DriftKind for _ in range(min(expected[kind], 5))]
     for drift in report.drifts:
         assert links[TestLink(drift.app_id, drift.repository_id)] is drift.kind
 
@@ -281,11 +283,11 @@ def test_the_pause_before_the_second_look_is_told_each_second_and_holds_nothing(
 
     clock = SimpleNamespace(sleep=sleep, monotonic=lambda: sum(waits))
     monkeypatch.setattr("docora_ops.actions.drift.time", clock)
-    *pauses, found = find_drift(docora.actions(drift_grace=2).docora)
+    pauses: list[Suspects] = []
+    findings = both_looks(find_drift(docora.actions(drift_grace=2).docora), pauses.append)
     assert waits == [1, 1]
     assert pauses == [Suspects(1)] * 3
-    assert isinstance(found, list)
-    assert [finding.drift.job_id for finding in found] == [link.job_id]
+    assert [finding.drift.job_id for finding in findings] == [link.job_id]
 
 
 # What is repaired

@@ -2,9 +2,16 @@
 
 import json
 import signal
+import tracemalloc
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from rq.job import Job
 
+from docora_ops.actions.doctor import Diagnosis, diagnose
+from docora_ops.actions.repairs import RepairResult
+from docora_ops.actions.repairs import repair as repair_all
 from tests.support.docora import QUEUE, Docora, Result, finish
 from tests.support.proxy import PUSH, Fault, Proxy
 from tests.support.read_only import frozen
@@ -164,3 +171,36 @@ def test_a_link_that_was_stuck_too_often_is_failed_and_not_queued(docora: Docora
     # As for any failed link, a retry brings it back.
     assert docora.run("retry", *link.ids).code == 0
     assert docora.waiting() == [link.job_id]
+
+
+@pytest.mark.slow  # its many jobs take seconds
+def test_many_orphans_are_not_kept_in_memory_twice(docora: Docora) -> None:
+    count = 5_000
+    pipeline = docora.redis.pipeline()
+    for number in range(count):
+        job_id = f"app_{1:024x}-repo_{number:024x}"
+        fields: dict[Any, Any] = {
+            "status": "queued",
+            "origin": QUEUE,
+            "enqueued_at": f"at {number}",
+        }
+        pipeline.hset(Job.key_for(job_id), mapping=fields)
+        pipeline.rpush(docora.queue.key, job_id)
+    pipeline.execute()
+
+    def bytes_per_job(events: Iterator[object]) -> tuple[int, object]:
+        tracemalloc.start()
+        try:
+            *_, result = events
+            return tracemalloc.get_traced_memory()[1] // count, result
+        finally:
+            tracemalloc.stop()
+
+    actions = docora.actions(drift_grace=0).docora
+    for_diagnosis, diagnosis = bytes_per_job(diagnose(actions))
+    for_repair, planned = bytes_per_job(repair_all(actions, remove_unknown_jobs=True, dry_run=True))
+    assert isinstance(diagnosis, Diagnosis)
+    assert diagnosis.drift
+    assert isinstance(planned, RepairResult)
+    assert diagnosis.drift.total == planned.total == count
+    assert max(for_diagnosis, for_repair) < 1_100

@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 from docora_ops import actions
 from docora_ops.actions import BulkStep, ChangeOptions, Docora, LinkChoice, bulk, one_link
-from docora_ops.actions.drift import DriftReport, Finding, Suspects, find_drift
+from docora_ops.actions.drift import Finding, Suspects, find_drift
 from docora_ops.actions.repairs import RepairResult, plan_repair, repair_found
 from docora_ops.links import Action, LinkRef, LinkResult
 from docora_ops.operations import BulkResult
@@ -18,6 +18,17 @@ from tests.support.rows import TestLink
 Look = Callable[[BulkStep], object]
 _RUN_OPTIONS = {"batch_size", "prepare", "each"}
 _OPTIONS = {"front", "reset_circuit", "in_flight", "max_failures", "dry_run", "wait"}
+
+
+def both_looks(
+    looks: Generator[Suspects, None, Iterator[Finding]], between: Callable[[Suspects], object]
+) -> list[Finding]:
+    """Returns the drift that both looks find; something may happen between them."""
+    while True:
+        try:
+            between(next(looks))
+        except StopIteration as end:
+            return list(end.value)
 
 
 class Actions:
@@ -91,8 +102,8 @@ class Actions:
                 each(step)
         return step.result
 
-    def drift(self) -> DriftReport:
-        return DriftReport([each.drift for each in self.find()])
+    def drift(self) -> RepairResult:
+        return self.repair(dry_run=True)
 
     def find(
         self, *, between_looks: Callable[[], object] = lambda: None, **scope: Any
@@ -100,20 +111,17 @@ class Actions:
         """Looks for drift twice, without a pause; something may happen between the looks."""
         at_once = self.settings.model_copy(update={"drift_grace": 0})
         with patch.object(self.docora, "settings", at_once):
-            for event in find_drift(self.docora, **scope):
-                if not isinstance(event, Suspects):
-                    return event
-                between_looks()
-        raise AssertionError
+            return both_looks(find_drift(self.docora, **scope), lambda _: between_looks())
 
     def repair(
         self, *, dry_run: bool = False, prepare: Callable[[], object] = lambda: None, **scope: Any
     ) -> RepairResult:
-        found = self.find(**scope)
+        findings = self.find(**scope)
         prepare()
         if dry_run:
-            return plan_repair(self.queue, found)
-        *_, result = repair_found(self.docora, found, self.docora.describe_change("repair", None))
+            return plan_repair(self.queue, findings)
+        change = self.docora.describe_change("repair", None)
+        *_, result = repair_found(self.docora, findings, change)
         return result
 
 

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 import pytest
+from rq.suspension import suspend
 
 from tests.support.docora import Docora, finish
 from tests.support.other_worker import other_worker
@@ -79,7 +80,7 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
 ) -> None:
     link = docora.add_link(status)
     docora.enqueue(link.job_id)
-    process = docora.start("wait", *link.ids, "--json")
+    process = docora.start("wait", *link.ids, "--json", env=QUICK)
     if status == "synced":
         result = finish(process)
         assert result.code == 0
@@ -92,6 +93,9 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
         assert "A rescan of this link is running, and is not awaited. " in running.stderr
         return
     await_line(process, "Waiting for 1 snapshot")
+    suspend(docora.redis)
+    # Only a wait that has looked at the link, and goes on, looks at the workers.
+    await_line(process, "workers are suspended")
     with other_worker(docora, lambda _: error):
         result = finish(process)
     assert result.code == (7 if error else 0), result

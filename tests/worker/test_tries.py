@@ -26,7 +26,7 @@ from docora_ops.errors import RedisError as LostRedisError
 from docora_ops.errors import SnapshotRunningError
 from docora_ops.links import Outcome
 from docora_ops.queue import connect
-from docora_ops.queue.redis_errors import redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.text import moment
 from docora_ops.worker import deliveries, resources
 from docora_ops.worker.recovery import LinkRecovery
