@@ -502,7 +502,7 @@ class JobEnd(StrEnum):
 
     SYNCED = "synced"
     FAILED = "failed"  # the last try failed, so the link is failed
-    FAILED_AGAIN = "failed_again"  # the link was failed before, and the scheduler had queued it
+    FAILED_AGAIN = "failed_again"  # the link was failed before it was queued
     TRIED_AGAIN = "tried_again"  # this try failed; the next one follows
     CUT_OFF = "cut_off"  # by a signal or a fault of the host: queued again, no failure counted
     HELD = "held"  # stopped by the hold of its app: queued again, no failure counted
