@@ -20,7 +20,6 @@ from docora_ops.database.selections import keep_links, select_due, select_links
 from docora_ops.errors import RedisDeniedError
 from docora_ops.links import Action, LinkStatus
 from docora_ops.operations import NO_OPTIONS, ChangeOptions, LeftToOperation, RunningOperation
-from docora_ops.queue.holds import read_holds
 from docora_ops.queue.operation_links import SharedLinks, read_at_work
 from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.text import When, amount
@@ -63,7 +62,7 @@ def retry_all_failed(
     which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=not can_push)
     # Docora's scheduler would not queue links with an open circuit.
     skip = not (can_push or options.reset_circuit)
-    holds = read_holds(docora.redis)
+    holds = docora.read_holds()
     most = None if holds else limit
     selection = select_links(docora.database, which, limit=most, skip_open_circuits=skip)
     selection = without_held_apps(docora, selection, holds, limit)
@@ -117,7 +116,7 @@ def resync_all(
     which = replace(which, app_ids=[resolved.app_id])
     skip = not (docora.queue.can_push or options.reset_circuit)
     selection = select_links(docora.database, which, skip_open_circuits=skip)
-    selection = without_held_apps(docora, selection, read_holds(docora.redis))
+    selection = without_held_apps(docora, selection, docora.read_holds())
     recorded = {**asdict(resolved), "all": True, "held": selection.held_names} | recorded
     change = docora.describe_change("resync", reason, options, **recorded)
     running = running_operations(operations_at_work(docora, selection))
@@ -143,7 +142,7 @@ def schedule(
     within = docora.settings.scan_interval
     require_rq(docora, "schedule", f"Docora's worker queues what is due by itself, within {within}")
     due = select_due(docora.database, docora.settings.rescan_interval_ms)
-    due = without_held_apps(docora, due, read_holds(docora.redis))
+    due = without_held_apps(docora, due, docora.read_holds())
     at_work = operations_at_work(docora, due)
     selection = without_paced_links(due, at_work)
     for left_to in selection.left_to_operations:
