@@ -125,8 +125,8 @@ class Status:
     errors. `good_until_at`, `good_until_seconds`, `oldest_scan_seconds`: as in `ErrorGroup`, for
     all failed links.
     `tried_by_error`: the first four errors of links whose last try failed and that are tried again.
-    `recent_ends`, `failures`, `capacity`: None if workers keep no record: with BullMQ, or if they
-    may not. `capacity`: also None without a complete record of 10 minutes in the last hour.
+    `recent_ends`, `failures`: None if workers keep no record: with BullMQ, or if they may not.
+    `capacity`: None with BullMQ.
     `drift`: also None if workers are those of the other backend or unclear, and on a standby.
     """
 
@@ -246,6 +246,8 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
         status = replace(status, schedule_state=state)
     now = overview.read_at or read_clock(docora.redis)
     record = read_counts(docora.redis, now - timedelta(seconds=DAY), now)
+    if fresh:
+        status = replace(status, capacity=capacity(record, fresh, overview, docora.settings))
     if not record.is_kept:
         return status
     mute = [worker.name for worker in overview.workers if not worker.may_record]
@@ -258,7 +260,6 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
         status,
         recent_ends=RecentEnds(since, {end: counts[end] for end in JobEnd if counts[end]}),
         failures=trend_of_day(record, now),
-        capacity=capacity(record, fresh, overview, docora.settings) if fresh else None,
     )
 
 
