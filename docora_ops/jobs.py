@@ -355,6 +355,8 @@ class QueueOverview:
     held: Sequence[HeldApp] = ()
     jobs_of_apps: int | None = None  # live jobs of the chosen apps, to which `jobs` is limited
     read_at: datetime | None = None  # by the clock of Redis
+    # Idle workers that take none of the waiting jobs, because the apps of these have their shares.
+    spare_slots: int = 0
 
     @property
     def lost_words(self) -> str | None:
@@ -400,8 +402,6 @@ class Backlog:
     """The jobs of one repository or app that keep workers busy while other jobs wait.
 
     name: the repository, the app or, for a single job, the link.
-    sharing_app: the app that uses all of its share of the slots, if jobs wait beside an idle
-        worker.
     """
 
     name: str
@@ -410,7 +410,6 @@ class Backlog:
     files: str | None  # `files_words` of that job
     workers: int
     waiting: int
-    sharing_app: str | None
 
     @property
     def sentence(self) -> str:
@@ -418,8 +417,7 @@ class Backlog:
         files = f" ({self.files} files)" if self.files else ""
         wait = "1 waits" if self.waiting == 1 else f"{self.waiting:,} wait"
         on = f"{self.jobs} of {self.workers} workers on {self.name}"
-        share = f": {self.sharing_app} has its share of the slots" if self.sharing_app else ""
-        return f"{on} for {duration(self.seconds)}{files}; {wait}{share}"
+        return f"{on} for {duration(self.seconds)}{files}; {wait}"
 
 
 def backlog_of(queue: QueueOverview) -> Backlog | None:
@@ -445,16 +443,8 @@ def backlog_of(queue: QueueOverview) -> Backlog | None:
     first = of_name[0]
     if count == 1 and first.app_name and first.repository_name:
         name = link_name(first.app_name, first.repository_name)
-    # An idle worker would take a job of any other app.
-    sharing = Counter(job.app_name for job in running if job.app_name).most_common(1)
-    app = sharing[0][0] if sharing and any(map(_takes_next_job, queue.workers)) else None
     workers = len(queue.workers)
-    return Backlog(name, count, ages[first], first.files_words, workers, queue.waiting, app)
-
-
-def _takes_next_job(worker: Worker) -> bool:
-    is_well = worker.silent_seconds is None and worker.no_job_reason is None
-    return is_well and worker.state == "idle" and worker.obeys_holds  # and shares, too
+    return Backlog(name, count, ages[first], first.files_words, workers, queue.waiting)
 
 
 @dataclass(frozen=True)
