@@ -139,7 +139,8 @@ def ago(seconds: float | None) -> str:
 def good_until(at: datetime | None, seconds: int | None, oldest: int | None = None) -> str:
     """Returns `08:12Z, 3h5m ago`, with a date instead after a day; `never good` without a scan.
 
-    Of several links, tells the earliest good scan; `2026-11-28 to 08:12Z` if they are far apart.
+    Of several links, tells the earliest good scan; `08:12Z to 17:21Z` if they are far apart, with
+    two dates if the earliest is over a day old.
 
     at: the last good scan of failed links, which failed at some later time; the latest of several.
     seconds, oldest: the seconds since then, and since the earliest of several.
@@ -147,14 +148,12 @@ def good_until(at: datetime | None, seconds: int | None, oldest: int | None = No
     if at is None or seconds is None:
         return "never good"
     oldest = max(oldest or 0, seconds)
-    first = _day_or_time(at - timedelta(seconds=oldest - seconds), oldest)
-    if are_far_apart(seconds, oldest):
-        return f"{first} to {_day_or_time(at, seconds)}"
+    ends = (at - timedelta(seconds=oldest - seconds), at)
+    form = "%H:%MZ" if oldest < _DAY else "%Y-%m-%d"
+    first, last = (f"{end.astimezone(UTC):{form}}" for end in ends)
+    if are_far_apart(seconds, oldest) and first != last:
+        return f"{first} to {last}"
     return f"{first}, {ago(oldest)}"
-
-
-def _day_or_time(at: datetime, age: int) -> str:
-    return f"{at.astimezone(UTC):{'%H:%MZ' if age < _DAY else '%Y-%m-%d'}}"
 
 
 def are_far_apart(seconds: int, oldest: int) -> bool:
