@@ -64,8 +64,8 @@ class ErrorGroup:
         have no error.
     files: the number of different files that the errors name.
     app_names: up to three of the apps whose names are known, most links first.
-    good_until_at: the latest good scan of any failed link. The time of a failure is not recorded,
-        but each link failed after its own last good scan. None if there is no such scan.
+    good_until_at: the latest good scan of a failed link; None if there is none. The time of a
+        failure is not recorded, but each link failed after its own last good scan.
     good_until_seconds: the seconds since `good_until_at`, by the clock of Postgres.
     oldest_scan_seconds: the seconds since the earliest last good scan of a failed link.
     """
@@ -81,7 +81,10 @@ class ErrorGroup:
 
 
 def split_delivery(text: str) -> tuple[str, str | None]:
-    """Splits a `typable` error into what went wrong and the file that was sent, if it names one."""
+    """Splits the error of a delivery, from `typable`, into the reason and the file that was sent.
+
+    Returns any other error whole, with None for the file.
+    """
     parts = _DELIVERY.fullmatch(text)
     if not parts:
         return text, None
@@ -89,9 +92,10 @@ def split_delivery(text: str) -> tuple[str, str | None]:
 
 
 def fold(text: str) -> str:
-    """Replaces paths, URLs, numbers, ids and quoted text in a `typable` error by `*`.
+    """Replaces paths, URLs, numbers, ids and quoted text by `*` in an error from `typable`.
 
-    Removes the file that was sent, so that errors match regardless of the file and of the worker.
+    Keeps only the reason of a failed delivery, so that errors match regardless of the file, and of
+    whether a worker of Docora or of docora-ops wrote them.
     """
     folded = _VARIABLE.sub(
         lambda part: part["kept"] or f"{part['notification'] or ''}*", split_delivery(text)[0]
@@ -100,7 +104,7 @@ def fold(text: str) -> str:
 
 
 def errors_of_group(shown: str, errors: Iterable[str]) -> list[str]:
-    """Returns the errors in the group that is shown as `shown`; empty if there is no such group."""
+    """Returns the errors in one group. `shown`: the `error_message` of the group."""
     texts = ((error, typable(error)) for error in errors if error)
     has_folded = "*" in shown  # folding replaces each part by *
     return [
@@ -111,11 +115,13 @@ def errors_of_group(shown: str, errors: Iterable[str]) -> list[str]:
 
 
 def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
-    """Groups links by folded error, most links first. A group shows what its errors share.
+    """Groups links by folded error (see `fold`), most links first.
 
-    rows: the app's id and name (None if unknown), the first LONGEST + 1 characters of the error,
-    the number of links with both, and optionally `good_until_at`, `good_until_seconds` and
-    `oldest_scan_seconds` of the failed links.
+    A group shows the reason that all its errors share, otherwise the folded error.
+
+    rows: an app's id and name (None if unknown), the first LONGEST + 1 characters of an error, the
+        number of the app's links with this error and, optionally, `good_until_at`,
+        `good_until_seconds` and `oldest_scan_seconds` of those that are failed.
     """
     links: defaultdict[str | None, Counter[tuple[str, str | None]]] = defaultdict(Counter)
     files: defaultdict[str | None, set[int]] = defaultdict(set)  # hashes, for a million links

@@ -57,7 +57,7 @@ class NotFoundError(DocoraOpsError, code="not_found"):
 
 
 class RefusedError(DocoraOpsError, code="refused"):
-    """The link or the operation is not in a state that allows this."""
+    """The request is valid, but the present state does not allow it."""
 
 
 class NotFailedError(RefusedError, code="not_failed"):
@@ -133,7 +133,7 @@ class PoolingError(PostgresError, code="postgres_pooling"):
 
 
 class LinkError(PostgresError, code="postgres_statement"):
-    """Postgres refused a statement because of its rows; other links may succeed."""
+    """Postgres refused a statement, perhaps because of one link; other links may succeed."""
 
 
 class StatementTimeoutError(LinkError, code="statement_timeout"):
@@ -145,7 +145,7 @@ class ConflictError(LinkError, code="postgres_statement"):
 
 
 class LinkLockedError(LinkError, code="link_locked"):
-    """Another session has locked the row of the link."""
+    """Another session has held a lock for too long, such as that of the link's row."""
 
 
 class RedisError(ServerError, code="redis"):
@@ -196,7 +196,7 @@ class BrokenCloneError(GitError, code="broken_clone"):
 
 
 class DeliveryError(SnapshotError, code="delivery"):
-    """The app did not accept a file."""
+    """A file could not be delivered to the app."""
 
 
 class CommandInterruptedError(DocoraOpsError, code="interrupted"):

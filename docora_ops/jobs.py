@@ -132,8 +132,8 @@ class JobState(StrEnum):
 class QueuedJob:
     """A live job. Fields that the queue does not record are None.
 
-    files_sent, files_total: of a running job, once it knows which files to send. BullMQ's workers
-        and those of older versions do not report them.
+    files_sent, files_total: of a running job, once it knows which files to send. Not reported by
+        BullMQ's workers, nor by older versions of docora-ops.
     error_message: the error of a delayed job's last try, from Postgres.
     """
 
@@ -190,7 +190,7 @@ class NoJobCode(StrEnum):
 
 @dataclass(frozen=True)
 class NoJobReason:
-    """Why a worker takes no job: its own report or, for RQ's own workers, their state."""
+    """Why a worker takes no job, as it reports. RQ's own workers only report a suspension."""
 
     code: NoJobCode
     message: str  # in a few words, such as `clock 3,600 s ahead`
@@ -275,7 +275,7 @@ class Suspension:
 
     @property
     def sentence(self) -> str:
-        """Returns `workers are suspended by kim@ops1 for another 5 s: REASON`, as far as known."""
+        """Returns `workers are suspended by kim@ops1 for another 5s: REASON`, as far as known."""
         seconds = self.remaining_seconds
         who = f" by {self.who}" if self.who else ""
         left = "" if seconds is None else f" for another {duration(seconds)}"
@@ -360,7 +360,10 @@ class QueueOverview:
 
     @property
     def lost_words(self) -> str | None:
-        """Returns `last heartbeat 75 s ago; w1 is gone` or a part of it; None if all are well."""
+        """Returns `last heartbeat 1m15s ago; w1 is gone`, or one half of it.
+
+        None if no worker is silent or gone.
+        """
         silences = (worker.silent_seconds for worker in self.workers)
         silent = [seconds for seconds in silences if seconds is not None]
         words = []
@@ -375,7 +378,8 @@ class QueueOverview:
     def has_scheduler(self) -> bool:
         """Tells whether anything queues RQ's delayed jobs when they are due.
 
-        Workers of docora-ops do. Only they report how far their clock is ahead.
+        A worker of docora-ops queues them. It is known by its `clock_ahead_seconds`, which no other
+        worker reports.
         """
         ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
         return ours or self.scheduler is not None
@@ -387,7 +391,10 @@ class QueueOverview:
 
     @property
     def is_idle(self) -> bool:
-        """Tells whether workers take jobs, with RQ, but none waits or runs: a pass queues some."""
+        """Tells whether RQ workers take jobs, but no job waits or runs.
+
+        The workers wait for a pass of `schedule`.
+        """
         has_jobs = self.waiting or self.active
         return self.backend is Backend.RQ and self.takes_jobs and not has_jobs
 
@@ -421,10 +428,12 @@ class Backlog:
 
 
 def backlog_of(queue: QueueOverview) -> Backlog | None:
-    """Summarizes long jobs while others wait; None unless jobs have run and have waited for 10 s.
+    """Summarizes the long jobs: those that have run for at least 10 s.
 
-    Names the repository with the most long jobs, or the app if it has more. Returns None with
-    BullMQ, whose jobs do not name their workers.
+    Names the repository with the most long jobs, or the app with the most, if that has more.
+
+    Returns None if there is no long job, if no other job has waited for 10 s, or with BullMQ, whose
+    jobs do not name their workers.
     """
     if not queue.waiting or (queue.oldest_waiting_seconds or 0) < _LONG:
         return None
@@ -471,7 +480,10 @@ class JobFailure:
 
 @dataclass(frozen=True)
 class JobRecord:
-    """The queue's record of one job. Unknown fields are None; without a job, all fields are."""
+    """The queue's record of one job.
+
+    Fields other than `places` are None if they are unknown, or if there is no job.
+    """
 
     status: str | None
     origin: str | None

@@ -20,7 +20,7 @@ def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
 
 
 class LinkStatus(StrEnum):
-    """`app_repositories.status`."""
+    """The status of a link: the values of `app_repositories.status`."""
 
     PENDING_SNAPSHOT = "pending_snapshot"
     SCANNING = "scanning"
@@ -266,7 +266,7 @@ class LinkFilter:
     repository_names: Sequence[str] = ()  # `owner/name` with `*`; alternative to `repository_ids`
     statuses: Sequence[LinkStatus] = ()
     errors: Sequence[str] = ()  # the error contains the text; with `*`, the whole error matches it
-    cut_errors: Sequence[str] | None = None  # and, cut as for groups, it is one of these
+    cut_errors: Sequence[str] | None = None  # and the error, cut by `CUT_ERROR`, is one of these
     exclude_errors: Sequence[str] = ()
     exclude_cut_errors: Sequence[str] | None = None
     no_error: bool = False  # also match links without an error
@@ -278,7 +278,7 @@ class LinkFilter:
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])
-# A change and a success remove the error, a failed try leaves it.
+# Links whose last try failed: a change and a successful scan remove the error.
 TRIED_LINKS = LinkFilter(statuses=[LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING], errors=["*"])
 
 

@@ -45,7 +45,8 @@ class Results:
 class KnownOperation:
     """A bulk operation that is still in Redis. If `who` is None, docora-ops did not start it.
 
-    taken_over: completed links of a retry with `--in-flight` that another producer queued first.
+    taken_over: of a retry with `--in-flight`, how many of the completed links it did not queue,
+        because another producer had queued them, or because they no longer qualified.
     """
 
     operation_id: str
@@ -210,7 +211,7 @@ NO_OPTIONS = ChangeOptions()
 class RunningOperation:
     """A bulk operation at work on some links of a selection.
 
-    links: the number of these links that it has not queued yet, or that have no result yet.
+    links: how many of these links still wait for the operation to queue them, or for a result.
     """
 
     operation_id: str
@@ -269,7 +270,7 @@ class BulkResult:
     circuits_reset: int | None
     circuits_held: int | None
     in_flight: int | None
-    taken_over: int | None  # links that another producer queued first
+    taken_over: int | None  # as in `KnownOperation`
     left_to_operations: Sequence[LeftToOperation] | None
     running_operations: Sequence[RunningOperation]
     failures: Sequence[LinkFailure]
@@ -310,7 +311,7 @@ class LinkWait:
 
 @dataclass(frozen=True)
 class JobCounts:
-    """The jobs of followed links by state. Jobs that are just being moved are not counted."""
+    """The jobs of followed links by state. A job that is not found counts only once it is lost."""
 
     waiting: int = 0
     running: int = 0
@@ -336,7 +337,7 @@ class BulkWait:
     failed_by_error: Sequence[ErrorGroup] = ()  # set by `grouped`
 
     def grouped(self) -> Self:
-        """Groups the failed links by error, most links first."""
+        """Returns the result with its failed links grouped by error, most links first."""
         from docora_ops.error_groups import group_failures
 
         return replace(self, failed_by_error=group_failures(self.failed_links))

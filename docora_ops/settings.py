@@ -26,8 +26,8 @@ from docora_ops.text import duration, mask
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
 SECOND_LOOK_DELAY = 5  # seconds between the two looks at a disagreement of database and queue
-LONGEST_RETRY_DELAY = 86_400  # seconds; doubled without a limit, no timer could hold them
-LEAST_OVERDUE = 900  # seconds without a scan, if DOCORA_OPS_OVERDUE_AFTER is not set
+LONGEST_RETRY_DELAY = 86_400  # seconds; a delay doubled without a limit would exceed any timer
+LEAST_OVERDUE = 900  # seconds; the least default of DOCORA_OPS_OVERDUE_AFTER
 _LARGEST_FILE = 64 * 1024  # bytes of an env file, or of the file with one value
 _PATIENCE = 5  # seconds for the writer of a pipe
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
@@ -150,7 +150,7 @@ class Settings(BaseSettings):
     @field_validator("database_url", "redis_url")
     @classmethod
     def _adapt_url(cls, secret: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
-        """Checks a URL, and leaves out or replaces options that libpq or redis-py do not know."""
+        """Checks a URL, and adapts its options to libpq or redis-py. Raises ValueError."""
         if secret is None:
             return None
         text, schemes = secret.get_secret_value(), _SCHEMES[str(info.field_name)]
@@ -177,7 +177,7 @@ class Settings(BaseSettings):
         return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if kept else ""))
 
     def hurried(self, seconds: int) -> Self:
-        """Returns the settings with at most `seconds` to connect, and for each reply."""
+        """Returns the settings with at most `seconds` to connect, and for each server reply."""
         names = ("connect_timeout", "statement_timeout")
         return self.model_copy(update={name: min(seconds, getattr(self, name)) for name in names})
 
@@ -215,14 +215,15 @@ class Settings(BaseSettings):
     def overdue_after_seconds(self) -> int:
         """Returns the seconds without a good scan after which a link is overdue.
 
-        If not set: three rescan intervals and a scan interval, at least 15 minutes.
+        Without DOCORA_OPS_OVERDUE_AFTER: three rescan intervals and a scan interval, but at least
+        15 minutes.
         """
         interval = math.ceil((3 * self.rescan_interval_ms + self.scan_interval_ms) / 1000)
         return self.overdue_after or max(interval, LEAST_OVERDUE)
 
     @property
     def retry_delays(self) -> list[int]:
-        """Returns the delay before each further try, in whole seconds, doubled each time."""
+        """Returns the delay before each further try in whole seconds: doubled, at most a day."""
         base = self.retry_base_delay_ms / 1000
         delays = (math.ceil(base * 2**attempt) for attempt in range(self.max_retry_attempts - 1))
         return [min(delay, LONGEST_RETRY_DELAY) for delay in delays]
@@ -274,11 +275,11 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
 
 
 def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
-    """Returns the variables that are not empty, with the values that stand in files of their own.
+    """Returns the variables that are settings and not empty.
 
-    DATABASE_URL, REDIS_URL and ENCRYPTION_KEY may instead be read from the file that
-    DATABASE_URL_FILE, REDIS_URL_FILE or ENCRYPTION_KEY_FILE names. Raises ConfigurationError if
-    both variables are set, or if the file gives no value.
+    Reads DATABASE_URL, REDIS_URL or ENCRYPTION_KEY from a file if DATABASE_URL_FILE, REDIS_URL_FILE
+    or ENCRYPTION_KEY_FILE names one. Raises ConfigurationError if both variables are set, or if the
+    file gives no value.
 
     place: the name of the environment or the file, for errors.
     """
@@ -302,7 +303,11 @@ def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
 
 
 def _read_target(target: str) -> dict[str, str | None]:
-    """Reads the file of a target. Refuses one with a password that every user can read."""
+    """Returns the variables in the file of a target.
+
+    Raises ConfigurationError if every user can read a password or key in it, or if it has no
+    REDIS_URL.
+    """
     file = target_file(target)
     place = f"target file {file}"
     variables = _read(file, place)
@@ -317,7 +322,10 @@ def _read_target(target: str) -> dict[str, str | None]:
 
 
 def _protection(file: Path, variables: Mapping[str, str]) -> str | None:
-    """Returns the command that hides a file with secrets from other users, if they can read it."""
+    """Returns a command that hides the file from other users.
+
+    None if the file has no secrets, or if other users can't read it.
+    """
     if not variables.get("ENCRYPTION_KEY") and not any(map(_PASSWORD.search, variables.values())):
         return None
     mode = file.stat().st_mode
@@ -326,7 +334,10 @@ def _protection(file: Path, variables: Mapping[str, str]) -> str | None:
 
 
 def _read(file: Path, place: str) -> dict[str, str]:
-    """Reads the variables in an env file, which may be a pipe, as Docora's dotenv does."""
+    """Returns the variables in an env file or a pipe, by the rules of Docora's dotenv.
+
+    Raises ConfigurationError, such as for a line that is not NAME=VALUE.
+    """
     text = _text_of(file, place)
     # A default in place of the unreadable setting could lead to other servers.
     rest = _ASSIGNMENT.sub(lambda assignment: "\n" * assignment[0].count("\n"), text)
@@ -347,7 +358,10 @@ def _read(file: Path, place: str) -> dict[str, str]:
 
 
 def _text_of(file: Path, name: str) -> str:
-    """Reads at most 64 KiB of text from a regular file, or from a pipe within 5 s.
+    """Returns the text of a regular file, or of a pipe.
+
+    Raises ConfigurationError if it can't be read, if it is longer than 64 KiB, or if a pipe does
+    not end within 5 s.
 
     name: the name of the file, for errors.
     """

@@ -30,14 +30,14 @@ _LONGEST = 10**9  # seconds: other programs may have stored any number
 
 
 def mask(text: str, secrets: Iterable[str | None] = ()) -> str:
-    """Puts `***` in place of passwords in URLs, GitHub tokens, encrypted values and `secrets`."""
+    """Replaces GitHub tokens, encrypted values, passwords in URLs and `secrets` by `***`."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, MASK)
     return _SECRETS.sub(MASK, text)
 
 
 def mask_cut(text: str) -> str:
-    """Masks a truncated text without its last word, which may be the beginning of a secret."""
+    """Masks a truncated text, and drops its last word, which may be the beginning of a secret."""
     head, *last = text.rsplit(maxsplit=1) or [""]
     return mask(head) if last else MASK
 
@@ -137,13 +137,14 @@ def ago(seconds: float | None) -> str:
 
 
 def good_until(at: datetime | None, seconds: int | None, oldest: int | None = None) -> str:
-    """Returns `08:12Z, 3h5m ago`, with a date instead after a day; `never good` without a scan.
+    """Returns until when failed links were good: `08:12Z, 3h5m ago` or `2026-11-28, 3d ago`.
 
-    Of several links, tells the earliest good scan; `08:12Z to 17:21Z` if they are far apart, with
-    two dates if the earliest is over a day old.
+    Names the earliest of the links' last good scans. Names the latest, too, if they are far apart:
+    `08:12Z to 17:21Z`, or two dates if the earliest is over a day old. Returns `never good` if
+    there is no good scan.
 
-    at: the last good scan of failed links, which failed at some later time; the latest of several.
-    seconds, oldest: the seconds since then, and since the earliest of several.
+    at, seconds: the latest of the links' last good scans, and the seconds since then.
+    oldest: the seconds since the earliest of them; None if there is only one.
     """
     if at is None or seconds is None:
         return "never good"
@@ -157,5 +158,5 @@ def good_until(at: datetime | None, seconds: int | None, oldest: int | None = No
 
 
 def are_far_apart(seconds: int, oldest: int) -> bool:
-    """Tells whether two ages of failed links differ so much that one does not stand for both."""
+    """Tells whether `oldest` is more than twice `seconds`, so that one can't stand for both."""
     return 2 * seconds < oldest

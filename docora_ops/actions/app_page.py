@@ -24,7 +24,7 @@ class AppPage(App):
 
     email, created_at: None if the role may not read them.
     good_until_at, good_until_seconds, oldest_scan_seconds: as in `ErrorGroup`.
-    tried_by_error: links that are tried again, and have not failed for good, by last error.
+    tried_by_error: links whose last try failed and that will be tried again, by error.
     delivered_files, last_delivered_at: Docora records only the last delivery of each file.
     held: the hold of the app; None if it is not held, or Redis could not be used.
     running_operations: bulk operations of docora-ops at work on links of the app; None if Redis
@@ -50,7 +50,7 @@ class AppPage(App):
 
 
 def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
-    """Returns everything about one app, and the error of Redis if it could not be used.
+    """Returns everything about one app, and the error if Redis could not be used.
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """

@@ -89,10 +89,10 @@ class UrlChange(App):
     changed: False if the app already had this URL, or if the probe failed.
     jobs_with_old_url: the number of BullMQ jobs (waiting, delayed or running) whose URL is not the
         new one; None if unknown.
-    links_to_resync: the links of these jobs, and links scanned since the change by a job that may
-        have begun with the old URL.
-    scanned_since: the time for `--last-scan-after` that selects the links to resync, once these
-        jobs have ended. None before the change, or without links to resync.
+    links_to_resync: the links of these jobs, and links whose running or last job may have begun
+        with the old URL.
+    scanned_since: once the jobs have ended, `--last-scan-after` with this time selects the links to
+        resync. None before the change, or without links to resync.
     has_failed_links: whether the app has failed links; None if unknown.
     next_commands: what to run next; `set-url` fills it.
     probe: the probe of the new URL before the change; None if it was not probed.
@@ -131,7 +131,7 @@ def set_url(
 
     app: id or name. With `asks` or `dry_run`, an unambiguous prefix is allowed.
     asks: a person confirms the plan, so the plan includes the jobs and links that keep the old URL.
-    This takes 3 s for 200,000 BullMQ jobs.
+        Finding them takes 3 s for 200,000 BullMQ jobs.
     probe: `docora_ops.worker.probe.probe` to probe the new URL first; None to skip the probe.
     reason: for the audit entry.
     dry_run: only yield the plan, as complete as with `asks`.
@@ -221,8 +221,8 @@ def base_url_of(database: Database, app: App, *, lock: bool = False) -> str:
 def refusal_of(url: str, *, is_dev: bool) -> str | None:
     """Returns why Docora's onboarding would refuse this base_url; None if it would accept it.
 
-    Judges the host as written, like Docora: does not resolve names, and ignores IPv6 addresses.
-    Also refuses URLs that programs parse differently.
+    Judges the host as written, like Docora: does not resolve names, and accepts any IPv6 address.
+    Also returns a reason for a URL that programs parse differently.
 
     is_dev: Docora runs with `NODE_ENV=dev`.
     """

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class AuditEntries:
     """The two audit entries of a change, for its start and its end.
 
-    Bulk operations write both together with their progress. Other changes write the first entry
-    with the first job, so that no entry remains if nothing changes.
+    Bulk operations write each entry together with their progress. Other changes write the entry for
+    the start together with the first job, and write none if nothing changes.
 
     total: the number of links.
     deliveries: the number of delivery records deleted or, with `--update`, marked.
@@ -66,7 +66,7 @@ class AuditEntries:
         counts: Mapping[Outcome, int] | Mapping[RepairOutcome, int],
         stopped_by: StoppedBy | None,
     ) -> None:
-        """Writes the entry for the end once, if the change has begun. Raises RedisError."""
+        """Writes the end's entry if only the start's was written. Raises RedisError."""
         if self.has_begun and not self.has_ended:
             add_entry(redis, self.entry(AuditEvent.ENDED, counts, stopped_by))
             self.has_ended = True

@@ -32,13 +32,15 @@ def history(
     """Returns one page of the changes, latest first, without passes that changed nothing.
 
     schedule: include passes of `schedule`.
-    folded: return consecutive passes of `schedule` by one user for one reason as one change, from
-        the start of the first pass to the end of the last. Its counts begin with `passes`.
-    since: only changes that began or ended since then, and bulk operations with a step since then.
+    folded: return consecutive passes of `schedule` with the same user, reason and target as one
+        change, from the start of the first pass to the end of the last. The first of its counts,
+        `passes`, is the number of passes.
+    since: only changes that began or ended at this time or later, and bulk operations that wrote
+        progress at this time or later.
     operation_id: only the entries of this bulk operation, including its cancellation.
     app: only changes whose selection names this app (id or name, case-insensitive).
 
-    Raises UsageError if `since` is in the future.
+    Raises UsageError if `since` is in the future, RedisError.
     """
     first = past_moment(since, now(docora)) if since is not None else None
     under_way = set(find_records(docora.redis, first)) if first else set()
@@ -79,7 +81,7 @@ def now(docora: Docora) -> datetime:
 
 
 def past_moment(when: When, now: datetime) -> datetime:
-    """Converts a time or an age to a time. `now`: by the clock of Redis.
+    """Converts a time or an age to a time. `now`: the current time by the clock of Redis.
 
     Raises UsageError if the result is in the future.
     """

@@ -62,7 +62,7 @@ def running_operation(docora: Docora) -> KnownOperation:
 
 
 def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
-    """Yields a bulk operation every 0.5 s until it ends or its runner is gone."""
+    """Yields a bulk operation every 0.5 s until the operation ends or its command is gone."""
     before = None
     while True:
         operation = read_operation(docora.redis, operation_id)
@@ -84,7 +84,8 @@ def keep_messages(docora: Docora, operation_id: str, messages: Sequence[str]) ->
 def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> bool:
     """Asks a bulk operation to stop after its current batches. Queued links stay queued.
 
-    Returns False if it was already cancelled. Raises NotFoundError, OperationFinishedError.
+    Returns False if it was already cancelled. Raises NotFoundError, OperationFinishedError,
+    RedisError.
 
     reason: for the audit entry.
     """

@@ -22,9 +22,10 @@ _BUSY = 0.9  # share of slots, because some busy slots are between two jobs
 class Capacity:
     """The pace of the workers, and the pace that is due, in snapshots per minute.
 
-    managed_per_minute: in the best 10 minutes of the last hour; None if no 10 minutes of it are
-        completely recorded.
-    due_per_minute: to scan each link once per `RESCAN_INTERVAL_MS` plus `SCAN_INTERVAL_MS`.
+    managed_per_minute: the pace of the workers in the best 10 minutes of the last hour; None if no
+        10 minutes of that hour are completely recorded.
+    due_per_minute: the pace that scans each link once in `RESCAN_INTERVAL_MS` plus
+        `SCAN_INTERVAL_MS`.
     slots: how many jobs can run at a time, not counting workers that take no jobs.
     missing_slots: the number of further slots that would reach the pace that is due.
     """
@@ -55,9 +56,10 @@ def capacity(
 ) -> Capacity:
     """Compares the pace of the workers with the pace that is due.
 
-    Slots are missing only while all slots are busy and jobs of an earlier pass of `schedule` still
-    wait. Otherwise, the pace may be low because no more jobs were queued, or because an app has
-    used up its share of the slots. At most one slot per waiting job is missing.
+    Slots are missing only while nearly all slots are busy, jobs of an earlier pass of `schedule`
+    still wait, and neither a suspension nor a hold is in force. Otherwise, the pace may be low
+    because no more jobs were queued, or because an app has used up its share of the slots. At most
+    one slot per waiting job is missing.
 
     record: the counts of the last `LOOKS_BACK` seconds or more.
     """

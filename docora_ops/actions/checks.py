@@ -36,7 +36,7 @@ LONG_WAIT = 3600  # seconds a job may wait
 _LATE = 60  # seconds a delayed job may be late, although workers check every second
 _CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; above the latter, a worker takes no job
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
-"""Matches another major version, as the last process that opened the queue has recorded it."""
+"""Matches a version of BullMQ other than 5, as recorded by the last process to open the queue."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 _TO_RECORD = (
     "restart workers of an older version; for others, ACL SETUSER their user "
@@ -117,7 +117,7 @@ Problem = tuple[bool, Callable[..., Check], str, str]
 
 
 def judge(name: CheckName, fine: str, *problems: Problem) -> Check:
-    """Returns a check with the first existing problem, otherwise OK with the finding `fine`."""
+    """Returns the check for the first problem that exists, otherwise OK with `fine`."""
     for exists, kind, finding, hint in problems:
         if exists:
             return kind(name, finding, hint)
@@ -209,7 +209,7 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
 def check_queue(health: QueueHealth, queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
-    If only workers of the other backend are running, yields only that check.
+    If only workers of the other backend are running, yields one check, which says so.
 
     pending: the number of pending links; 0 if unknown.
     """
@@ -284,9 +284,11 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
 
 
 def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
-    """Yields the reasons why workers take no jobs, as reported by the workers, except a suspension.
+    """Yields a problem if workers take no jobs for a reason other than a suspension.
 
-    Critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
+    The problem is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
+
+    text: the finding, with `{}` in place of the reasons.
     """
     refusal = refusal_of(queue.workers)
     if refusal is None:
@@ -347,10 +349,10 @@ def check_schedule(seconds: int | None, freshness: Freshness | None, settings: S
 def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
     """Judges how long ago the last pass of `schedule` ended.
 
-    An old pass is critical only if links wait. Otherwise, another program queues due links, and
-    `schedule` was run once by hand.
+    An old pass is critical if links have waited too long for the next one. Otherwise, it is a
+    warning: another program may queue due links, and `schedule` may have been run only by hand.
 
-    seconds: the time since that pass; None if no pass is known.
+    seconds: the time since that pass; None if no pass is known, which is never critical.
     freshness: the result of `beside_queue`; None if unknown.
     """
     is_old = has_missed_passes(seconds, settings)
@@ -367,7 +369,8 @@ def check_freshness(
 ) -> Check:
     """Checks that links are scanned, and that no hold without an end is forgotten.
 
-    freshness: the result of `beside_queue`. held: with names.
+    freshness: the result of `beside_queue`.
+    held: the held apps, with their names.
     """
     longest, last = duration(freshness.overdue_after_seconds), "no good scan yet"
     if freshness.last_scanned_at:

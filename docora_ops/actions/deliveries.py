@@ -1,4 +1,4 @@
-"""Lists the files that an app has received, and proves them complete. Only reads Postgres."""
+"""Lists the files that an app has received, and checks whether they are complete. Only reads."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -47,12 +47,12 @@ class RepositoryDeliveries:
     """The files that an app has received from one repository, compared with the stored commit.
 
     files: the number of files that were last delivered in the period.
-    first_at, last_at: their first and last delivery.
-    status: the status of the link; None if there is no link, but still delivery records.
-    result: as counted by `verify`; None without a link.
+    first_at, last_at: the times of the first and the last of these deliveries.
+    status: the status of the link; None if the link is gone and only records are left.
+    result: the result of the comparison; None without a link.
     stored_files: the number of files of the stored commit.
-    missing, outdated, extra: as in `verify`, but known for a link with any status. Like
-        `stored_files`, None if the link was not compared.
+    missing, outdated, extra: the numbers of files that differ, for any status but `scanning`.
+        Like `stored_files`, they are None if the link was not compared.
     """
 
     repository_id: str
@@ -76,7 +76,8 @@ class Deliveries(App):
     since_at, until_at: the period; None means no bound.
     files: the number of files that were last delivered in the period.
     repositories: sorted by name.
-    proof: what `verify` finds, regardless of the period; with a path, of matching files only.
+    proof: the result of the comparison, regardless of the period. With a path, only files that
+        match it are compared.
     """
 
     since_at: datetime | None

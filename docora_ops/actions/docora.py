@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LONGEST_VALUE = 1000  # characters of a value in an audit entry
 _UNSET = 2**32 - 1  # the login uid of a process that has none
 _PATIENCE = 2
-"""Timeout in seconds of a statement that `status` and `doctor` send before they ask Redis."""
+"""Timeout in seconds of the statement that asks whether a link was ever scanned."""
 
 
 class Docora:
@@ -36,8 +36,9 @@ class Docora:
     Connects to Postgres and Redis when first used. Actions add to `notices` what a person should
     read in addition to the result.
 
-    confirm: the name of the target; without it, a protected target refuses mass changes.
-    redis_patience: the longest timeout for Redis in seconds; None means that of the settings.
+    confirm: the name of the target. Without it, a protected target refuses the changes that call
+        `require_confirmation`.
+    redis_patience: the longest timeout for Redis in seconds; None leaves the settings as they are.
     """
 
     def __init__(self, settings: Settings, confirm: str | None = None) -> None:
@@ -65,7 +66,7 @@ class Docora:
         self.database.disconnect()
 
     def renew(self) -> None:
-        """Closes the connection and clears all caches, so that everything is read again."""
+        """Closes the connection to Postgres and clears all caches: everything is read again."""
         self.close()
         for name, attribute in vars(type(self)).items():
             if isinstance(attribute, cached_property):
@@ -212,7 +213,7 @@ class Docora:
 
 
 def _shown(value: object) -> object:
-    """Returns a value for an audit entry: texts without secrets, and not too long."""
+    """Returns a value as an audit entry shows it: secrets are masked, long texts are cut."""
     if isinstance(value, list):
         return [_shown(part) for part in value]
     return mask(value)[:_LONGEST_VALUE] if isinstance(value, str) else value

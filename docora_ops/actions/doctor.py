@@ -79,7 +79,7 @@ class DoctorData:
 class Diagnosis:
     """The results of all checks in display order. Unknown numbers are None.
 
-    needs: what the checks that could not be made would need, in words.
+    needs: what was missing for checks that were not made, such as `Postgres`.
     """
 
     checks: Sequence[Check]
@@ -236,7 +236,11 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
 
 
 def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
-    """Judges the freshness together with the queue. Tells whether workers or `schedule` stopped."""
+    """Tells whether no worker takes jobs, or `schedule` has stopped.
+
+    Adds what the queue shows to the freshness, and the names to the held apps. Records the error if
+    a server fails.
+    """
     try:
         if postgres.freshness and redis.health:
             queue = redis.health.overview
@@ -354,7 +358,10 @@ def _examine_postgres(
 
 
 def _check_pooling(settings: Settings, server: _Server) -> None:
-    """Checks whether the proxy pools transactions. A single look can prove only that it does."""
+    """Checks whether the proxy before Postgres pools transactions.
+
+    A single look can prove that the proxy does, but not that it does not.
+    """
     pools = pools_transactions(settings, tries=1)
     pooling = "a proxy that pools transactions: commands work, and a worker refuses to start"
     unknown = "unknown: two more connections could not be opened at once"

@@ -29,7 +29,7 @@ class ProblemChanges:
 
     ongoing: critical before, and now critical or not checked.
     is_reminder: nothing has changed, but the last report is too old.
-    told_at: when problems were last reported, including now.
+    told_at: the time of the last report, which may be this one.
     """
 
     new: Sequence[Problem]

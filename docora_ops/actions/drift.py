@@ -96,9 +96,10 @@ class Suspects:
 class Finding:
     """One case of drift, and what its repair needs.
 
-    status: the status of a link that lacks a live job; otherwise empty.
-    disproved: the evidence that no worker would take its waiting job; otherwise empty.
-    removal: for all other drift, the job or entries to remove.
+    status: the status of a lost or stuck link; otherwise empty.
+    disproved: if the link has a waiting job, the evidence that no worker would take the job;
+        otherwise empty.
+    removal: the job or entries to remove; None for a lost or stuck link.
     """
 
     drift: Drift
@@ -108,7 +109,7 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """Distinguishes the cases of one job. Changes if the job is queued again."""
+        """Distinguishes the cases of one job. Any evidence changes if the job is queued again."""
         return intern(f"{self.drift.kind} {self.disproved}")
 
 
@@ -118,12 +119,11 @@ def find_drift(
     app_id: str | None = None,
     ref: LinkRef | None = None,
 ) -> Iterator[Suspects | list[Finding]]:
-    """Looks for drift twice. Yields Suspects between the looks, and finally the drift.
+    """Looks for drift twice, `DOCORA_OPS_DRIFT_GRACE` seconds apart.
 
-    `DOCORA_OPS_DRIFT_GRACE` seconds lie between the looks.
-    Leaves out suspects of only one look, which are normal activity, and held apps, whose links need
-    no job until their release. Holds neither locks nor a transaction between the looks. Raises
-    PostgresError, RedisError.
+    Yields Suspects between the looks, and finally the drift that both looks have found. The other
+    suspects are normal activity. Leaves out held apps, whose links need no job until the release.
+    Holds neither locks nor a transaction between the looks. Raises PostgresError, RedisError.
 
     app_id: look only at this app.
     ref: look only at this link.
@@ -192,7 +192,7 @@ def _look(
         database,
         app_id=app_id,
         link_id=ref.id if ref else None,
-        # Failed and due links can only be lost to a misplaced job, which only RQ has.
+        # Failed and due links count as lost only if their job is misplaced, and only with RQ.
         rescan_interval_ms=docora.settings.rescan_interval_ms if sweep else None,
         size=_AT_ONCE,
     )
@@ -239,9 +239,10 @@ def _check_jobs(
 
 
 def _is_orphan(entries: Entries, job_id: str) -> bool:
-    """Tells whether a job of a deleted link waits or has failed, and no worker has just taken it.
+    """Tells whether this job of a deleted link waits or has failed.
 
-    Finished and cancelled jobs of deleted links do not count; they expire.
+    A job that a worker has just taken does not count. Neither do finished and cancelled jobs, which
+    expire, nor jobs whose id is not one of Docora's.
     """
     places = entries.places_of(job_id)
     is_left = Place.INTERMEDIATE not in places and not TO_RUN_OR_FAILED.isdisjoint(places)
@@ -268,7 +269,7 @@ def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
 
 
 def _leave_out_idle(queue: LinkQueue, statuses: dict[LinkRef, str]) -> None:
-    """Removes links that need no job and whose job does not wait: most failed and due links."""
+    """Removes failed and due links whose job does not wait, because they need no job."""
     at_rest = [
         ref
         for ref, status in statuses.items()
@@ -283,7 +284,7 @@ def _leave_out_idle(queue: LinkQueue, statuses: dict[LinkRef, str]) -> None:
 def _check_links(
     database: Database, queue: LinkQueue, entries: Entries | None, statuses: Mapping[LinkRef, str]
 ) -> Iterator[Finding]:
-    """Yields the links that lack a live job, and other links whose job is misplaced."""
+    """Yields the links that lack a live job, and links whose waiting job no worker would take."""
     answers = dict(look_at_jobs(database, queue, list(statuses)))
     waiting = [ref.job_id for ref, answer in answers.items() if answer.state is JobState.WAITING]
     misplaced = queue.sweep.misplaced(waiting, entries) if queue.sweep and entries else {}

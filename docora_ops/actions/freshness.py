@@ -1,4 +1,7 @@
-"""Judges which links are overdue, and whether links are scanned at all. Writes nothing."""
+"""Judges which links are overdue, and whether links are scanned at all. Writes nothing.
+
+A cycle is one scan of all links that should be scanned regularly.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +39,8 @@ _FEW_SCANS, _LONGEST_OF_FEW = 10, 3
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` after which to warn."""
 _STILL_INTERVALS, _STILL_GAPS, _LEAST_STILL = 3, 3, 120
-"""Movement is expected within the longest of 3 scan intervals, 3 times the longest gap, 120 s."""
+"""Movement is expected within 3 scan intervals, 3 times the longest gap or 120 s, whichever is
+longest."""
 _SAMPLE = 20
 """Due links of one status whose jobs are looked at."""
 _WITHOUT_MOMENT = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.FAILED)
@@ -50,13 +54,15 @@ Gaps = Sequence[tuple[datetime, timedelta]]
 class Freshness:
     """When links were last scanned, and how many are overdue. Postgres's clock gives all times.
 
-    overdue: synced links without a good scan for `overdue_after_seconds`, not counting the time of
-        an open circuit. If no link at all was scanned in that time, pending links and links that
-        were never scanned also count, from their creation on.
-    is_slow: a cycle takes longer than the rescan interval, and a link waits for its scan. False if
-        nothing moves or, with RQ, if `schedule` or all workers have stopped.
-    schedule_stopped: the last pass of `schedule` is too old, and a link that has been due for as
-        long is not queued, according to one look.
+    overdue: synced links without a good scan for `overdue_after_seconds`. The time runs from the
+        last good scan, or from the end of an open circuit if that is later. If no link at all was
+        scanned in this time, pending links and links that were never scanned also count; for a link
+        that was never scanned, the time runs from its creation.
+    is_slow: a cycle takes longer than the rescan interval plus two scan intervals, and a link has
+        waited for its scan that long. False if nothing moves or, with RQ, if `schedule` or all
+        workers have stopped.
+    schedule_stopped: the last pass of `schedule` is too old, and a link that has been due for too
+        long has no live job. Judged by one look: a timer that is restarting looks the same.
     due: links that a scheduler should queue now.
     nothing_moves: a link has been due for `nothing_moves_after_seconds`, during which no job ran,
         began or ended, and no file was delivered.
@@ -88,7 +94,7 @@ class Freshness:
 
     @property
     def slow_cycle_seconds(self) -> int:
-        """Returns the length of a cycle if it is too long, otherwise 0."""
+        """Returns the seconds that a cycle takes at the last pace if `is_slow`, otherwise 0."""
         return self.cycle_seconds or 0 if self.is_slow else 0
 
     @property
@@ -107,9 +113,10 @@ class Freshness:
 
 
 def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
-    """Returns the ids of the held apps, or none and the error if Redis can't be used.
+    """Returns the ids of the held apps, or no ids and the error if Redis can't be used.
 
-    The error saves the caller from waiting for Redis a second time.
+    With the error, the caller need not wait for Redis again. If the holds can't be read, returns no
+    ids and no error.
     """
     try:
         return list(docora.read_holds()), None
@@ -141,7 +148,7 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
         overdue_after_seconds=seconds,
         cycle_seconds=cycle,
         # Scanning many links at once can make the last minutes look slow, so a link must also have
-        # waited that long.
+        # waited for `usual` seconds.
         is_slow=cycle is not None
         and cycle > usual
         and has_waiting_link(database, now - timedelta(seconds=usual), held),
@@ -177,11 +184,11 @@ def _read_pace(docora: Docora, links: LinkCounts, held: Sequence[str]) -> tuple[
 
 
 def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:
-    """Returns the length of a cycle in seconds, at the pace before the last scan.
+    """Returns the seconds that a cycle takes at the pace before the last scan of any link.
 
-    A row keeps only the last scan of its link. The pace is therefore measured backwards from the
-    last scan of any link, so that a later stop does not change it. The longest gap is left out,
-    because it may have been a stop.
+    Returns None if too few scans are known. A row keeps only the last scan of its link, so only the
+    latest pace can be measured: backwards from the last scan, so that a later stop does not change
+    the pace. The longest gap is left out, because it may have been a stop.
     """
     if scans.last_scanned_at is None or scans.first_at is None or scans.before_last < _FEWEST_SCANS:
         return None
@@ -226,12 +233,14 @@ class Activity:
     """When due links and jobs last moved, read at one moment.
 
     before: the start of the period in which movement is expected.
-    due_since: when a synced link became due.
-    unqueued_since: the earliest time at which any other link without a live job can be due.
-    waiting_since: when the oldest waiting job was queued.
-    moved_at: the last good scan, the last start and end of other jobs, the last delivered file.
-    changed_at: the last change by a person or program.
-    released_at: the end of the last suspension.
+    due_since: when a synced link became due; only if earlier than `before`.
+    unqueued_since: the earliest time at which a pending or failed link without a live job can have
+        become due; only if earlier than `before`.
+    waiting_since: when the oldest waiting job of an app that is not held was queued.
+    moved_at: the times of the last good scan, the last failed job, the last start of a job and the
+        last delivered file.
+    changed_at: the time of the last change, not counting passes of `schedule`.
+    released_at: when a suspension or hold last ended.
     """
 
     before: datetime
@@ -254,7 +263,8 @@ class Activity:
 def judge(activity: Activity) -> bool:
     """Tells whether nothing moves: a link has been due since `before`, and nothing has moved since.
 
-    While workers are suspended, this is no alarm: the suspension is reported by itself.
+    False while workers are suspended, because the suspension has an alarm of its own. After a
+    suspension or hold, links count as due only from its end on.
     """
     since = [activity.due_since, activity.waiting_since]
     if activity.unqueued_since:  # a later change may have made the link pending
@@ -296,7 +306,7 @@ def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview) -> 
 
 
 def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -> Activity:
-    """Reads what `judge` needs; little while anything moves, because most screens call this."""
+    """Reads what `judge` needs. Stops early if anything moves, because most screens call this."""
     database, rescan = docora.database, docora.settings.rescan_interval_ms
     before = freshness.read_at - timedelta(seconds=freshness.nothing_moves_after_seconds)
     activity = Activity(

@@ -1,4 +1,4 @@
-"""`hold` and `release`: keep workers from taking the jobs of an app, and let them again."""
+"""`hold` keeps workers from taking the jobs of an app; `release` ends the hold."""
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace

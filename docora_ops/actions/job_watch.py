@@ -33,8 +33,9 @@ _ENDS = {
 class JobWatch:
     """Looks at the jobs of links from time to time; reports when a problem begins and ends.
 
-    A link is lost if two looks, `DOCORA_OPS_DRIFT_GRACE` seconds apart, find no live job. If Redis
-    is down, the jobs are unknown, but the wait continues, because the results are in Postgres.
+    A link is lost if two looks, at least `DOCORA_OPS_DRIFT_GRACE` seconds apart, find no live job.
+    If Redis is down, the jobs are unknown, but the wait continues, because the results are in
+    Postgres.
 
     link: APP and REPO as typed, if only one link is followed; otherwise empty.
     """

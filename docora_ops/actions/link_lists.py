@@ -104,7 +104,7 @@ def links(
 ) -> tuple[Page[ListedLink], RedisError | None]:
     """Returns one page of the links with the states of their jobs.
 
-    If Redis can't be used, the states are None, and its error is also returned.
+    If Redis can't be used, the states are None, and the error of Redis is also returned.
     """
     held, lost = read_held(docora) if choice.overdue else ([], None)
     database, (which, _) = docora.database, choose_links(docora, choice, held=held)
@@ -134,7 +134,7 @@ def links(
 def _last_failures(
     docora: Docora, links: Sequence[ListedLink]
 ) -> Mapping[tuple[str, str], datetime]:
-    """Returns the last failure of each failed link, by its ids, if the queue knows it."""
+    """Returns when each failed link last failed, by app id and repository id, as far as known."""
     pairs = {(row.app_id, row.repository_id) for row in links if row.status == LinkStatus.FAILED}
     if docora.queue_to_read.can_push:
         return read_last_failures(docora.redis, pairs)
@@ -145,7 +145,9 @@ def _last_failures(
 def link_groups(
     docora: Docora, group: LinkGroup, choice: LinkChoice = _ALL, *, page: int = 1, limit: int = 50
 ) -> Page[AppCount | RepositoryCount | StatusCount] | Page[ErrorGroup]:
-    """Returns one page of the counts of links by app, repository, status or folded error.
+    """Returns one page of the counts of links by app, repository, status or error.
+
+    Errors that differ only in files, paths, numbers or ids count as one.
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """

@@ -37,14 +37,16 @@ class LinkChoice:
 
     apps, exclude_apps: ids or names, as a person types them.
     repositories: ids, `owner/name` or URLs; `*` in `owner/name` matches any text.
-    errors, exclude_errors: a text that `--group-by error` shows matches the links of its group. Any
-        other text matches last errors that contain it (case-insensitive). A text with `*` must
-        match the whole error, or all of the error except the name of the sent file.
+    errors, exclude_errors: texts to compare with the last errors. If `--group-by error` shows a
+        text, the text matches the links of its group. Any other text matches errors that contain it
+        (case-insensitive); if it has a `*`, it must match the whole error, or all of the error
+        except the name of the sent file.
     no_error: also match links without an error.
     open_circuit: whether the repository's circuit must be open; None matches either.
-    last_scan_before: the last good scan was before this time, or longer ago than this age by the
-    clock of Postgres; also matches links that were never scanned.
-    last_scan_after: the last good scan was at this time or later, or at most this age ago.
+    last_scan_before: the last good scan was before this time, or is older than this age. Also
+        matches links that were never scanned.
+    last_scan_after: the last good scan was at this time or later, or is at most this old.
+        Both ages count back from now, by the clock of Postgres.
     overdue: only overdue links.
     """
 
@@ -73,7 +75,8 @@ def choose_links(
     by_prefix: allow unambiguous prefixes of app ids and names.
     held: the ids of the held apps, which have no overdue links; None means to read them.
 
-    Raises NotFoundError, AmbiguousError; UsageError if no time of a scan can match.
+    Raises NotFoundError, AmbiguousError; UsageError if `last_scan_before` and `last_scan_after`
+    leave no time for a scan.
     """
     database = docora.database
     chosen = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.apps]
@@ -127,9 +130,9 @@ def choose_links(
 def _errors_of_groups(
     database: Database, which: LinkFilter, texts: Sequence[str]
 ) -> Sequence[str] | None:
-    """Returns the cut-off errors that the texts match, or None if no text names a group.
+    """Returns the cut-off errors that the texts match, or None if no text names an error group.
 
-    SQL can't fold errors, so the text of a group could also match errors of other groups.
+    SQL could match the text of a group, too, but would also find errors of other groups.
     """
     matching = [different_errors(database, replace(which, errors=[text])) for text in texts]
     groups = [errors_of_group(*pair) for pair in zip(texts, matching, strict=True)]

@@ -52,7 +52,7 @@ def read_metrics(
     A server counts as down if it is unreachable, denies access or is too slow at any point.
 
     by_app: also count the failed links of each app.
-    by_error: also count the failed links by folded error.
+    by_error: also count the failed links by error, with paths, numbers and ids replaced by `*`.
     """
     start, database = time.monotonic(), docora.database
     links = failed = groups = overview = backend_ok = drift = freshness = standby = None

@@ -77,7 +77,7 @@ def compare_with_mark(
 ) -> tuple[Pair, Sequence[str]]:
     """Judges whether the mark was left by changes of this database. Raises PostgresError.
 
-    Also returns which of the jobs have a link in the database.
+    Also returns those of `job_ids` that have a link in the database.
     """
     mark, text = stored.mark, stored.text
     app_ids = mark.identity.app_ids if mark else ()
@@ -117,12 +117,13 @@ def require_pair(
     """Raises an error if the database and Redis do not seem to belong together.
 
     Otherwise, prepares the mark that the next change leaves in Redis. Accepts a database that was
-    upgraded, restored or moved, with a warning and an audit entry. Writes nothing itself.
+    upgraded, restored or moved, with a warning; the next change then also leaves an audit entry.
 
-    all_jobs: count all jobs without a link instead of a sample.
-    ignore_unknown_jobs: compare the database with the mark only.
+    all_jobs: compare all jobs with the links, instead of a sample of the jobs.
+    ignore_unknown_jobs: accept any number of jobs without a link; judge by the mark alone.
 
-    Raises ServersMismatchedError, PairMismatchedError, PostgresError, RedisError.
+    Raises ServersMismatchedError if too many jobs have no link in the database, PairMismatchedError
+    if the mark names another database; PostgresError, RedisError.
     """
     pair, belonging = look_at_pair(docora, all_jobs=all_jobs and not ignore_unknown_jobs)
     if not (ignore_unknown_jobs or belonging.is_plausible):
@@ -165,7 +166,10 @@ class Belonging:
 
     @property
     def is_plausible(self) -> bool:
-        """Tells whether at least one job has a link. Of 10 or more RQ jobs, half must have one."""
+        """Tells whether at least one job has a link; of 10 or more RQ jobs, at least half.
+
+        Also True if there are no jobs.
+        """
         if self.without_link == self.jobs:
             return not self.jobs
         return self.keeps_deleted or self.jobs < 10 or self.without_link * 2 <= self.jobs  # noqa: PLR2004
@@ -187,9 +191,9 @@ def require_primary(database: Database) -> None:
 def _mismatch(docora: Docora, belonging: Belonging) -> ServersMismatchedError:
     """Returns the error for a queue in which too many jobs have no link in this database.
 
-    Retries are refused, too. They would add jobs of this database to the queue of another Docora;
-    the two would then seem to belong together, and the next repair would remove the other jobs.
-    Raises PostgresError on a standby, which may not have the links yet.
+    Retries are refused, too. They would add jobs of this database to the queue of another Docora.
+    Database and queue would then seem to belong together, and the next repair would remove the jobs
+    of the other Docora. Raises PostgresError on a standby, which may not have the links yet.
     """
     require_primary(docora.database)
     queue = docora.queue
@@ -205,9 +209,9 @@ def _mismatch(docora: Docora, belonging: Belonging) -> ServersMismatchedError:
 def look_at_pair(docora: Docora, *, all_jobs: bool = False) -> tuple[Pair, Belonging]:
     """Compares the database with the mark in Redis, and with a sample of the jobs.
 
-    If the links of too few sampled jobs exist in the database, compares all jobs.
+    If too few of the sampled jobs have a link in the database, compares all jobs.
 
-    all_jobs: count all jobs in any case.
+    all_jobs: compare all jobs in any case.
     """
     database, queue = docora.database, docora.queue
     sample = list(set(filter(ids_of_job, queue.use.sample)))

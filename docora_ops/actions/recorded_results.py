@@ -1,4 +1,4 @@
-"""Results of snapshots that nobody waited for, from the record of outcomes. Needs only Redis."""
+"""Reads the record of outcomes for results that no command awaited. Needs only Redis."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,10 @@ Item = TypeVar("Item", HistoryEntry, KnownOperation, OperationRecord)
 
 
 def add_to_operations(docora: Docora, operations: Sequence[Operation]) -> list[Operation]:
-    """Adds the results of operations whose links are still kept. Raises RedisError."""
+    """Returns the operations, and adds recorded results if their links are still in Redis.
+
+    Raises RedisError.
+    """
     asked = []
     for operation in operations:
         record = None
@@ -29,9 +32,9 @@ def add_to_operations(docora: Docora, operations: Sequence[Operation]) -> list[O
 
 
 def add_to_changes(docora: Docora, changes: Sequence[HistoryEntry]) -> list[HistoryEntry]:
-    """Adds the results of changes of one link, and of operations whose links are still kept.
+    """Returns the changes, and adds recorded results to those of one link and to bulk operations.
 
-    Raises RedisError.
+    Adds none to a bulk operation whose links are no longer in Redis. Raises RedisError.
     """
     asked = []
     for entry in changes:

@@ -135,19 +135,20 @@ def repair(
 ) -> Generator[Suspects | RepairResult]:
     """Finds and repairs the drift of all links, of one app, or of one link.
 
-    Yields Suspects until the second look, then a result before the first change; closing the
-    generator then changes nothing. Yields a result after each batch. If it is closed later, another
-    repair finishes the rest. Skips running jobs, and drift that has changed since it was found.
+    Yields Suspects until the second look, a result before the first change, and a result after each
+    batch. Closing the generator before the first change changes nothing; closing it later leaves
+    the rest to another repair. Skips running jobs, and drift that has changed since it was found.
 
     app, repository: ids or names.
     by_prefix: without `repository`, allow an unambiguous prefix of the app's id or name.
     remove_unknown_jobs: repair even if most jobs have no link in the database.
     dry_run: only report what would happen; does not predict which stuck links would become
-    `failed`.
+        `failed`.
     reason: for the audit entry.
 
     Raises UsageError for an unconfirmed change of a protected target, NotFoundError,
-    AmbiguousError, WrongBackendError, ServersMismatchedError, ServerError.
+    AmbiguousError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
+    PairMismatchedError, ServerError.
     """
     if not dry_run:
         docora.require_confirmation()
@@ -243,8 +244,8 @@ def _remove_jobs(
 ) -> Iterator[None]:
     """Removes orphans, duplicates and stale entries. Yields after each transaction.
 
-    Each transaction reads the whole list of the queue once. It locks the repositories of orphans,
-    because a link that is created again meanwhile would be left without a job.
+    Each transaction reads the whole list of the queue once. It locks the repositories of orphans:
+    otherwise, a link that is created again meanwhile would lose its job.
     """
     database, sweep = docora.database, docora.queue.sweep
     if sweep is None:

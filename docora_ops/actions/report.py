@@ -47,13 +47,16 @@ class SchedulePasses:
 
 @dataclass(frozen=True)
 class Report:
-    """The report of a period, or of one bulk operation. All lists are sorted by start time.
+    """The report of a period, or of one bulk operation.
+
+    Changes and operations are sorted by start time.
 
     changes: the newest 100 changes, without passes of `schedule`.
     changes_left_out, operations_left_out: the number of older changes and operations.
     schedule: None in the report of one operation.
     status: the state when the report was made.
-    affected_apps: up to ten apps that had failed links at that time, most failed links first.
+    affected_apps: up to ten apps that had failed links when the report was made, most failed links
+        first.
     verification: None unless asked for and Postgres could be used.
     """
 

@@ -22,8 +22,8 @@ def repeat_schedule(
     Exhaust the steps of a pass before asking for the next pass. If a server fails before the first
     change of a pass, yields the error instead. Sleeps and reconnects between the passes.
 
-    Raises the errors of `schedule`, but a ServerError only in the first pass, and only if it does
-    not go away by itself.
+    Raises the errors of `schedule`. Of these, a ServerError is raised only in the first pass,
+    and only if it does not go away by itself.
 
     reason: for the audit entries.
     """

@@ -76,7 +76,7 @@ class Following:
     def follow(
         self, timeout: float | None = None, *, is_paced: bool = False
     ) -> Generator[BulkWait]:
-        """Yields the results so far until all links have one, for at most `timeout` seconds.
+        """Yields the results so far until all links have a result, for at most `timeout` seconds.
 
         After each event, the caller may add links and set `more`. Continues if Redis is down.
         Raises PostgresError, RedisDeniedError.
@@ -154,7 +154,7 @@ class Following:
         return self._reset + self._running + self._claimed
 
     def _check(self, ids: list[str], doubted: Sequence[LinkStatus]) -> Generator[BulkWait]:
-        """Counts the links that have a result, and removes their ids from the list.
+        """Counts the links that have a result, and removes their row ids from `ids`.
 
         doubted: statuses that may be an old result. They count only once the job is over.
         """
@@ -186,7 +186,10 @@ class Following:
                 yield self.result()
 
     def _without_live_job(self, refs: Sequence[LinkRef]) -> list[str]:
-        """Returns the row ids of the links without a live job. Reports it if Redis is down."""
+        """Returns the row ids of the links without a live job.
+
+        If Redis is down, reports this, and returns only links that can't have a job.
+        """
         over = [ref.id for ref in refs if not ref.has_valid_job_id]
         try:
             looked = look_at_jobs(self.docora.database, self.docora.queue_to_read, refs)

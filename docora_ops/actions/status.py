@@ -58,7 +58,10 @@ _GROUPS = 4
 
 @dataclass(frozen=True)
 class DriftCounts:
-    """The number of links without a live job: `status` looks twice, `metrics` once."""
+    """The numbers of links without a live job.
+
+    `metrics` looks once; `status` looks twice, and counts only links that both looks find.
+    """
 
     lost: int  # pending for five minutes, without a live job
     stuck: int  # scanning, without a live job
@@ -66,7 +69,7 @@ class DriftCounts:
 
 
 class HeadlineCode(StrEnum):
-    """Subjects of the first sentence of `status`. It is about the first one that applies."""
+    """Subjects of the first sentence of `status`, which is about the first subject that applies."""
 
     SERVER_DOWN = "server_down"
     BACKEND_UNCLEAR = "backend_unclear"
@@ -97,11 +100,17 @@ class HeadlineCode(StrEnum):
 class Headline:
     """The worst problem of a Docora, or its state if it has none.
 
-    links: the number of affected links or, of a backlog, of waiting jobs; None if not counted.
-    seconds: since the earliest last good scan of a link that failed with the most common error;
-        since the last scan of any link, the suspension, the last pass, or the oldest scan of an
-        overdue or synced link; of a backlog, for how long the oldest job has waited. None if
-        unknown.
+    links: the number of affected links; with `backlog`, of waiting jobs; with `in_sync`, of all
+        links. None if not counted.
+    seconds: a time that depends on `code`; None if unknown:
+        - `failed`: since the earliest last good scan of a link with the most common error.
+        - `overdue`, `pending`, `in_sync`: since the oldest last good scan of an overdue link; if no
+          link is overdue, of a synced link.
+        - `suspended`: since the suspension.
+        - `not_scheduled`: since the last pass of `schedule`.
+        - `backlog`: how long the oldest job has waited.
+        - `slow`: how long a scan of all links takes.
+        - `wrong_workers`, `no_worker`, `no_jobs_taken`, `nothing_moves`: since the last good scan.
     """
 
     code: HeadlineCode
@@ -121,13 +130,15 @@ class RecentEnds:
 class Status:
     """The state of a Docora. The fields of a server that is down are None.
 
-    `failed_by_app` and `failed_by_error`: the first four of `failed_apps` apps and `failed_errors`
-    errors. `good_until_at`, `good_until_seconds`, `oldest_scan_seconds`: as in `ErrorGroup`, for
-    all failed links.
+    `failed_by_app`: the first four of `failed_apps` apps.
+    `failed_by_error`: the first four of `failed_errors` errors.
+    `good_until_at`, `good_until_seconds`, `oldest_scan_seconds`: as in `ErrorGroup`, for all failed
+    links.
     `tried_by_error`: the first four errors of links whose last try failed and that are tried again.
-    `recent_ends`, `failures`: None if workers keep no record: with BullMQ, or if they may not.
+    `recent_ends`, `failures`: None with BullMQ, or if no worker has recorded an outcome for 8 days.
     `capacity`: None with BullMQ.
-    `drift`: also None if workers are those of the other backend or unclear, and on a standby.
+    `drift`: also None if workers of the other backend run, if the backend is unclear, or on a
+    standby.
     """
 
     postgres: str  # names the server and the database
@@ -157,7 +168,7 @@ class Status:
     capacity: Capacity | None = None
     drift: DriftCounts | None = None
     freshness: Freshness | None = None
-    schedule_state: CheckState | None = None  # of the last pass of `schedule`; None: not with RQ
+    schedule_state: CheckState | None = None  # of the last pass of `schedule`; None if not judged
     headline: Headline = Headline(HeadlineCode.SERVER_DOWN)
 
     @property
@@ -230,7 +241,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
 
 
 def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> Status:
-    """Adds what needs both servers, and what the workers have recorded."""
+    """Adds the fields that need both servers, and those that the workers' record gives."""
     queue, fresh = docora.queue_to_read, status.freshness
     if overview.workers:  # otherwise, the screen says so
         warn_of_other_workers(docora)
@@ -335,8 +346,8 @@ def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False)
     Unlike `doctor`, trusts the status of waiting jobs instead of searching for them. Leaves out the
     links of held apps, which need no job until the release.
 
-    twice: look again after `DOCORA_OPS_DRIFT_GRACE` seconds, and count the links of both looks,
-        because a link that a worker has just begun looks lost for a moment.
+    twice: look again after `DOCORA_OPS_DRIFT_GRACE` seconds, and count only links that both looks
+        find, because a link that a worker has just begun looks lost for a moment.
 
     Raises PostgresError, RedisError.
     """

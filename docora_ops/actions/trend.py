@@ -55,7 +55,8 @@ class TrendPeriod:
     failed_again: the link was failed before it was queued, and failed once more.
     tried_again: the snapshot failed, and the link had tries left.
     files: files created, updated and deleted at the apps.
-    median_seconds, longest_seconds: of snapshots that failed, sent files or began out of sync.
+    median_seconds, longest_seconds: of snapshots that failed, sent files, or began with a link that
+        was not synced.
     """
 
     started_at: datetime
@@ -82,9 +83,9 @@ class Trend:
     before_per_hour: in the hour before that.
     direction: None if the record is too short.
     reaches_back_to: the start of the record, if earlier periods were asked for.
-    seconds_reach_back_to: the start of the recorded durations, if that is later.
-    is_recorded: False with BullMQ. Only failed jobs are then known, until Docora's scheduler queues
-        their links again; periods without failed jobs are left out.
+    seconds_reach_back_to: the start of the recorded durations, if later than that of the periods.
+    is_recorded: False with BullMQ. Then, a failed job is only known until Docora's scheduler queues
+        its link again, and other jobs are not known. Periods without failed jobs are left out.
     """
 
     periods: Sequence[TrendPeriod]
@@ -111,7 +112,8 @@ def read_trend(
     by: a name in `PERIODS`.
     error: only failures whose error matches this text, as in `LinkChoice`.
 
-    Raises UsageError if `since` is in the future; NotFoundError, AmbiguousError, RedisError.
+    Raises UsageError if `since` is in the future; NotFoundError, AmbiguousError, PostgresError,
+    RedisError.
     """
     queue, length = docora.queue_to_read, PERIODS[by]
     warn_of_other_workers(docora)
@@ -129,7 +131,7 @@ def read_trend(
     begin, trimmed_at, is_kept = outcomes.reaches_back_to, None, True
     if queue.can_push:
         record = read_counts(docora.redis, start, now, app_id=app_id or ALL_APPS)
-        # Each failure has an entry: if one is counted without, the stream was trimmed.
+        # Each failure has an entry. If a failure is counted but has none, the stream was trimmed.
         if begin and any(
             count.started_at < floor(begin, PERIOD) and count.outcome in FAILURES
             for count in record.counts
@@ -208,7 +210,9 @@ def _trend(
 
 
 def direction(recent: int, seconds: float, before: int, before_seconds: float) -> Direction:
-    """Judges whether failures fall or rise, by at least a quarter and by more than chance explains.
+    """Judges whether failures fall or rise.
+
+    A change counts only if it is at least a quarter, and more than chance explains.
 
     If nothing has changed, the probability that a failure is recent equals the recent share of the
     time. The number of recent failures then differs from the expected number by more than two
@@ -241,7 +245,7 @@ def _matches(error: str, wanted: str) -> bool:
     first, *others = map(re.escape, wanted.split("*"))
     if not others:
         return wanted.casefold() in error.casefold()
-    # Atomic groups keep it from trying every way to split a text.
+    # Atomic groups keep the pattern from trying every way to split a text.
     between = "".join(f"(?>.*?{part})" for part in others[:-1])
     pattern = re.compile(f"{first}{between}.*{others[-1]}", re.DOTALL | re.IGNORECASE)
     return any(map(pattern.fullmatch, (error, split_delivery(typable(error))[0])))

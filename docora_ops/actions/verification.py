@@ -76,7 +76,7 @@ class Verification:
     pending: skipped, because the link waits for its snapshot.
     scanning: skipped, because the link is being scanned.
     changing: skipped, because the delivery records changed during the comparison.
-    held: the held apps among those of the links; None if Redis could not be used.
+    held: the held apps to which any of the links belong; None if Redis could not be used.
     """
 
     links: int
@@ -159,10 +159,12 @@ def verify(
 def compare(
     docora: Docora, ids: Sequence[str], which: Compare = _ALL_FILES
 ) -> Iterator[Compared | Suspects | Judged | Verification]:
-    """Compares the links with these row ids. Yields what `verify` does, and each link once.
+    """Compares the links with these row ids. Yields each link as Judged, and what `verify` yields.
 
-    A link that differs at the first look is judged by a second one, some seconds later. Raises
-    PostgresError.
+    A link that differs at the first look is judged by a second look, `DOCORA_OPS_DRIFT_GRACE`
+    seconds later. Raises PostgresError.
+
+    which: the files to compare, and whether in detail.
     """
     database, counts, compared = docora.database, Counter[Verdict](), 0
     app_ids: set[str] = set()

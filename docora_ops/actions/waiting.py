@@ -80,7 +80,8 @@ def wait_for_change(
 ) -> Generator[LinkStep]:
     """Waits for the snapshot of a link after its `retry` or `resync`. See `wait`.
 
-    Adds the result to the audit entries of the change, unless the wait is interrupted.
+    Adds the result to the audit entries of the change, unless the wait is interrupted or Redis is
+    down.
     """
     link = change.link
     if change.outcome.succeeded:  # after the reset, an interrupted wait must not show the old error
@@ -194,7 +195,7 @@ def _look_at_operation(
         new = read_links(docora.redis, operation_id, len(ids))
         following.add_claimed(dict.fromkeys(new).keys() - set(ids if new else ()))
         ids += new
-        # Only now, because an operation that is over will claim no more links.
+        # After the ids were read: once `goes_on` is False, the wait does not expect more links.
         goes_on = operation.state is OperationState.RUNNING
         step = OperationStep(operation, step.wait, record.failures if record else (), goes_on)
         renew(docora.redis, operation)

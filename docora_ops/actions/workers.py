@@ -17,7 +17,7 @@ def require_rq(docora: Docora, what: str, instead: str, *, alone: str = "") -> N
 
     what: the command or option that needs RQ.
     instead: what to do with BullMQ.
-    alone: why no BullMQ worker may run; empty if it may.
+    alone: why no BullMQ worker may run; empty if BullMQ workers may run.
     """
     queue, is_set = docora.queue, docora.settings.backend is not None
     if queue.can_push:
@@ -35,14 +35,14 @@ def require_rq(docora: Docora, what: str, instead: str, *, alone: str = "") -> N
 
 
 def require_rq_for_front(docora: Docora) -> None:
-    """Raises NeedsRqError if the backend is BullMQ, UnclearBackendError if it is unclear."""
+    """Raises the errors of `require_rq` if `--front` can't be used."""
     require_rq(docora, "--front", "leave out --front: Docora's scheduler queues the links")
 
 
 def require_right_workers(docora: Docora, *, alone: bool = False) -> None:
     """Raises WrongBackendError if only workers of the other backend are running.
 
-    Their jobs are not known, so running links would look stuck.
+    Jobs of the other backend are not known, so links that its workers scan would look stuck.
 
     alone: also raise the error if workers of both backends are running.
     """
@@ -59,7 +59,8 @@ def require_right_workers(docora: Docora, *, alone: bool = False) -> None:
 def count_workers(docora: Docora) -> int:
     """Counts the live workers.
 
-    Warns if there is none, if workers are suspended, or if the other backend is in use.
+    Warns if there is none, if workers are suspended, if workers of the other backend are running,
+    or if jobs are left in the queue of the other backend.
     """
     queue = docora.queue_to_read
     use, advice = queue.use, queue.advice

@@ -143,7 +143,7 @@ def _options(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and returns its exit code. Raises nothing."""
+    """Runs one command and returns its exit code. Completion ends in SystemExit."""
     output = guard_streams()
     context = Context(arguments, as_json="--json" in takewhile("--".__ne__, arguments))
     code = ExitCode.OK if arguments else ExitCode.USAGE
@@ -152,7 +152,7 @@ def run(arguments: Sequence[str]) -> int:
             if os.environ.get(COMPLETE_VARIABLE):
                 # Ends the process, even while libpq waits for a name server.
                 signal.alarm(_COMPLETION_SECONDS)
-                # Keeps Typer from wrapping help texts, whose lines would look like more answers.
+                # Keeps Typer from wrapping help texts: the shell would offer each line as a value.
                 os.environ["COLUMNS"] = "10000"
                 get_completion_inspect_parameters()  # makes Typer detect the shell
                 app(prog_name="docora-ops")
@@ -187,7 +187,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageError:
     message = " ".join(error.format_message().replace(": Value error, ", ": ").split())
-    # Rewords pydantic, which converts numbers.
+    # Rewords the messages of pydantic, with which Typer converts numbers.
     message = message.replace(": Input should be ", ": must be ").partition(", unable to parse ")[0]
     # After an unquoted name, a URL is left over as an extra argument.
     message = re.sub(r"\b\w+://[^\s)]+", lambda match: mask_url(match[0]), message)
@@ -224,7 +224,7 @@ def _instead_of(extra: str, context: typer.Context) -> str:
 
 
 def _with_option(command: str, value: str) -> str:
-    """Returns the command with the value, and the option that the value seems to belong to."""
+    """Returns a command line: the command, the option that suits the value, and the value."""
     statuses = {text for status in LinkStatus for text in (status, status.partition("_")[0])}
     is_status = command == "links" and value in statuses
     option = "--status" if is_status else "--repo" if "/" in value else "--app"

@@ -24,7 +24,9 @@ TO_READ_CONTACTS = "needs a grant: docora-ops help privileges"
 
 
 def show_app(context: Context, app: str, *, show_all: bool) -> ExitCode:
-    """Shows everything about one app. Without Redis, shows the rest and returns its exit code.
+    """Shows everything about one app. Without Redis, omits what only Redis knows.
+
+    Returns the exit code of the error of Redis, if there was one, otherwise OK.
 
     show_all: show all errors.
     """

@@ -49,7 +49,7 @@ def run_bulk(
             return gravest(_codes(step.result))
         if terminal is not None:
             _ask(context, terminal, step)
-        elif step.result.action is not Action.SCHEDULE:  # a pass leaves out their links
+        elif step.result.action is not Action.SCHEDULE:  # a pass leaves out links of operations
             for operation in step.result.running_operations:
                 context.warn(render.running(operation))
         if not detached:
@@ -205,7 +205,7 @@ def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> 
 
 
 def _ended(result: BulkResult) -> str:
-    why = ""  # all links have an outcome, or it is unknown whether the last ones were committed
+    why = ""  # no reason if all links have an outcome, or if the last commit is uncertain
     if result.stopped_by:
         why = f" ({render.stopped(result.stopped_by, result.cancelled_by)})"
     return f"Stopped{why} after {result.completed} of {result.total} links"

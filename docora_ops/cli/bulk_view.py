@@ -91,7 +91,7 @@ def summary(
 
 
 def running(operation: RunningOperation) -> str:
-    """Says which operation is at work on the same links, who started it, and its progress."""
+    """Says on how many of the chosen links an operation works, who started it, and its progress."""
     parts = (
         operation.who,
         command_line(operation.command, operation.selection),
@@ -103,7 +103,10 @@ def running(operation: RunningOperation) -> str:
 
 
 def links_done(operation: KnownOperation | RunningOperation) -> str:
-    """Returns `40 of 455`, or `40 of 455, 3 taken over` if another producer queued links first."""
+    """Returns `40 of 455`, or `40 of 455, 3 taken over`.
+
+    Taken over: another producer queued or changed these 3 links first. The 40 do not include them.
+    """
     done = f"{operation.completed - operation.taken_over} of {operation.total}"
     return f"{done}, {operation.taken_over} taken over" if operation.taken_over else done
 
@@ -170,7 +173,10 @@ def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
 
 
 def counted_results(results: Results | None, unfinished: str = "not finished") -> list[str]:
-    """Returns the results of snapshots, such as `40 in sync`, failures first; empty if unknown."""
+    """Counts the results, such as `40 in sync`, failures first; empty if `results` is None.
+
+    unfinished: the words for snapshots without a result.
+    """
     if results is None:
         return []
     counts = {

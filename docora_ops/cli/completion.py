@@ -1,4 +1,4 @@
-"""Completion in bash, zsh and fish: `completion` prints the script; the rest finds values."""
+"""Completion in bash, zsh and fish: `completion` prints the script, `complete_*` find values."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 COMPLETE_VARIABLE = "_DOCORA_OPS_COMPLETE"
 """If this variable is set, Typer answers the shell instead of running a command."""
 _LIMIT = 50
-"""Values to offer at once."""
+"""The maximum number of values to offer."""
 
 
 def completion(
@@ -88,7 +88,10 @@ def complete_page(typer_context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _docora(typer_context: typer.Context) -> Docora:
-    """Returns the Docora with timeouts of 1 s: Postgres soon drops what is no longer wanted."""
+    """Returns the Docora with timeouts of 1 s.
+
+    Thus, Postgres soon cancels the statement of a completion that was abandoned.
+    """
     from docora_ops.actions.docora import Docora
     from docora_ops.settings import load_settings
 
@@ -102,7 +105,7 @@ def _docora(typer_context: typer.Context) -> Docora:
 def _offer(candidates: Sequence[Candidate], incomplete: str) -> list[str]:
     """Returns the candidates' names, or their ids if an id was typed or the name can't be typed.
 
-    Each begins exactly as typed, even if its case differs: Typer drops all others.
+    Spells the beginning as it was typed, even if the case differs: Typer drops other spellings.
     """
     from docora_ops.text import inert, mask
 

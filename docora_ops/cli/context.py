@@ -82,7 +82,7 @@ class Context:
             and not self.as_json
             and sys.stderr.isatty()
         ):
-            # It is reported after the connections have been closed.
+            # The error is reported after the connections have been closed.
             [error.hint] = self.named([error.hint])
         if self._has_docora:
             self.docora.close()
@@ -117,7 +117,7 @@ class Context:
         from docora_ops.actions.lookup import names_to_show
         from docora_ops.render.columns import replaced
 
-        ids: dict[str, None] = {}  # in order, so that the statement is always the same
+        ids: dict[str, None] = {}  # in order, so that the SQL statement is always the same
 
         def collect(match: re.Match[str]) -> str:
             ids.update(dict.fromkeys(_ID.findall(match[0])))
@@ -272,7 +272,9 @@ class Context:
         self.say(text, style="yellow")
 
     def report(self, error: DocoraOpsError, stopped: str = "", next_step: str = "") -> ExitCode:
-        """Prints an error and returns its exit code. With `--json`, prints a document if none was.
+        """Prints an error and returns its exit code.
+
+        With `--json`, prints a document, too, unless one has begun.
 
         stopped: what was done before the error.
         next_step: what to do, in addition to the error's hint.
@@ -288,9 +290,10 @@ class Context:
 
 
 def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
-    """Returns the Context, with the options of the command that many commands share.
+    """Returns the Context, with `--json` and the options on how to change links.
 
-    Raises UsageError if options contradict each other, BadParameter if a value is not valid text.
+    Raises UsageError if these options contradict each other; BadParameter if a value is empty or
+    not valid text.
 
     waits: the command always waits.
     """
@@ -319,10 +322,10 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
 
 
 def confirmation(typer_context: typer.Context, context: Context) -> Terminal | None:
-    """Returns the terminal to ask for confirmation; None if the command must not ask.
+    """Returns the terminal to ask for confirmation; None if the command goes on unasked.
 
     A protected target must be confirmed by its name, typed at the terminal or with `--confirm`.
-    Raises UsageError.
+    Raises UsageError if `--confirm` has another name, or if a necessary question can't be asked.
     """
     docora = context.docora
     parameters, target = typer_context.params, docora.settings.target

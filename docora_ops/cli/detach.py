@@ -19,10 +19,11 @@ Announce = Callable[[str], None]
 
 
 def require_survival() -> None:
-    """Raises UsageError if a detached process would end with this command.
+    """Raises UsageError if a detached process would be killed when this command ends.
 
-    When the command of a systemd unit or process 1 of a container ends, its other processes are
-    killed. Commands of `docker exec` may detach, because process 1 is not their ancestor.
+    systemd kills the processes of a unit when its command ends. When process 1 of a container
+    ends, all others are killed. Commands of `docker exec` may detach, because process 1 is not
+    their ancestor.
     """
     # systemd sets the variable. A shell inherits it if its terminal was started by a unit.
     is_in_unit = "INVOCATION_ID" in os.environ and not _has_terminal()
@@ -106,14 +107,14 @@ def _exit_code(pid: int) -> int:
 
 
 class _Messages(TextIOBase):
-    """Replaces stderr: stores what is printed with the operation."""
+    """Replaces stderr. Stores with the operation what is printed."""
 
     def __init__(self, docora: Docora, operation_id: str) -> None:
         self._docora, self._operation_id = docora, operation_id
         self._kept: list[str] = []
 
     def write(self, text: str) -> int:
-        """Stores each line with the current time, unless Redis is down."""
+        """Stores each line with the current time. If Redis is down, the next call stores it."""
         now = moment(datetime.now(UTC))
         self._kept += [f"{now} {line.strip()}" for line in text.splitlines() if line.strip()]
         keep_messages(self._docora, self._operation_id, self._kept)

@@ -60,7 +60,10 @@ def history(
 
 
 def result_of_change(entry: HistoryEntry, *, is_brief: bool = False) -> str:
-    """Counts the links of a change by outcome and result, and delivery records.
+    """Says how many links of a change had which outcome and result.
+
+    Also says how many delivery records were deleted or marked, the state of a change that is not
+    done, and the old URL of `set-url`.
 
     is_brief: for a line that may be cut; put the results first, and omit delivery records.
     """

@@ -83,9 +83,9 @@ def message(result: LinkResult) -> str:
 
 
 def kept_in_words(*, only_some: bool = False) -> str:
-    """Says what a resync without `--update` leaves in the app, because it forgets deliveries.
+    """Says which files stay in the app after a resync without `--update`.
 
-    only_some: with `--path`, only deliveries of the matching files are forgotten.
+    only_some: the resync is restricted by `--path`.
     """
     files = "matching files" if only_some else "files"
     return f"Without --update, {files} that were deleted from the repository stay in the app."

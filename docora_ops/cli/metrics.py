@@ -94,7 +94,7 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
     registry = CollectorRegistry()
 
     def add(name: str, values: Mapping[Any, float], **labels: str) -> None:
-        """Adds a gauge with a value for each value of the label that is empty in `labels`."""
+        """Adds a gauge with a sample for each item of `values`. Its key fills the empty label."""
         if metrics.target:
             labels = {"target": metrics.target, **labels}
         gauge = Gauge(name, _HELP[name], tuple(labels), registry=registry)
@@ -151,7 +151,7 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
 
 
 def _state(worker: Worker) -> str:
-    """Returns the state to report, which is one of `_STATES`, whatever Redis says."""
+    """Returns the state of a worker, always one of `_STATES`, even if Redis has another."""
     if worker.silent_seconds is not None:
         return "silent"
     return worker.state if worker.state in _STATES else "unknown"

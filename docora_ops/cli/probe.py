@@ -85,11 +85,11 @@ def _screen(probe: Probe) -> Pairs:
 
 
 def step_screen(probe: Probe | None) -> Sequence[object]:
-    """Shows a blank line and the steps of a probe, if there was one."""
+    """Shows a blank line and the steps of the probe; nothing without a probe."""
     return ["", Listing(_STEPS, probe.steps)] if probe else []
 
 
 def say_where(context: Context, probe: Probe | None) -> None:
-    """Says from which host the probe was made, if there was one."""
+    """Says from which host the probe was made; nothing without a probe."""
     if probe:
         context.say(f"Probed from {probe.host}; a worker elsewhere may see otherwise.")

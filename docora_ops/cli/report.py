@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from docora_ops.operations import HistoryEntry, OperationRecord
 
 _LONGEST_VALUE = 2_000  # characters
-_MOST = 10  # errors or links to show of an operation
+_MOST = 10  # errors, links or messages to show of an operation
 
 
 def report(
@@ -261,7 +261,7 @@ def _unrecorded(operation: OperationRecord) -> str:
 
 
 def _details(operation: OperationRecord) -> Iterator[str]:
-    """Yields what became of the links of an operation, beyond the counts of its change."""
+    """Yields what the line of an operation leaves out: state, messages, and errors of links."""
     from docora_ops.cli.bulk_view import links_done, state_of
 
     if operation.state is not OperationState.DONE or operation.taken_over or not operation.who:

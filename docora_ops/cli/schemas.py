@@ -1,4 +1,4 @@
-"""The JSON Schema of each command's `--json` output, made from the dataclasses it prints."""
+"""The JSON Schema of each command's `--json` output, made from its dataclasses."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from docora_ops import __version__
 
 
 def schema_of(command: str) -> dict[str, Any] | None:
-    """Returns the JSON Schema of a command's document; None if it has no `--json`."""
+    """Returns the JSON Schema of a command's document; None if no such command has `--json`."""
     from pydantic import TypeAdapter
     from pydantic.json_schema import GenerateJsonSchema
 

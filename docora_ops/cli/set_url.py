@@ -60,7 +60,7 @@ def set_url(
     if terminal is not None and change.changed and not dry_run:
         context.tell()
         remains = _remains(change)
-        above = [*step_screen(change.probe), *([remains] if remains else [])]
+        above = [*step_screen(change.probe), *([cell(remains)] if remains else [])]
         urls = f"from {change.old_url} to {change.new_url}"
         question = f"change the base_url of {change.app_name} {urls}?"
         terminal.ask(f"{docora.servers}: {question}", *above)
@@ -95,7 +95,7 @@ def _screen(change: UrlChange) -> Pairs:
 
 
 def _remains(change: UrlChange) -> str:
-    """Says which links still send files to the old URL; empty if none are known."""
+    """Says which links need a resync, because their jobs use the old URL; empty if none do."""
     links, count = change.links_to_resync, change.jobs_with_old_url
     if not links:
         return ""

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 2  # seconds that a reader gets to take the rest of a document
-_SOON = 0.05  # seconds until a destructor has probably ended; if not, the signal comes once more
+_SOON = 0.05  # seconds before a swallowed signal is repeated: the destructor has probably ended
 
 
 def _interrupt() -> None:
@@ -30,9 +30,10 @@ _reactions: list[Callable[[], None]] = [_interrupt]
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Makes SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the block, and blocks them after.
+    """Makes SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the block.
 
-    SIGHUP and SIGINT stay ignored if the process was started like that, for example by `nohup`.
+    After the block, none of them arrives. If SIGHUP or SIGINT was ignored when the process started,
+    as with `nohup`, it stays ignored.
     """
     for number in _ENDING:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
@@ -81,7 +82,7 @@ def until_interrupted(events: Generator[T], announcement: str = "") -> Iterator[
             _end_process()
         if announcement:
             why = "Hung up. " if signal.SIGHUP in _came else ""
-            # Not through the buffer, in the middle of which the signal may have come.
+            # Bypasses the buffer, which may have been in use when the signal came.
             with suppress(OSError):
                 os.write(2, f"\n{why}{announcement}\n".encode())
 
@@ -95,9 +96,10 @@ def until_interrupted(events: Generator[T], announcement: str = "") -> Iterator[
 
 @contextmanager
 def finishing_first() -> Iterator[None]:
-    """Delays the first signal until the block has ended, but at most 2 s, in case nobody reads.
+    """Delays the first signal until the block has ended.
 
-    A second signal ends the process.
+    Ends the process at a second signal, or if the block goes on for another 2 s: nobody may be
+    reading the output.
     """
     before = len(_came)
 

@@ -242,8 +242,8 @@ def status_rows(
     """Yields the names and values of the screen. Leaves out rows that have nothing to tell.
 
     errors: the errors of unusable servers.
-    is_verified: the delivered files have been compared, so do not suggest `verify`. None suggests
-        it only after an operation.
+    is_verified: whether the delivered files have been compared; if not, suggest `verify`. None:
+        suggest it only after a finished operation, and without trouble.
     most: the number of apps and errors to name.
     with_bars: show the failures of a day as bars, too.
     """
@@ -391,7 +391,7 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         if not sentence_of(status).endswith(queue.suspension.sentence):
             yield "", one_line(f"  {queue.suspension.sentence}", "yellow")
         yield "", _heading("  to go on", advice.to_resume, "yellow")
-    if queue.held:  # first one whose hold does not end by itself
+    if queue.held:  # prefers an app whose hold does not end by itself
         app = next((app for app in queue.held if app.held.until_at is None), queue.held[0])
         name, more = app.app_name or app.app_id, len(queue.held) - 1
         others = f" (and {amount(more, 'more app')})" if more else ""

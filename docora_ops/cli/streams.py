@@ -111,10 +111,10 @@ class Terminal:
     """The name of a protected target. It begins each question, and must be typed instead of `y`."""
 
     def ask(self, question: str, *above: object) -> None:
-        """Prints `above` and the question, as inert text, and reads the answer.
+        """Prints `above`, then the question as inert text, and reads the answer.
 
-        Raises CommandInterruptedError unless the answer is yes or the name of the protected target;
-        HungUpError if the terminal is closed in the meantime.
+        Raises CommandInterruptedError unless the answer is yes or, for a protected target, its
+        name; HungUpError if the terminal is closed in the meantime.
         """
         from rich.text import Text
 
@@ -159,7 +159,7 @@ class Terminal:
 def terminal_to_ask(instead: str = "--yes") -> Terminal | None:
     """Returns the terminal for a question; None without one. Raises UsageError in a background job.
 
-    instead: the option that replaces the answer.
+    instead: the option or argument that replaces the answer.
     """
     try:
         reader = writer = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)

@@ -80,14 +80,14 @@ _COLUMNS: Sequence[Column[TrendPeriod]] = (
 
 
 def _screen(found: Trend, footer: str, *, is_whole: bool) -> Iterator[object]:
-    """Shows the rows. Unless asked for the whole time, a terminal shows as many as fit it."""
+    """Shows all rows if `is_whole` or in a pipe, otherwise the latest that fit the terminal."""
     size = get_terminal_size()
     if not sys.stdout.isatty():
         yield Listing(_COLUMNS, found.periods)
     elif found.periods:
         most = max(period.failures for period in found.periods)
         bars: Column[TrendPeriod] = Column("Failures", lambda period: _bar(period.failures, most))
-        # Beside two lines of headings, one for earlier rows, and the prompt.
+        # Leaves room for two lines of headings, one for earlier rows, the footer and the prompt.
         fitting = max(1, size.lines - 4 - len(wrap(footer, size.columns)))
         fitting = len(found.periods) if is_whole else fitting
         yield Listing([*_COLUMNS, bars], found.periods[-fitting:])
@@ -122,7 +122,7 @@ def _course(found: Trend) -> str:
     now, before = rate(found.failures_per_hour), rate(found.before_per_hour)
     now = f"{now} {_RECENTLY}"
     length = {600: "10 minutes", 3600: "hour"}.get(found.period_seconds, "day")
-    # A rate of a period that goes on would say nothing.
+    # A count, because the rate of a period that has not ended would mislead.
     peak = f"{highest.failures:,} in the {length} from {_clock(highest.started_at)}"
     return {
         None: f"Failures: {peak}, {now}; too little is recorded to tell a trend",
@@ -142,7 +142,7 @@ def _tenths(seconds: float | None) -> str | None:
 
 
 def rate(per_hour: float) -> str:
-    """Returns `3/h`."""
+    """Returns `3/h`, or `under 1/h`."""
     return "under 1/h" if 0 < per_hour < 1 else f"{per_hour:,.0f}/h"
 
 

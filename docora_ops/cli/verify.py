@@ -82,7 +82,7 @@ _COLUMNS: Sequence[Column[DifferingLink]] = (
         "Result",
         lambda link: f"uncertain: {words(link.doubt)}" if link.doubt else "differs",
         lambda link: "yellow" if link.doubt else "bold red",
-        narrowest=16,  # `uncertain:` above the doubt
+        narrowest=16,  # the longest doubt, below `uncertain:`
     ),
     Column("Missing", lambda link: link.missing, is_number=True, left_out=2),
     Column("Outdated", lambda link: link.outdated, is_number=True, left_out=2),

@@ -55,7 +55,7 @@ class LinkToResync(LinkIds):
 
 @dataclass(frozen=True)
 class LinkToken:
-    """The encrypted token of an app's link; None if the link has no token."""
+    """The token of an app's link. `encrypted`: None if the link has no token."""
 
     app: App
     encrypted: str | None = field(repr=False)
@@ -99,7 +99,10 @@ def has_failed_links(database: Database, app_id: str) -> bool:
 def read_tokens(
     database: Database, repository_id: str, app_id: str | None = None
 ) -> tuple[str, list[LinkToken]]:
-    """Returns the URL of a repository and the tokens of its links, or of only one app's link."""
+    """Returns the URL of a repository and the tokens of its links. Without links, the URL is empty.
+
+    app_id: only the link of this app; None means all apps.
+    """
     rows = database.rows(READ_TOKENS, {"repository_id": repository_id, "app_id": app_id})
     url = str(rows[0][0]) if rows else ""
     return url, [LinkToken(App(app_id, name), token) for _, app_id, name, token in rows]

@@ -45,7 +45,8 @@ class Claiming:
 
     qualifies: an SQL condition on a link `l` and its repository `r`.
     parameters: the parameters of `qualifies` and `change`.
-    change: an SQL statement that changes the links in `judged` that have no outcome.
+    change: an SQL statement that changes the links to claim, and returns their ids and statuses.
+        These links are the rows of `judged` without an outcome.
     """
 
     qualifies: str
@@ -80,7 +81,7 @@ class Claiming:
 
     @classmethod
     def of_links_at_rest(cls) -> Self:
-        """Claims links that are still failed or in sync, without changing their rows."""
+        """Claims links that are still failed or synced, without changing their rows."""
         return cls("l.status IN ('failed', 'synced')", {})
 
 

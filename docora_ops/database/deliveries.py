@@ -20,7 +20,7 @@ _MATCHES_PATH = "AND d.file_path LIKE %(path)s"
 def clear_deliveries(
     database: Database, links: Sequence[LinkIds], *, update: bool, path: str | None = None
 ) -> int:
-    """Deletes the delivery records of links. Returns their number.
+    """Deletes the delivery records of links. Returns the number of records.
 
     update: mark the records as outdated instead.
     path: only records of files whose path matches (case-sensitive); `*` matches any text.
@@ -63,7 +63,7 @@ def count_undelivered(database: Database, link: LinkIds, *, path: str) -> int:
 
 @dataclass(frozen=True)
 class DeliveryFilter:
-    """Which delivery records of an app to read. A record has the last delivery of its file only.
+    """Which delivery records of an app to read. Each file has one record, of its last delivery.
 
     repository_id: None means all repositories.
     since, until: only files that were last delivered at `since` or later, and before `until`.
@@ -118,7 +118,10 @@ _AT_ONCE = 5_000  # files per statement
 def deliveries_by_repository(
     database: Database, which: DeliveryFilter
 ) -> dict[str, tuple[int, datetime, datetime]]:
-    """Returns files, first and last moment by repository id, without repositories of no file."""
+    """Returns by repository id the number of files, and the times of the first and last delivery.
+
+    Omits repositories without files.
+    """
     rows = database.rows(DELIVERIES_BY_REPOSITORY, _of_filter(which))
     return {repository_id: (files, first, last) for repository_id, files, first, last in rows}
 

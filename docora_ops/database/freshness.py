@@ -140,7 +140,7 @@ LIMIT 1
 
 @dataclass(frozen=True)
 class Scans:
-    """The numbers and moments of the last good scans, by the clock of Postgres."""
+    """Counts of the links that are due and of recent good scans, by the clock of Postgres."""
 
     read_at: datetime
     last_scanned_at: datetime | None
@@ -155,9 +155,10 @@ class Scans:
 class OverdueLinks:
     """The number of overdue links and of their apps; lower bounds from `MOST_OVERDUE` links on.
 
-    since: the oldest last good scan, or the creation of a link that was never scanned.
-    oldest_scan_at: the oldest last good scan, or the end of the link's circuit if that is later. If
-        no link is overdue, that of all synced links whose circuit is not open.
+    since: the earliest last good scan of these links. For one without a scan, its creation counts.
+    oldest_scan_at: the earliest last good scan of these links. If a link's circuit ended later, its
+        end counts. If none of these links was ever scanned, the earliest last good scan of the
+        synced links whose circuit is not open.
     """
 
     links: int
@@ -174,11 +175,13 @@ def read_scans(
     rescan_interval_ms: int,
     recently: int,
 ) -> Scans:
-    """Counts the links that are due, and those scanned shortly before the last scan and before now.
+    """Counts the links that are due, and those scanned in two periods.
+
+    The first period ends with the last scan, the second ends now.
 
     by_status: the number of links by status.
     held: ids of apps whose links are not due.
-    recently: how many seconds count as shortly before.
+    recently: the length of each period in seconds.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently, "held": held}
     [row] = database.rows(READ_SCANS, values)
@@ -192,7 +195,7 @@ def read_scans(
 
 
 def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> OverdueLinks:
-    """Counts the overdue links whose last good scan was before `before`.
+    """Counts the overdue links: those without a good scan since `before`.
 
     held: ids of apps to leave out.
     """
@@ -234,13 +237,19 @@ def long_due_links(
 
 
 def last_delivery(database: Database) -> datetime | None:
-    """Returns when a link that is being scanned last delivered a file."""
+    """Returns when a file of a link that is being scanned was last delivered; None if never.
+
+    Looks at up to 100 links.
+    """
     [(delivered_at,)] = database.rows(LAST_DELIVERY)
     return cast("datetime | None", delivered_at)
 
 
 def has_waiting_link(database: Database, before: datetime, held: Sequence[str]) -> bool:
-    """Tells whether a link that is not failed was last scanned before `before`.
+    """Tells whether a link that is not failed has waited for a scan since before `before`.
+
+    A link waits from its last scan on, a new one from its creation on, but neither while the
+    circuit is open.
 
     held: ids of apps to leave out.
     """

@@ -105,7 +105,7 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class LinkHistory:
-    """The facts about a link that Postgres records beyond what its job needs."""
+    """Facts about a link in Postgres that are not in `Link`."""
 
     created_at: datetime
     last_scanned_at: datetime | None
@@ -228,12 +228,12 @@ def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> l
 
 
 def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
-    """Returns the links grouped by folded error, most links first."""
+    """Groups the links by error regardless of paths, numbers and ids, most links first."""
     return group_errors(database.stream(LINKS_BY_ERROR, filter_parameters(which)))
 
 
 def different_errors(database: Database, which: LinkFilter) -> list[str]:
-    """Returns the distinct errors of the links, cut as `group_errors` takes them."""
+    """Returns the distinct errors of the links, each cut by `CUT_ERROR`."""
     rows = database.rows(ERRORS, filter_parameters(which))
     return [error for (error,) in rows if error]
 
@@ -384,7 +384,7 @@ class SnapshotResult:
 
 
 def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]:
-    """Returns the results of the links with these row ids that are synced, failed or gone."""
+    """Returns the result of each of these row ids whose link is synced, failed or gone."""
     results = []
     rows = database.rows(READ_RESULTS, {"ids": list(ids), "longest": _LONGEST_RESULT})
     for *ids_of_link, status, error in rows:
@@ -394,7 +394,7 @@ def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]
 
 
 def _masked(error: str) -> str:
-    """Masks an error, which was read with one more character than is shown."""
+    """Masks an error of up to _LONGEST_RESULT characters. A longer one was cut: drops its end."""
     return mask_cut(error[:-1]) if len(error) > _LONGEST_RESULT else mask(error)
 
 

@@ -94,7 +94,7 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s FOR UPDATE
 
 # A worker that runs a snapshot holds the session advisory lock of its job id, a 64-bit key that
 # pg_locks shows in two halves. We do not take the lock: if we held it until our commit, a worker
-# that starts the new job before that would drop the job.
+# that starts the new job before the commit would drop the job.
 HELD_KEYS = """
 SELECT (classid::bigint << 32) | objid::bigint AS key
 FROM pg_locks
@@ -190,7 +190,7 @@ def read_link(database: Database, app_id: str, repository_id: str) -> Link | Non
 
 
 def as_link(row: TupleRow) -> Link:
-    """Returns the link in a row with the columns of `STATE`."""
+    """Makes a link from a row that has the columns of `STATE`."""
     ref, payload = LinkRef(row[0], row[1], row[3]), PublicPayload(*row[1:8])
     status, retry_count, error, *circuit = row[8:]
     return Link(ref, payload, status, retry_count, error and mask(error), *circuit)

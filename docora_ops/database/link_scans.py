@@ -1,4 +1,7 @@
-"""Reads and writes what a snapshot job does: link status, delivery records, stored commit."""
+"""Reads and writes what a snapshot job does: link status, delivery records, stored commit.
+
+The link's lock is the session advisory lock of its job id. A job holds it while it scans the link.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -85,7 +88,7 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND status = 'sc
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure of a link's job. With no tries left or after `max_attempts`, the link fails."""
+    """A failure of a job. With no tries left or after `max_attempts`, its link becomes `failed`."""
 
     app_id: str
     repository_id: str
@@ -122,7 +125,7 @@ class Ending:
 
 
 def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link, Payload] | Refusal:
-    """Takes the link's lock until the session is closed, and sets the link to `scanning`.
+    """Takes the link's lock for the session, and sets the link to `scanning`.
 
     Waits for the commit of the retry that has queued the job. Returns the link as it was before,
     with its payload, or the reason not to begin.
@@ -155,9 +158,10 @@ def end_scan(session: Session, ref: LinkRef) -> Refusal | None:
 def end_unchanged_scan(
     session: Session, ref: LinkRef, commit_sha: str, branch: str, files: int
 ) -> bool:
-    """Sets the link to `synced` and releases its lock, if the commit is already stored in full.
+    """Sets the link to `synced` and releases its lock if the commit is already stored in full.
 
-    Otherwise changes nothing and returns False.
+    Returns False, and changes nothing, if another commit is stored, if files are missing, or if the
+    link or its lock is gone.
 
     files: the number of files that the stored commit must have.
     """
@@ -176,14 +180,20 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
 
 
 def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:
-    """Counts a failure of a job, unless a session other than the job's holds the link's lock."""
+    """Counts a failure of a job.
+
+    Returns a Refusal if the link is gone, or a session other than the job's holds the link's lock.
+    """
     with database.transaction():
         link = _lock_of_job(database, failure.app_id, failure.repository_id, session_id)
         return link if isinstance(link, Refusal) else _count(database, link, failure)
 
 
 def release_scan(database: Database, app_id: str, repository_id: str, session_id: int) -> None:
-    """Makes a job's link pending, unless a session other than the job's holds the link's lock."""
+    """Sets the link of a job from `scanning` to `pending_snapshot`.
+
+    Changes nothing if a session other than the job's holds the link's lock.
+    """
     with database.transaction():
         link = _lock_of_job(database, app_id, repository_id, session_id)
         if isinstance(link, Link):
@@ -193,7 +203,10 @@ def release_scan(database: Database, app_id: str, repository_id: str, session_id
 def _lock_of_job(
     database: Database, app_id: str, repository_id: str, session_id: int
 ) -> Link | Refusal:
-    """Locks the row of a link, unless a session other than the job's holds the link's lock."""
+    """Locks the link's row, and returns the link.
+
+    Returns a Refusal if the link is gone, or a session other than the job's holds the link's lock.
+    """
     link = lock_link(database, app_id, repository_id)
     if link is None:
         return Refusal.GONE
@@ -206,7 +219,8 @@ def _lock_of_job(
 def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
     """Counts a failure of a job whose process was killed, unless the job itself has counted it.
 
-    Waits for the end of the job's session. Raises LinkLockedError if another job has the link.
+    Waits for the end of the job's session. Raises LinkLockedError if another job holds the link's
+    lock.
     """
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{failure.app_id}-{failure.repository_id}"})
@@ -222,9 +236,10 @@ def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
 
 
 def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
-    """Makes the link of an interrupted job pending, after the end of the job's session.
+    """Sets the link of an interrupted job from `scanning` to `pending_snapshot`.
 
-    Raises LinkLockedError if another job has the link.
+    Waits for the end of the job's session. Raises LinkLockedError if another job holds the link's
+    lock.
     """
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
@@ -284,7 +299,10 @@ def read_deliveries(database: Database, ref: LinkRef) -> Iterator[TupleRow]:
 
 
 def record_delivery(session: Session, ref: LinkRef, path: str, sha: str | None) -> bool:
-    """Records a delivered or, if `sha` is None, deleted file. Returns False if the link is gone."""
+    """Records a delivered file, or removes the record of a deleted file (`sha` is None).
+
+    Returns False if the link is gone.
+    """
     sql = RECORD_DELIVERY if sha else REMOVE_DELIVERY
     return session.execute(sql, asdict(ref) | {"path": path, "sha": sha}) > 0
 
@@ -320,7 +338,7 @@ RETURNING id
 
 
 def had_commit(database: Database, repository_id: str) -> bool:
-    """Tells whether the repository has a stored commit, or an app has received a file of it."""
+    """Tells whether the repository has a stored commit or delivery records."""
     return bool(database.rows(HAD_COMMIT, {"repository_id": repository_id}))
 
 

@@ -81,7 +81,7 @@ _LIKE_AN_ID = re.compile(r"-|(?:app|repo|bulk)_")
 
 @dataclass(frozen=True)
 class Candidate:
-    """An app or a repository that begins with a typed text."""
+    """An app or a repository whose name or id begins with a typed text."""
 
     id: str
     name: str
@@ -106,7 +106,8 @@ def find_repositories(
 ) -> list[tuple[Repository, bool]]:
     """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    Tells for each whether one of the apps is linked to it. If any are linked, returns only those.
+    Tells for each whether it is linked to one of the apps. If some with this name or URL are
+    linked, omits the others.
 
     app_ids: an empty list means all apps.
     """

@@ -22,7 +22,7 @@ SYSTEM_IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
 def read_identity(
     database: Database, app_ids: Sequence[str] = (), job_ids: Sequence[str] = ()
 ) -> tuple[tuple[str, str | None, Sequence[str]], Sequence[str], Sequence[str]]:
-    """Returns the identity of this database, and which of `app_ids` and `job_ids` it has.
+    """Returns the database's identity, its apps among `app_ids`, and the `job_ids` with a link.
 
     The identity is the name of the database, its system identifier (None if the role may not read
     it), and the ids of up to 20 apps.

@@ -2,7 +2,7 @@
 
 A pooling proxy may run each transaction in another session, shared with other programs. Therefore
 no setting, cursor, prepared statement or lock of a `Database` outlives a transaction, and each
-transaction overrides what another program has left.
+transaction overrides the settings that another program has left.
 
 SQL names Docora's tables `docora.TABLE`, regardless of the name of their schema in this database.
 """
@@ -141,9 +141,10 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 class _MomentLoader(TimestamptzLoader):
-    """Loads `infinity` and years that Python can't express as the first or last moment.
+    """Loads times beyond Python's range, such as `infinity`, as its first or last moment.
 
-    Otherwise, one such row would make a whole list unreadable, and its own job fail forever.
+    Otherwise, one row with such a time would make a whole list unreadable, and the job of its link
+    fail forever.
     """
 
     def load(self, data: Buffer) -> datetime:
@@ -531,7 +532,7 @@ class Session(Database):
             return [cursor.fetchall() for cursor in cursors]
 
     def release(self) -> None:
-        """Releases the locks of the session, so that another job can use it."""
+        """Releases the session's locks, so that another job can use the session."""
         self.execute("SELECT pg_advisory_unlock_all()")
 
     def _connect(self) -> Connection:

@@ -43,8 +43,8 @@ LEFT JOIN pg_attribute ON attrelid = t.oid AND attname = column_name AND NOT att
 ORDER BY number
 """
 
-# Such a role could create a function in a schema on another client's search_path, and have it run
-# by our role.
+# A role that may create objects could put a function into a schema on another client's search_path,
+# and have it run by our role.
 CREATORS = """
 SELECT quote_ident(nspname), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END
 FROM pg_namespace CROSS JOIN aclexplode(coalesce(nspacl, acldefault('n', nspowner)))
@@ -102,7 +102,7 @@ class PostgresServer:
 
 @dataclass(frozen=True)
 class Role:
-    """The role of the current connection. Its name and schema are quoted as SQL identifiers."""
+    """The role of the current connection. `name`, `schema` (of the tables): quoted for SQL."""
 
     name: str
     schema: str
@@ -119,7 +119,8 @@ class Role:
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
         """Returns the grants of the topic `privileges` that the role lacks, by table.
 
-        read_only: compare with the role for monitoring, regardless of further privileges.
+        read_only: compare with `docora_monitor`. Otherwise, compare with `docora_worker` if the
+            role may change more than `docora_ops`, else with `docora_ops`.
         """
         needed = granted("docora_monitor" if read_only else "docora_ops")
         if not read_only and any(name != "SELECT" for name, *_ in self.held.difference(needed)):
@@ -176,7 +177,8 @@ def _standby(lag: Sequence[int | None]) -> Standby:
 def pools_transactions(settings: Settings, tries: int = _TRIES) -> bool | None:
     """Tells whether a proxy pools transactions; None if two connections can't be opened at once.
 
-    tries: how often to compare sessions; a few are not enough if other clients are busy.
+    tries: how often to compare the connections' sessions. A few comparisons may miss the pooling if
+        other clients are busy.
 
     Raises PoolingError if the proxy pools statements.
     """

@@ -23,10 +23,10 @@ LIMIT %(limit)s
 
 @dataclass(frozen=True)
 class Selection:
-    """The links of a bulk operation, listed once at its start.
+    """The links of a bulk operation, listed once at its start, round-robin across apps.
 
-    Links are listed round-robin across apps, so that no app waits for all links of another app.
-    Paging by status instead would read the dead index entries of all links already changed.
+    Round-robin, so that no app waits for all links of another app. Once, because reading page after
+    page by status would read the dead index entries of all links already changed.
     """
 
     refs: Sequence[LinkRef]
@@ -63,8 +63,8 @@ def select_links(
 ) -> Selection:
     """Selects at most `limit` links that match.
 
-    skip_open_circuits: exclude links whose circuit is open, and count them; also done if
-        `which.open_circuit` is False.
+    skip_open_circuits: exclude links whose circuit is open, and count the excluded links. Implied
+        if `which.open_circuit` is False.
     """
     if skip_open_circuits or which.open_circuit is False:
         limit = 0 if which.open_circuit else limit
@@ -76,7 +76,8 @@ def select_links(
         # of the selection must still qualify then.
         statuses = [*which.statuses, *held_back]
         claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
-    # Each batch would send all these errors. The links are chosen already, so the text suffices.
+    # Each batch would send all these errors to Postgres. Since the links are chosen already, it
+    # suffices to check `errors` again.
     if claimed.exclude_cut_errors is not None:
         claimed = replace(claimed, exclude_errors=())
     claimed = replace(claimed, cut_errors=None, exclude_cut_errors=None)

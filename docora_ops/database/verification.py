@@ -12,10 +12,10 @@ must match it. This link is known in three cases:
   `scanned_at` and `last_scanned_at` are equal.
 - A worker of Docora stores the commit with the time of its clock, then sets the link to `synced`
   with a slightly later time of the same clock, so the clocks of different workers do not matter.
-  The link is known unless the same is true of another link, or the scan of another link may be
-  between the two writes, or have been interrupted there. An interrupted link is `scanning`,
-  `pending_snapshot` after a repair, or `failed` after its last try. Since the other link may have
-  been removed, the two times must also be at most a minute apart.
+  The link is not known if the scan of another link also ended after the commit was stored, or may
+  be between the two writes, or may have been interrupted there. After an interruption, a link is
+  `scanning`, `pending_snapshot` after a repair, or `failed` after its last try. Since the other
+  link may have been removed, the two times must also be at most a minute apart.
 - A worker of Docora stores the first commit of a repository with the time of Postgres's clock,
   which may be ahead of the worker's clock. Unlike the worker's times, it has microseconds. If
   no other link was scanned, the link's own scan has stored the commit.
@@ -45,7 +45,7 @@ class FileDifference(StrEnum):
 
 
 class Doubt(StrEnum):
-    """Why the scan of another link than the differing one may have stored the commit."""
+    """Why another link's scan may have stored the commit, not the scan of the link that differs."""
 
     SCANNED_EARLIER = "scanned_earlier"  # the link's last scan is older than the commit
     SCANNED_LATER = "scanned_later"  # the link's last scan ended long after the commit was stored
@@ -193,7 +193,7 @@ ORDER BY repository_id, app_id
 class ComparedLink:
     """A link, and how its delivered files differ from the stored commit.
 
-    Only a link that is `synced` and `has_commit` is compared; in detail, a link with any status but
+    A link is compared if it `has_commit` and is `synced`; in detail, if it `has_commit` and is not
     `scanning`.
 
     last_scanned_at: None unless the link is compared.
@@ -202,8 +202,8 @@ class ComparedLink:
     missing, outdated, extra: numbers of files; 0 unless the link is compared.
     state: a digest of the differences, equal in two comparisons if nothing has changed in between;
         empty unless the link is compared.
-    files: the number of files of the stored commit; None unless the link is compared, 0 unless it
-        is compared in detail.
+    files: the number of files of the stored commit; None if the link is not compared, 0 if it is
+        not compared in detail.
     """
 
     ref: LinkRef

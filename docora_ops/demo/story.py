@@ -87,7 +87,7 @@ def _run_commands(settings: Settings) -> None:
 
 
 def _run(sentence: str, line: str) -> None:
-    """Runs one command, then waits for Enter if a person is watching."""
+    """Runs one command, then waits for Enter if a person is watching. Raises DemoError."""
     say(f"\n# {sentence}")
     say(f"$ docora-ops {line}")
     code = subprocess.call([sys.executable, "-m", "docora_ops", *shlex.split(line)])
@@ -145,8 +145,8 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
     """Starts the servers in a temporary folder; always stops them and removes the folder.
 
     Delays signals while starting and stopping, because an interrupted start would leave a server
-    behind. SIGINT is blocked, which the servers inherit, so that Ctrl-C in the terminal does not
-    end them before the commands. SIGTERM is not blocked, because it stops the servers.
+    behind. Blocks SIGINT, also for the servers: Ctrl-C in the terminal must not end them before the
+    commands. Does not block SIGTERM, because SIGTERM stops the servers.
     """
     stack, ending = ExitStack(), {signal.SIGTERM, signal.SIGHUP}
     try:

@@ -21,7 +21,7 @@ STREAM = "docora-ops:audit"
 # A separate stream, because a pass every minute would push out the entries of people.
 SCHEDULE_STREAM = "docora-ops:audit:schedule"
 ENTRIES_KEPT = 10_000
-_LAST_ENTRIES = 100  # that are searched for the last suspension or hold
+_LAST_ENTRIES = 100  # entries that `read_last_change` reads
 
 AuditEntry = tuple[str | int, ...]  # the command that writes the entry: XADD, key, arguments
 
@@ -107,9 +107,9 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
 
 
 def read_last_change(client: Redis) -> tuple[datetime | None, datetime | None]:
-    """Returns the times of the last change, and of the last end of a suspension or hold.
+    """Returns when the last audit entry was written, and when a suspension or hold last ended.
 
-    Either is None if unknown. Searches only the last 100 entries, without passes of `schedule`.
+    Either is None if unknown. Ignores passes of `schedule`, and all but the last 100 other entries.
     Raises RedisError.
     """
     with redis_errors(client):

@@ -1,4 +1,4 @@
-"""Finds out who uses this Redis, and chooses the backend: the one that is set, or else in use.
+"""Finds out who uses this Redis, and chooses the backend, unless the settings name one.
 
 BullMQ is recognized by the keys of Docora's own queue, and its workers by their connections.
 """
@@ -49,13 +49,14 @@ class Signs:
     """The signs of who uses this Redis, as far as our user may read them.
 
     rq_workers: the keys of the live RQ workers that listen on the queue.
-    bullmq_workers: the number of live workers of Docora's own.
-    bullmq_is_at_work: whether a worker of Docora's own is live or, if our user may not list
-        clients, was live in the last 30 s.
+    bullmq_workers: the number of live BullMQ workers; 0 if our user may not list clients.
+    bullmq_is_at_work: whether a BullMQ worker is live or, if our user may not list clients, was
+        live in the last 30 s.
     mark: the mark that names the database of this Redis.
     denial: the error if our user may not read RQ's workers or some of the keys.
     rq_keys, bullmq_keys: how many keys of each queue exist.
-    rq_jobs, bullmq_jobs: how many of these keys hold live jobs.
+    rq_jobs: how many of RQ's keys of waiting jobs exist: the list, the scheduled registry.
+    bullmq_jobs: how many of BullMQ's keys of live jobs exist: wait, paused, active, delayed.
     """
 
     rq_workers: Sequence[str]
@@ -163,11 +164,14 @@ EMPTIED = BackendChoice(
     "(it may have been emptied, or be another Redis)",
     f"check REDIS_URL; {_START}",
 )
-"""The choice if links were scanned although Redis has no keys."""
+"""The choice if Redis has no key of either queue although links were scanned."""
 
 
 def open_queue(settings: Settings, client: Redis) -> LinkQueue:
-    """Returns the queue of the backend that is set, or else in use. Raises RedisError."""
+    """Returns the queue of the backend that is set or, without a setting, in use.
+
+    Raises RedisError.
+    """
     signs = None
     if settings.backend is not None:
         choice = BackendChoice(settings.backend, BackendSource.SETTING)

@@ -37,7 +37,7 @@ from docora_ops.queue.redis_answers import text_of
 from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.redis_errors import redis_errors
 
-HEARTBEAT = 30  # seconds after which a runner renews the TTL, even in the middle of a batch
+HEARTBEAT = 30  # seconds after which a command renews the TTLs, even in the middle of a batch
 MESSAGES_KEPT = 100
 _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -56,14 +56,14 @@ def write_progress(
 ) -> str | None:
     """Stores the counts of an operation and its record, and renews their TTLs.
 
-    Marks an operation that has stopped early as cancelled, so that the dashboard shows it so.
-    Returns who cancelled the operation, empty if unknown; None if it is not cancelled.
+    If the operation has stopped early, also marks it as cancelled, for the dashboard.
+    Returns None if the operation is not cancelled; otherwise who cancelled it, empty if unknown.
 
-    change: the change that started the operation; stored each time, because Redis may lose the hash
-        or let it expire while the host of a command sleeps.
+    change: the change that started the operation. Stored each time, because Redis may lose the
+        hash, and the hash may expire while the host of the command sleeps.
     is_first: also store the start, and add the operation to the list of records.
-    failures: all links that could not be queued; empty if the record has them.
-    failed_links: all links that failed again; empty if the record has them.
+    failures: all links that could not be queued; empty if the record already has them.
+    failed_links: all links that failed again; empty if the record already has them.
     """
     operation_id = str(result.operation_id)
     fields: dict[Any, Any] = {
@@ -132,7 +132,7 @@ def _add(
     of_record: dict[Any, Any],
     audit: AuditEntry | None = None,
 ) -> None:
-    """Adds fields to an operation and its record, unless they have expired."""
+    """Adds `fields` to an operation, `of_record` to its record. Skips either if it has expired."""
     record_key = part_key(operation_id, "record")
     with _transaction(client, audit) as pipeline:
         for key, mapping in ((operation_key(operation_id), fields), (record_key, of_record)):
@@ -158,7 +158,10 @@ def read_operation(client: Redis, operation_id: str) -> KnownOperation:
 def read_operations(
     client: Redis, operation_ids: Sequence[str] | None = None
 ) -> list[KnownOperation]:
-    """Returns operations, most recent step first, except expired ones. None means all."""
+    """Returns operations, most recent step first; omits expired ones.
+
+    operation_ids: None means all operations.
+    """
     with redis_errors(client):
         if operation_ids is None:
             keys = set(client.scan_iter(f"{PREFIX}*", count=_SCAN_COUNT, _type="HASH"))
@@ -180,8 +183,8 @@ def read_operations(
 def renew(client: Redis, operation: KnownOperation) -> None:
     """Keeps an operation's links and, if it has ended, its counts for another hour.
 
-    Does not renew the counts in the first half hour, because the time of the last step is derived
-    from their TTL.
+    Does not renew the counts in the first half hour after the last step, because the time of
+    that step is derived from their TTL.
     """
     is_old = (operation.last_step_seconds or 0) > EXPIRY / 2
     has_ended = operation.state in {OperationState.DONE, OperationState.CANCELLED}

@@ -1,8 +1,8 @@
 """Docora's own queue, kept by BullMQ 5. docora-ops only reads it; Docora's scheduler queues jobs.
 
-The scheduler queues each pending link within a minute. `push` only looks at the jobs while their
-links' rows are locked. Docora's worker begins a job with a write to the row, so it waits for our
-commit.
+The scheduler queues each pending link within a minute. `push` queues nothing: it looks at the jobs
+while the rows of their links are locked. Docora's worker begins a job with a write to the link's
+row, so the worker waits for our commit.
 """
 
 import json
@@ -100,7 +100,7 @@ _LIVE_PLACES = {
     "active": "active",
 }
 _PAGE = 5000
-_FAILED_KEPT = 200  # failed jobs that Docora has BullMQ keep
+_FAILED_KEPT = 200  # number of failed jobs that BullMQ keeps, as set by Docora
 _PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
 _RECORD_FIELDS = ("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm", "failedReason")
@@ -122,7 +122,7 @@ class BullmqQueue:
         self.choice, self.where = choice, describe(client)
 
     @cached_property
-    def _script(self) -> Script:  # read only when needed, as few reading commands need it
+    def _script(self) -> Script:  # loaded when first used: few commands that only read use it
         return Script(self._client, *self.script_files)
 
     def read_use(self) -> QueueUse:
@@ -160,7 +160,10 @@ class BullmqQueue:
         changes_links: bool = True,  # noqa: ARG002
         commands: Sequence[Command] = (),
     ) -> list[Answer]:
-        """Looks at each job, and runs `commands` unless a job must be left alone."""
+        """Looks at all jobs; queues nothing.
+
+        Runs the Redis `commands` if no job must be left alone, otherwise none of them.
+        """
         if not requests:
             return []
         config = {"leaves_waiting": leaves_waiting, "commands": len(commands), **self.mark_to_leave}
@@ -213,7 +216,7 @@ class BullmqQueue:
             pipeline.lrange(f"{BULLMQ}paused", -read, -1)
             pipeline.lrange(f"{BULLMQ}active", -read, -1)
             pipeline.zrange(f"{BULLMQ}delayed", 0, read - 1, withscores=True)
-            # Docora has BullMQ keep the last 200.
+            # BullMQ keeps the last 200, as set by Docora.
             recently = int((now - RECENT) * 1000), cast("int", "+inf")
             pipeline.zrange(f"{BULLMQ}failed", *recently, byscore=True, offset=0, num=_PAGE)
             pipeline.zrange(f"{BULLMQ}failed", -1, -1, withscores=True)
@@ -227,7 +230,7 @@ class BullmqQueue:
             tried = [*first_ids, *active, *(job_id for job_id, _ in due)]
             keys = (BULLMQ + text_of(job_id) for job_id in tried)
             begins = [_moment(began) for [began] in read_hashes(client, keys, ["processedOn"])]
-            # A worker renews the locks of its jobs, which expire after half a minute.
+            # Workers renew the locks of their jobs. A lock expires after half a minute.
             locks = [f"{BULLMQ}{text_of(job_id)}:lock" for job_id in active]
             live_runs = int(client.exists(*locks)) if locks else 0
             workers = bullmq_workers(client)
@@ -404,7 +407,7 @@ def _pages(client: Redis, name: str) -> Iterator[list[str]]:
 
 
 def jobs_with_other_url(client: Redis, app_id: str, base_url: str) -> list[str]:
-    """Returns the waiting, delayed and running jobs of an app whose payload has another base_url.
+    """Returns the ids of the app's live jobs whose payload has a base_url other than the given one.
 
     Only reads. Raises RedisError.
     """

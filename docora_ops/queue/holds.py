@@ -62,8 +62,8 @@ def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Chan
 def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
     """Ends the hold of an app, even an unreadable one, and writes the audit entry.
 
-    Returns False, and writes nothing, if the app is not held. Raises RedisError,
-    HoldsUnreadableError.
+    Returns False, and writes nothing, if the app is not held. Raises RedisError, and
+    HoldsUnreadableError if the key of the holds is not a hash.
     """
     now, fields = _read(client)
     with suppress(HoldsUnreadableError):
@@ -79,7 +79,7 @@ def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
 def has_entry(client: redis.Redis, app_id: str) -> bool:
     """Tells whether the hash has an entry for this app: a hold, an ended hold, or anything else.
 
-    Raises RedisError, HoldsUnreadableError.
+    Raises RedisError, and HoldsUnreadableError if the key of the holds is not a hash.
     """
     return app_id in _read(client)[1]
 
@@ -150,9 +150,9 @@ def _parse(client: redis.Redis, app_id: str, value: bytes | str) -> Hold:
 
 
 def _hold_of(value: Any) -> Hold:
-    """Parses a hold; raises a built-in error unless the value is an object that names the end.
+    """Parses a hold. Raises a built-in error unless its `until` is a Unix time or null.
 
-    Accepts what `take.lua` accepts, because whatever workers obey must be shown.
+    Accepts all that `take.lua` accepts, because every hold that workers obey must be shown.
     """
     since, until = value.get("since"), value.get("until", False)
     if isinstance(until, bool):

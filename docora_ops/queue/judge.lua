@@ -55,7 +55,8 @@ local function judge(id, disproved, most)
 end
 
 -- Returns the entries of a job in the registry of running jobs. Killed workers leave some behind:
--- while a new job with this id runs, RQ would take such an entry for that job's and queue it again.
+-- while a new job with this id runs, RQ would mistake an old entry for one of the new job, and
+-- queue the new job again.
 local executions
 local function executions_of(id)
   if not executions then
@@ -115,7 +116,7 @@ local TRIALS = {
   ZREM = {'x'},
 }
 
--- Tries each command on a key of its own, because Redis does not roll back a script that fails:
+-- Tries each command on a trial key, because Redis does not roll back a script that fails:
 -- missing permissions must show before anything is removed. When out of memory, Redis refuses only
 -- the first write of a script. Redis 6.2 prefixes the error with the line of the script.
 local function try_commands(commands)

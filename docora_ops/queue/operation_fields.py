@@ -17,7 +17,7 @@ EXPIRY = 3_600  # seconds for which an operation is kept after its last batch
 OWNER_PATIENCE = 120  # seconds without a renewal after which an operation counts as abandoned
 LONGEST_ERROR = 1_000  # characters of an error or a message
 PREFIX = "docora:bulk:"
-# Fields that Docora's dashboard reads, then fields that docora-ops adds to its own operations.
+# Docora's dashboard reads the first five. docora-ops adds the others to its own operations.
 FIELDS = (
     *("total", "completed", "succeeded", "failed", "cancelled", "taken_over"),
     *("who", "command", "selection", "stopped_by", "cancelled_by", "results", "messages"),
@@ -51,7 +51,8 @@ def operation_of(
 
     values: the values of `FIELDS`.
     time: the reply of Redis to TIME.
-    seconds_left: the remaining TTL of the hash, which each step sets to `expiry`.
+    seconds_left: the remaining TTL of the hash, in seconds.
+    expiry: the TTL that each step sets, in seconds.
     """
     now = time[0] + time[1] / 1e6
     numbers = (whole_number(value) or 0 for value in [*values[:4], values[5]])

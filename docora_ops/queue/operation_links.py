@@ -30,7 +30,7 @@ _ID_BYTES = 16
 
 @dataclass(frozen=True)
 class SharedLinks:
-    """An operation at work, and those of its links that a selection also has, by row id."""
+    """An operation at work, and the row ids of the links that it shares with a selection."""
 
     operation: KnownOperation
     started_at: datetime | None
@@ -79,9 +79,9 @@ def end_work(client: Redis, operation_id: str) -> None:
 
 
 def read_at_work(client: Redis, ids: Collection[str]) -> list[SharedLinks]:
-    """Returns the operations at work that share any of these links.
+    """Returns the operations that are at work on any of these links.
 
-    Omits operations of Docora's dashboard, which does not store their links.
+    Omits cancelled operations, and those of Docora's dashboard, which does not store their links.
 
     ids: the row ids of the links.
     """

@@ -38,7 +38,10 @@ _LARGEST_FIELD = 16 * 2**20  # decompressed bytes: other programs may have writt
 
 
 def add_record(client: Redis, pipeline: Pipeline, operation_id: str) -> None:
-    """Adds an operation to the list of records, and deletes the oldest records if it is full."""
+    """Adds an operation to the list of records; if the list is full, deletes the oldest records.
+
+    Reads the list at once, but only adds the writes to the pipeline.
+    """
     entry: dict[Any, Any] = {"operation_id": operation_id}
     pipeline.xadd(_RECORDS, entry, maxlen=RECORDS_KEPT, approximate=False)
     pipeline.expire(_RECORDS, RECORD_EXPIRY)
@@ -95,7 +98,7 @@ def read_record(client: Redis, operation_id: str) -> OperationRecord | None:
 
 
 def compressed(failures: Sequence[LinkFailure]) -> bytes:
-    """Compresses the first failures, because most of their texts are alike."""
+    """Compresses the first `FAILURES_OF_RECORD` failures, whose texts are mostly alike."""
     shortened = (
         replace(failure, error_message=failure.error_message[:LONGEST_ERROR])
         for failure in failures[:FAILURES_OF_RECORD]
@@ -104,7 +107,7 @@ def compressed(failures: Sequence[LinkFailure]) -> bytes:
 
 
 def _decompressed(value: bytes | None) -> list[LinkFailure]:
-    """Returns the failures; omits what other programs may have written."""
+    """Decompresses failures; omits what other programs may have written."""
     failures: list[LinkFailure] = []
     with suppress(ValueError, TypeError, RecursionError, zlib.error):
         for texts in json.loads(zlib.decompressobj().decompress(value or b"", _LARGEST_FIELD)):

@@ -1,8 +1,9 @@
 """The record of outcomes: how the snapshots of our workers ended, in Redis.
 
-A stream has an entry for each snapshot that failed, sent files, or began with a link that was not
-in sync, as after a change, a failed try, or for a new link. All snapshots are also counted by
-period, app and outcome, so that a mass failure, which fills the stream, does not remove the counts.
+A stream has an entry for each snapshot, except those that had nothing to do, and successful ones
+that sent no file for a link that was already in sync. A mass failure may push older entries out of
+the stream, so all snapshots are also counted by period, app and outcome.
+
 Functions raise RedisError.
 """
 
@@ -34,12 +35,12 @@ _PAGE = 2000  # entries that are read at once, which holds Redis for some millis
 
 @dataclass(frozen=True, slots=True)
 class SnapshotOutcome:
-    """The result of a snapshot. Unknown fields are None, as the duration if a worker was killed.
+    """The result of a snapshot. Unknown fields are None, such as `seconds` if a worker was killed.
 
     link_id: the id of the link's row.
     outcome: what the job left in Postgres.
-    try_number, tries: `try_number` of `tries`; above `tries` if a scheduler has queued the failed
-        link again.
+    try_number: counts from 1; exceeds `tries` if a scheduler has queued the failed link again.
+    tries: the maximum number of tries.
     error_message: without secrets, truncated.
     size: bytes of the contents that were sent.
     commit_sha: the first 12 digits.
@@ -100,8 +101,8 @@ ALL_OUTCOMES = OutcomeFilter()
 class Outcomes:
     """Entries of the record, newest first.
 
-    reaches_back_to: the time of the oldest entry, if the record may lack older ones that were asked
-        for. None if it lacks none, or has no entry at all.
+    reaches_back_to: the time of the oldest entry in the record, if earlier ones were asked for and
+        may have been dropped. None if none are missing, or if the record is empty.
     """
 
     entries: Sequence[SnapshotOutcome]
@@ -121,7 +122,7 @@ class Counts:
     reaches_back_to: datetime | None
 
 
-# In the order in which an entry has their values; those of later versions are added at the end.
+# The order of the values in an entry. Later versions add their values at the end.
 _NAMES = [field.name for field in fields(SnapshotOutcome)][1:]
 
 
@@ -175,7 +176,7 @@ def read_outcomes(client: Redis, which: OutcomeFilter = ALL_OUTCOMES) -> Outcome
 def read_last_failures(
     client: Redis, links: Collection[tuple[str, str]]
 ) -> dict[tuple[str, str], datetime]:
-    """Returns when these failed links last failed; omits links that the record does not have.
+    """Returns when these failed links last failed; omits links whose last failure has no entry.
 
     links: app id and repository id of each.
     """
@@ -195,9 +196,9 @@ def read_last_failures(
 
 @dataclass(frozen=True)
 class AskedResults:
-    """The links whose first results since a moment to count.
+    """The links whose results `read_results` counts: for each link, the first one since `since`.
 
-    links: each by the id of its row, or by its app id and repository id.
+    links: row ids, or pairs of app id and repository id.
     """
 
     since: datetime
@@ -205,10 +206,10 @@ class AskedResults:
 
 
 def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results | None]:
-    """Counts the first results of the links of each of `asked`.
+    """Counts the links of each item of `asked` by their first result.
 
-    Links that the record does not have are not counted. None if it has none of them, or if it does
-    not reach back to `since`.
+    Links that have entries but no result count as unfinished. Links without an entry do not count.
+    Returns None for an item without any entry, or if the record may not reach back to its `since`.
     """
     if not asked:
         return []

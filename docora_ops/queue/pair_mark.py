@@ -90,7 +90,11 @@ def read_mark(client: Redis) -> StoredMark:
 
 
 def mark_of(fields: Mapping[bytes, bytes] | NoPermissionError | None) -> StoredMark:
-    """Returns the mark with the fields of its hash, or with the error in their place."""
+    """Returns the mark that Redis has replied with.
+
+    fields: the fields of the mark's hash; the NoPermissionError if the user may not read them; None
+        if the key is of another type.
+    """
     if isinstance(fields, NoPermissionError):  # the user was created for a version without marks
         return StoredMark(is_permitted=False)
     return StoredMark(fields or {})
@@ -105,9 +109,9 @@ def may_leave_mark(client: Redis) -> bool:
 def mark_to_leave(
     identity: DatabaseIdentity, who: str, was: str, entry: AuditEntry | None
 ) -> Mapping[str, Mapping[str, object]]:
-    """Returns the configuration that makes a script leave a mark.
+    """Returns the part of a script's configuration that makes the script leave a mark.
 
-    was: the raw value of the mark that may be replaced.
+    was: the raw value of the mark to replace; empty if there is none. The script replaces no other.
     entry: the audit entry to write if `was` names another database.
     """
     mark = {"key": PAIR_KEY, "text": _encoded(identity, who), "was": was}

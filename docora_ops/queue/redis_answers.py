@@ -17,7 +17,7 @@ from docora_ops.queue.redis_errors import redis_errors
 Command = Sequence[str | int | bytes]
 """A Redis command with its arguments."""
 _MOST_DIGITS = 20
-_CLOCK_KEPT = 60  # seconds: a worker keeps its scripts for weeks, in which its host may sleep
+_CLOCK_KEPT = 60  # seconds: not longer, because the host of a worker may sleep meanwhile
 
 
 def script_of(*names: str) -> str:
@@ -62,7 +62,9 @@ class Script:
 
 
 def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
-    """Runs the commands of a pipeline. The reply is None if a key is of another type.
+    """Runs a pipeline. Returns the replies, None for a command whose key is of another type.
+
+    Raises the client's RedisError for any other error.
 
     keeps_denials: return NoPermissionError for a command that is not permitted, instead of raising.
     """

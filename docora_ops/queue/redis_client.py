@@ -12,7 +12,7 @@ from redis.retry import Retry
 from docora_ops.errors import ConfigurationError
 from docora_ops.settings import Settings
 
-ROWS_LOCKED_TIMEOUT = 4  # seconds for a reply while we lock rows, for which Docora may wait
+ROWS_LOCKED_TIMEOUT = 4  # seconds for a reply while we lock rows: Docora may wait for these rows
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -38,7 +38,7 @@ def connect(settings: Settings) -> redis.Redis:
         pool = client.connection_pool
         options = pool.connection_kwargs
         pool.connection_class(**options)
-        str(options.get("host", "")).encode("idna")  # fails if resolving the name would fail so
+        str(options.get("host", "")).encode("idna")  # fails as resolving the name would
     except (ValueError, TypeError, LookupError, AttributeError, OSError, redis.RedisError):
         raise ConfigurationError(
             "REDIS_URL is not a URL that the Redis client understands",
@@ -55,7 +55,7 @@ def connect(settings: Settings) -> redis.Redis:
 
 
 def _unusable_file(options: Mapping[str, Any]) -> str | None:
-    """Says which file in the TLS options is unusable, and why; returns None if there is none."""
+    """Says which file in the TLS options is unusable, and why; returns None if all are usable."""
     names = ("ca_certs", "certfile", "keyfile")
     authorities, certificate, key = (options.get(f"ssl_{name}") for name in names)
     if key and not certificate:

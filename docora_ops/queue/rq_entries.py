@@ -88,9 +88,9 @@ class JobFacts:
         return f"{self.status} {self.enqueued_at}"
 
     def is_misplaced(self, places: Iterable[Place]) -> bool:
-        """Tells whether RQ would never take the job, although the job reads as waiting.
+        """Tells whether the job reads as waiting, but is in no place from which RQ would take it.
 
-        False for the job of another queue, where it may wait.
+        Returns False for a job of another queue, because the job may wait there.
 
         places: all places that hold the job.
         """
@@ -135,7 +135,11 @@ class Entries:
         return Removal(job_id, facts.evidence, kept, is_orphan=True)
 
     def duplicate(self, job_id: str, facts: JobFacts) -> Removal | None:
-        """Returns the removal of all entries but the first in the list; None if there are none."""
+        """Returns the removal of all entries of the job that duplicate its first one in the list.
+
+        Duplicates are all later ones in the list, and one in the scheduled registry. None if there
+        are none, or if the job is gone or not in the list.
+        """
         in_list = self.by_place[Place.LIST].get(job_id, ())
         is_scheduled = job_id in self.by_place[Place.SCHEDULED]
         if not facts.status or not in_list or len(in_list) + is_scheduled == 1:
@@ -198,7 +202,7 @@ class QueueSweep:
         client, key = self._client, _KEYS[place]
         for start in count(0, _PAGE):
             # Jobs that are pushed meanwhile shift the rest, so an id at the border of two pages may
-            # be read twice. The second look does not read the same id twice.
+            # be read twice. A duplicate only counts if a second look finds the same one.
             if place in _LISTS:
                 page: Any = client.lrange(key, -start - _PAGE, -start - 1)
                 members = page
@@ -223,10 +227,10 @@ class QueueSweep:
         return Entries({place: {job_id: [job_id]} for place, at in positions if at is not None})
 
     def _read_apart(self, job_ids: set[str]) -> Entries:
-        """Removes from `job_ids` the jobs that RQ takes regardless of their status.
+        """Removes from `job_ids` the jobs in places from which RQ takes jobs of any status.
 
-        Returns the entries in the other places from which RQ takes jobs. Saves memory, because the
-        entries of a long list are not kept.
+        Returns the entries of `job_ids` in places from which RQ takes only jobs of one status.
+        Saves memory, because the entries of a long list are not kept.
         """
         entries = {}
         with redis_errors(self._client):
@@ -249,9 +253,9 @@ class QueueSweep:
         }
 
     def misplaced(self, job_ids: Collection[str], entries: Entries | None = None) -> dict[str, str]:
-        """Returns the evidence of jobs that read as waiting but RQ would never take, by job id.
+        """Returns the evidence of each misplaced job, by job id (see `JobFacts.is_misplaced`).
 
-        entries: the entries of the jobs; if None, they are read.
+        entries: the entries of the jobs; None means to read them.
         """
         if not (left := set(job_ids)):
             return {}
@@ -269,7 +273,8 @@ class QueueSweep:
         """Removes jobs and entries that have not changed since they were read.
 
         Returns for each removal `removed`, `changed` or `unreadable:REASON`. Call it with the rows
-        locked; the timeout is 4 s.
+        of the orphans' repositories locked in Postgres. Waits at most 4 s for Redis, because
+        Docora may be waiting for these rows.
 
         audit: the audit entry to write if anything is removed.
         """

@@ -67,7 +67,7 @@ _RECORD_FIELDS = (
 def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
     """Returns the pickled call of a link's job.
 
-    RQ also accepts it without compression, which would take as long as the push.
+    It is not compressed: RQ accepts that, and compression would take as long as the push.
     """
     # dataclasses.asdict would take several times as long.
     arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
@@ -76,7 +76,10 @@ def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
 
 
 def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
-    """Reads these jobs. `status`: `active`, `waiting` or `delayed`, which all of them are."""
+    """Reads these jobs.
+
+    status: the status of all these jobs: `active`, `waiting` or `delayed`.
+    """
     rows = read_hashes(client, [Job.key_for(job_id) for job_id in job_ids], _JOB_FIELDS)
     jobs = []
     for job_id, (text, created_at, enqueued_at, started_at, sent) in zip(
@@ -108,13 +111,16 @@ def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[Queued
 def keep_files(client: Redis, job: Job, sent: int, total: int) -> None:
     """Records how many of its files a running job has sent. Raises the client's RedisError.
 
-    Does nothing if the job was removed meanwhile, because the new hash would never expire.
+    Does nothing if the job was removed meanwhile: a write would create a hash that never expires.
     """
     client.eval(_KEEP_FILES, 1, job.key, _FILES, f"{sent} {total}")
 
 
 def _files_of(value: bytes | None, started_at: bytes | None) -> tuple[int | None, int | None]:
-    """Parses the files sent and to send; both None unless of the try that began at `started_at`."""
+    """Parses the numbers of files sent and of all files to send.
+
+    Returns None for both unless the numbers are of the try that began at `started_at`.
+    """
     numbers, _, began = (value or b"").rpartition(b" ")
     sent, _, total = numbers.partition(b" ")
     if started_at is None or began != started_at:

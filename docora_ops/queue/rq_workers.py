@@ -50,8 +50,8 @@ _WORKER_FIELDS = (
     *(NO_JOB_REASON, MAY_COMPARE, MAY_RECORD, OBEYS_HOLDS),
 )
 _OF_QUEUE = WORKERS_BY_QUEUE_KEY % QUEUE_NAME  # a set of the keys of workers
-# The TTL of a worker's key falls below this only if the worker misses heartbeats: each of them sets
-# it to at least 60 s more than the time until the next one.
+# The TTL of a worker's key falls below this only if the worker misses heartbeats: each heartbeat
+# sets the TTL to at least 60 s more than the time until the next heartbeat.
 _LEAST_TTL_MS = 50_000
 # Seconds without a heartbeat. Our workers send one every second; while busy, one every 30 s.
 _SILENT, _SILENT_BUSY = 10, 75
@@ -75,7 +75,7 @@ def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
 
 
 def workers_by_name(client: Redis, field: str) -> dict[str, bytes | None]:
-    """Returns a field of the registration of each live worker of the queue, by its name.
+    """Returns one field of the registration of each live worker of the queue, by worker name.
 
     Raises the client's RedisError.
     """
@@ -148,9 +148,10 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
 def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, ttl: int) -> bool:
     """Tells whether a worker has missed heartbeats.
 
-    reason: why the worker takes no job; None for workers of RQ and of older versions, whose
-        heartbeats have the time of their host, so that only `ttl` counts.
-    seconds: the time since the last heartbeat.
+    reason: why the worker takes no job, empty if it takes jobs. None for RQ's own workers and for
+        workers of older versions: their heartbeats have the time of their host, so only `ttl`
+        counts.
+    seconds: the time since the last heartbeat; None if unknown.
     ttl: milliseconds until the key of the worker expires.
     """
     if reason is None or seconds is None:
@@ -192,7 +193,7 @@ def suspend_workers(client: Redis, seconds: int | None, change: Change) -> Suspe
     """
     with redis_errors(client), client.pipeline() as pipeline:
         at = int(server_time(client))
-        # RQ only checks whether the key exists, so the value is free for since when, who and why.
+        # RQ only checks whether the key exists, so the value can hold the time, who and why.
         # RQ's own `suspend` sends SET, then EXPIRE: killed in between, it would suspend forever.
         value = {"suspended_at": at, "who": change.who, "reason": change.reason or ""}
         pipeline.set(WORKERS_SUSPENDED, json.dumps(value), ex=seconds)
@@ -212,7 +213,7 @@ def resume_workers(client: Redis, change: Change) -> None:
 
 
 def ask_suspension(pipeline: Pipeline) -> None:
-    """Adds the commands to a pipeline whose replies `suspension_of` takes."""
+    """Adds three commands to the pipeline. `suspension_of` takes their replies."""
     pipeline.time()
     pipeline.pttl(WORKERS_SUSPENDED)
     pipeline.get(WORKERS_SUSPENDED)
@@ -221,8 +222,8 @@ def ask_suspension(pipeline: Pipeline) -> None:
 def suspension_of(clock: tuple[int, int], left: int, value: bytes | None) -> Suspension | None:
     """Returns the suspension of the workers; None if they are not suspended.
 
-    clock: seconds and microseconds since 1970.
-    left: milliseconds until the suspension ends.
+    clock: the reply of Redis to TIME.
+    left: milliseconds until the suspension ends; -1 if it has no end, -2 if there is none.
     value: the value of RQ's key.
     """
     seconds, microseconds = clock

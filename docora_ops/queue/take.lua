@@ -1,6 +1,7 @@
 -- Takes the first waiting job that may run now, in place of RQ's LMOVE, or counts the apps with
--- live jobs. A job may run if its app is not held and uses less than its share of the slots. Jobs of
--- other programs, whose ids are not APP-REPOSITORY, may always run. Appended to denials.lua.
+-- live jobs. A job may run if its app uses less than its share of the slots, and if the app is not
+-- held or the job is exempted from the hold. Jobs of other programs, whose ids are not
+-- APP-REPOSITORY, may always run. Appended to denials.lua.
 --
 -- ARGV[1]  "take", "count", or "check" (only reads the holds)
 -- ARGV[2]  JSON: names of keys, `holds` among them, and

@@ -1,4 +1,4 @@
-"""Takes jobs from RQ's list for a worker, so that apps share the slots and holds are obeyed.
+"""Takes jobs from RQ's list for a worker: obeys holds, and shares the slots among the apps.
 
 Each worker that takes jobs is a slot, because it runs one job at a time.
 """
@@ -77,7 +77,7 @@ class JobTaker:
     def take(self) -> Found:
         """Moves the id of the first job that may run to RQ's intermediate list.
 
-        If there is none, `wait` before the next call, unless the finding is MORE.
+        If no job was taken, call `wait` before the next call, unless the finding is MORE.
         """
         if self._is_empty:  # until `wait` sees a job
             return Found(Finding.EMPTY)
@@ -100,7 +100,7 @@ class JobTaker:
         return Found(finding, text_of(rest[1]) if finding is Finding.TAKEN else "")
 
     def wait(self, seconds: int) -> None:
-        """Waits for `seconds` or, if the list was empty, until it has a job. Takes no job."""
+        """Waits for `seconds`, or less if the list was empty and gets a job. Takes no job."""
         if not self._is_empty:
             time.sleep(seconds)
         # Moves the first job to where it was, so that nothing need be put back. One job wakes all
@@ -125,7 +125,10 @@ class JobTaker:
         return [answer, *rest]
 
     def _count_apps(self) -> None:
-        """Counts the apps with live jobs, up to the 100,000th waiting job."""
+        """Counts the apps that have running jobs, or are not held and have waiting jobs.
+
+        Reads only the first 100,000 waiting jobs.
+        """
         began, apps, place = time.monotonic(), set[bytes](), 0
         while 0 <= place < _MOST_COUNTED:
             answer, *rest = self._run("count", place)

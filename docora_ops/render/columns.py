@@ -1,4 +1,4 @@
-"""Lists and screens of names and values, for a terminal of any width or for a pipe.
+"""Lists, and screens of names and values, for a terminal of any width or for a pipe.
 
 Imports rich only to print, so that commands can define columns without loading it.
 """
@@ -42,7 +42,7 @@ ROWS_SHOWN = 20  # rows to show of a list that only illustrates a summary
 
 _GAP = 2
 _NARROWEST = 24  # characters per line that a long text needs to be readable
-_LONG, _SHORT = 36, 16  # of a long text that is cut: while columns can be left out, and at least
+_LONG, _SHORT = 36, 16  # least width of a cut text: while columns can be left out; afterwards
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},
@@ -68,7 +68,10 @@ def one_line(value: object, style: str = "") -> Text:
 
 
 def replaced(part: object, pattern: Pattern[str], replacement: Callable[[Match[str]], str]) -> Any:
-    """Replaces matches of the pattern in a text or in the values of `Pairs`; keeps lists."""
+    """Replaces matches of the pattern in a text or in the values of `Pairs`.
+
+    Returns any other part of a screen, such as a list, unchanged.
+    """
     from rich.text import Text
 
     def change(value: Any) -> Any:
@@ -112,12 +115,12 @@ def words(slug: str) -> str:
 def first_lines(
     counts: Sequence[tuple[int, str | None]], most: int, total: int = 0, how: str = ""
 ) -> list[str]:
-    """Returns lines such as `12  HTTP 502`. If there are too many, the last says how many more.
+    """Returns lines such as `12  HTTP 502`. If there are too many, the last is `and 40 more`.
 
     counts: numbers of links, each with an app or an error; None means no error.
-    most: the number of lines; with 1, there are none.
-    total: the number of counts, if `counts` are only the first of them.
-    how: ends the last line, such as with what shows the rest.
+    most: the most lines to return; with fewer than two, returns none.
+    total: the number of all counts, if `counts` are only the first of them.
+    how: follows `and 40 more`, such as with what shows the rest.
     """
     width = max((len(str(links)) for links, _ in counts), default=0)
     lines = [f"{links:>{width}}  {text or f'({NO_ERROR})'}" for links, text in counts]
@@ -155,8 +158,8 @@ class Column(Generic[Row]):
         a tuple on its own line.
     style: returns the name of a style of rich.
     is_number: align right.
-    folds: a long text.
-    left_out: the rank of the column, 1 is left out first; 0 means never.
+    folds: the values are long texts, which may be wrapped.
+    left_out: the rank of the column: 1 is left out first, 0 means never.
     narrowest: the width to which the column may be narrowed; 0 means never.
     cuts_end: cut a long value at its end, not in the middle.
     """
@@ -194,8 +197,8 @@ class Column(Generic[Row]):
 class Pairs:
     """A screen of names and values. A value without a name continues the previous value.
 
-    longest: the number of characters of a value to show on a terminal.
-    piped: the name of a row that a terminal does not show.
+    longest: the most characters of a value to show on a terminal.
+    piped: the name of a row that only a pipe gets.
     """
 
     rows: Sequence[tuple[str, Text]]
@@ -228,11 +231,11 @@ class Pairs:
 class Listing(Generic[Row]):
     """A list with headings. A pipe gets all rows, columns and values in full.
 
-    rows: for a pipe, an iterator is enough, so that a long list needs no memory.
-    most: the number of rows to show on a terminal.
+    rows: for a pipe, may be an iterator, so that a long list needs no memory.
+    most: the most rows to show on a terminal.
     is_compact: a terminal shows each row on one line. Long values are cut instead of wrapped, in
         the middle, because names, paths and URLs often share their beginning.
-    line: returns the line for a row and a width, instead of the columns.
+    line: returns the line that a terminal of this width shows for a row, instead of columns.
     """
 
     columns: Sequence[Column[Row]]

@@ -30,15 +30,15 @@ _HEAD = "refs/docora-ops/head"
 _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LOCK_TTL = 120  # seconds, as in Docora's own workers
-# git's sign of life renews the TTL. Less of it is left if the job was killed or hangs, or if it is
-# a job of Docora's own worker, which does not renew it.
+# Seconds. A job renews the TTL every 20 s while git runs. If less than this is left, the job was
+# killed, hangs, or is one of Docora's own worker, which does not renew the TTL.
 _LEAST_TTL = _LOCK_TTL - 1.5 * KEEP_ALIVE_INTERVAL
-LOCK_TIMEOUT = 3.0  # seconds for which a job waits in its slot until a living job is done
-_LOCK_PAUSE = 10  # seconds until its next attempt, without a slot
-# git's maintenance, which takes two processes, runs for one in 16 commits: ids that begin so.
+LOCK_TIMEOUT = 3.0  # seconds that a job waits for the lock of a living job, and keeps its slot
+_LOCK_PAUSE = 10  # seconds until the next try, in which other jobs can use the slot
+# git's maintenance takes two processes, so it runs only for commit ids that begin so: 1 in 16.
 _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
-# Files and folders of a commit. A few trees that contain one another make billions of paths.
+# Files and folders of a commit. A few nested trees, each used many times, make billions.
 _MOST_PATHS = 1_000_000
 _LONGEST_PATH = 4096  # bytes; Linux can check out no longer path
 _ID_LENGTH = 20  # bytes of an object id in a tree
@@ -124,13 +124,19 @@ class RepositoryLock:
             self.release()
 
     def release(self) -> None:
-        """Releases the lock if the job holds it. Works in any process, even after a kill."""
+        """Releases the lock if the job holds it. Ignores errors of Redis.
+
+        The worker also calls this after the process of the job was killed.
+        """
         self._lock.local.token = self._owner.encode()
         with suppress(redis.RedisError):  # a lock that cannot be released expires
             self._lock.release()
 
     def renew(self) -> None:
-        """Resets the TTL of the lock, if held. Raises RedisError, SnapshotError if it expired."""
+        """Resets the TTL of the lock if this process holds the lock.
+
+        Raises RedisError, and SnapshotError if the lock has expired.
+        """
         if self._lock.local.token is None:
             return
         with redis_errors(self._client):
@@ -144,8 +150,8 @@ class RepositoryLock:
 class Clone:
     """The clone of one repository, in a folder below `base_path` that Docora does not use.
 
-    Other users can't read it, because it may hold private code. It changes only under the lock,
-    which a job takes only if it has to fetch.
+    Other users can't read the clone, because it may hold private code. A job takes the lock only to
+    fetch or to remove the clone; `scan` stores its result without the lock.
     Raises SnapshotError for an unsafe owner or name.
     """
 
@@ -187,7 +193,10 @@ class Clone:
             ) from error
 
     def remove(self) -> None:
-        """Removes a broken clone, so that the next try makes a new one."""
+        """Removes a broken clone, so that the next try makes a new one.
+
+        Raises RedisError, RepositoryBusyError.
+        """
         with self._lock.held():
             shutil.rmtree(self.path, ignore_errors=True)
 
@@ -230,7 +239,7 @@ class Clone:
 class Objects:
     """Reads the objects of a clone with one `git cat-file`, started when first needed.
 
-    Raises BrokenCloneError, even in the middle of a content.
+    Raises BrokenCloneError, possibly after a part of an object was read.
     """
 
     def __init__(self, git: Git, clone: Path) -> None:
@@ -246,7 +255,8 @@ class Objects:
     def list_files(self, commit: str) -> list[tuple[str, str]]:
         """Returns path and object id of the regular files of a commit, in byte order of the paths.
 
-        Raises GitError if the commit has too many paths, or a path that is too long.
+        Logs and leaves out files with unsafe paths. Raises BrokenCloneError, and GitError if the
+        commit has too many paths, or a path that is too long.
         """
         files = []
         paths = 0
@@ -307,7 +317,10 @@ class Objects:
 
 
 def _entries(tree: bytes) -> Iterator[tuple[bytes, bytes, str]]:
-    """Yields mode, name and object id of each entry: `MODE NAME`, NUL, and the id in binary."""
+    """Yields mode, name and object id of each entry of a tree. Raises BrokenCloneError.
+
+    tree: git's entries, each as `MODE NAME`, NUL, and the id in binary.
+    """
     start = 0
     while start < len(tree):
         end = tree.find(b"\0", start) + 1
@@ -319,10 +332,10 @@ def _entries(tree: bytes) -> Iterator[tuple[bytes, bytes, str]]:
 
 
 def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
-    """Returns the regular files of the commit, sorted by path, and stores them in the clone.
+    """Returns the regular files of the commit, sorted by path. Stores this list in the clone.
 
-    If the last scan was of the same commit, returns its result. Otherwise, reads only files whose
-    path or git object is new. Raises BrokenCloneError, SnapshotError.
+    If the stored list is of the same commit, returns that list. Otherwise, reads only files whose
+    path or git object is not in the stored list. Raises BrokenCloneError, SnapshotError.
     """
     stored = clone / _SCAN
     known: dict[tuple[str, str], File] = {}

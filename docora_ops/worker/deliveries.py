@@ -53,8 +53,10 @@ class Change:
 def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list[Change]:
     """Returns the changes that an app needs: first deletions, then creations, then updates.
 
-    Logs and leaves out files whose path Docora cannot record. `delivered`: path and SHA-256 of each
-    file that the app has received.
+    Logs and leaves out new files whose path is too long for Docora's tables, and files whose path
+    reads like another one's, because bytes that are not UTF-8 were replaced.
+
+    delivered: path and SHA-256 of each file that the app has received.
     """
     by_name: dict[str, File] = {}
     for file in files:
@@ -159,7 +161,10 @@ def post_sync_failed(
     message: str,
     settings: Settings,
 ) -> None:
-    """Tells apps that the circuit of their repository is open, and why. Only logs failures."""
+    """Tells apps that the circuit of their repository is open, and why.
+
+    If an app can't be told, logs why and goes on.
+    """
     key = settings.require_encryption_key()
     state = {
         "status": "open",

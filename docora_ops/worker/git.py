@@ -79,11 +79,11 @@ class Git:
         self.location = self.url
 
     def list_refs(self, *patterns: str) -> str:
-        """Lists refs of the server; sets `location` to the URL that redirects lead to.
+        """Lists refs of the server. Sets `location` to the URL that redirects lead to.
 
-        Follows redirects on the same server, which renamed repositories answer with. git itself
-        follows redirects to any host, or none. Raises GitError if a redirect leads elsewhere, or
-        if the answer is not git's.
+        Follows redirects on the same server, because a renamed repository answers with one. git
+        itself can only follow redirects to all hosts, or none at all. Raises GitError if a redirect
+        leads to another server or to no repository, or if the answer is not git's.
         """
         self.location, end = self.url, time.monotonic() + self.timeout
         for _ in range(_MOST_REDIRECTS + 1):
@@ -127,7 +127,10 @@ class Git:
     def _finish(
         self, arguments: Sequence[str], variables: Mapping[str, str], end: float
     ) -> tuple[int, str, str]:
-        """Runs git; returns its exit code, stdout and stderr. `end`: by the monotonic clock."""
+        """Runs git; returns its exit code, stdout and stderr. Raises GitError at `end`.
+
+        end: the deadline, by the monotonic clock.
+        """
         process = _start(
             arguments,
             env={**self._environment(), **variables},
@@ -172,7 +175,7 @@ class Git:
 
 
 def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Starts git. If the time of the job ends just now, ends git before it raises."""
+    """Starts git. If the time limit of the job is reached meanwhile, ends git, then raises."""
     process = None
     try:
         with deferred((signal.SIGALRM,)):
@@ -203,8 +206,8 @@ def stop(process: subprocess.Popen[Any]) -> None:
 def _descendants(pid: int) -> list[int]:
     """Returns the ids of all descendants of a process; none without /proc.
 
-    A git that is killed leaves its children running. A process group of their own would reach them
-    all, but git has to stay in the group of the job, by which RQ kills it.
+    A git that is killed leaves its children running. git and its children have no process group of
+    their own, because they must end when the process group of the job is killed.
     """
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
@@ -214,10 +217,12 @@ def _descendants(pid: int) -> list[int]:
 
 
 def target_on_same_server(url: str, location: str) -> str:
-    """Returns the URL of the repository at `url` after a redirect of its `info/refs`.
+    """Returns the URL of the repository to which the repository at `url` redirects.
 
-    Raises GitError, without the name of the other host, if the redirect leaves the host or the
-    port, or leads to something else than a repository.
+    location: where the server redirects a request for `info/refs`.
+
+    Raises GitError, without the name of the other host, if the redirect leads to another scheme,
+    host or port, or to something other than a repository.
     """
     try:
         target = urlsplit(urljoin(url.rstrip("/") + _REFS, location))
@@ -257,7 +262,7 @@ def _check_url(url: str, protocols: Sequence[str]) -> None:
 
 
 def _gist(complaint: str) -> str:
-    """Returns the lines of git's stderr that name the error; of certificates, with a hint."""
+    """Returns the lines of git's stderr that name the error, and a hint for certificates."""
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     lines = [line for line in lines if _TRACED not in line]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]

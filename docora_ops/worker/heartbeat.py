@@ -26,12 +26,12 @@ class Heartbeat:
 
     @property
     def age(self) -> float:
-        """Returns the seconds since the heartbeat; negative if it is from before a restart."""
+        """Returns the seconds since the heartbeat; negative if the machine has restarted since."""
         return time.monotonic() - self.at
 
     @property
     def is_recent(self) -> bool:
-        """Tells whether the worker is alive: its process exists, and has not been silent."""
+        """Tells whether the worker is alive: `pid` exists, and `age` is within `limit_seconds`."""
         try:
             os.kill(self.pid, 0)
         except PermissionError:  # of another user
@@ -42,7 +42,10 @@ class Heartbeat:
 
 
 def heartbeat_path(settings: Settings) -> Path:
-    """Returns the configured path of the file, or a path for this user and these two servers."""
+    """Returns the path that the settings name.
+
+    If they name none, returns a path that depends on the user and the URLs of Postgres and Redis.
+    """
     if settings.heartbeat_file is not None:
         return settings.heartbeat_file
     folder = os.environ.get("XDG_RUNTIME_DIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108
@@ -54,7 +57,7 @@ def heartbeat_path(settings: Settings) -> Path:
 
 def write_heartbeat(path: Path, heartbeat: Heartbeat) -> None:
     """Replaces the file in one step. Raises OSError."""
-    new = path.parent / f"{path.name}.{heartbeat.pid}"  # `/` has no name
+    new = path.parent / f"{path.name}.{heartbeat.pid}"  # `with_name` refuses `/`
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW  # others may write to /tmp, too
     with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
         json.dump(asdict(heartbeat), file)

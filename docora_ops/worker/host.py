@@ -52,7 +52,7 @@ _measured_at = 0.0  # by the host's clock, which goes on while the host is suspe
 
 
 def measure_clock(client: Redis) -> None:
-    """Sets the clock of `timestamp` and `now` by Redis's. Raises the client's RedisError."""
+    """Sets the clock of `timestamp` and `now` to Redis's time. Raises the client's RedisError."""
     global _offset, _measured_at  # noqa: PLW0603 - one clock for all that a process writes
     before = time.monotonic()
     redis_time = server_time(client)
@@ -61,7 +61,7 @@ def measure_clock(client: Redis) -> None:
 
 
 def keep_clock(client: Redis) -> None:
-    """Calls `measure_clock` if the last call was over 10 s ago. Raises the same error."""
+    """Calls `measure_clock` if the last call was over 10 s ago. Raises the client's RedisError."""
     if not 0 <= time.time() - _measured_at < _OFFSET_TTL:
         measure_clock(client)
 
@@ -139,8 +139,8 @@ def find_fault(base: Path) -> HostFaultError | None:
 def use_authorities(settings: Settings, base: Path | None) -> None:
     """Makes this process, and git, trust the certificate authorities that the settings name.
 
-    Sets the variables in this process, because OpenSSL and git do not read an env file. Writes the
-    authorities of the system and of NODE_EXTRA_CA_CERTS into one file for git, unless
+    Sets `AUTHORITY_VARIABLES` in this process, because OpenSSL and git do not read an env file. For
+    git, writes the authorities of the system and of NODE_EXTRA_CA_CERTS into one file, unless
     GIT_SSL_CAINFO is set. If NODE_EXTRA_CA_CERTS can't be used, warns and ignores it, as Node does.
 
     base: the folder of the clones, below which the file for git is written; None for no file.
@@ -176,7 +176,7 @@ def use_authorities(settings: Settings, base: Path | None) -> None:
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """Returns the context for connections to apps. Raises OSError."""
+    """Returns the TLS context for connections to apps. Raises OSError for unusable authorities."""
     context = ssl.create_default_context()
     # Python 3.13 refuses certificates of private authorities that Node takes.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT

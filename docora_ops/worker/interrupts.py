@@ -23,9 +23,10 @@ def handle_ending(handler: Callable[[int, FrameType | None], None]) -> dict[sign
 
 @contextmanager
 def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Runs the handlers of these signals only after the block.
+    """Runs the handlers of these signals only after the `with` block.
 
-    Unlike blocked signals, they still reach the processes that the block starts.
+    Programs that the block starts receive the signals at once. Blocked signals (`held_back`) would
+    stay blocked in these programs, too.
     """
     came: list[int] = []
     before = {
@@ -42,7 +43,10 @@ def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
 @contextmanager
 def held_back(signals: Iterable[signal.Signals] = _ENDING) -> Iterator[set[int | signal.Signals]]:
-    """Blocks signals during the block, also in threads that it starts. Yields the previous mask."""
+    """Blocks signals until the `with` block ends. Yields the previous mask.
+
+    In threads and processes that start within the `with` block, the signals stay blocked.
+    """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield mask

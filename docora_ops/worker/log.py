@@ -70,8 +70,8 @@ def tell(
 ) -> None:
     """Logs an event of a link's job, without secrets in the names.
 
-    about: the arguments of the job, or the fields of a payload. A name may be missing.
-    outcome: for the event that ends the job.
+    about: the app_id and repository_id of the link; app_name, owner and name if known.
+    outcome: how the job has ended, if the event is its end.
     """
     ref = LinkRef("", str(about.get("app_id")), str(about.get("repository_id")))
     title = f"{ref.app_id} {ref.repository_id}"
@@ -90,11 +90,16 @@ def tell(
 
 
 def record(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool = True) -> None:
-    """Writes the outcome of a job to the record. Never raises: the link has its verdict already."""
+    """Writes the outcome of a job to the record of outcomes.
+
+    Logs errors and raises none, because the link already has its new status.
+
+    keep_entry: False to only count the outcome.
+    """
     try:
         record_outcome(client, outcome, keep_entry=keep_entry)
     except RedisDeniedError:
-        pass  # the worker reports that, once
+        pass  # the worker warns once that it has no permission
     except Exception as error:  # noqa: BLE001 - such as the time limit of the job
         reason = getattr(error, "message", type(error).__name__)
         tell(asdict(outcome), f"its outcome is not recorded: {reason}", logging.WARNING)

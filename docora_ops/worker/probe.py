@@ -38,7 +38,7 @@ from docora_ops.worker.resources import DELIVERY_TIMEOUT
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import FAILURES, LOGIN_HINT, Route, route_to
 
-_LIMIT = 60  # seconds for all steps; those to the app have the time of a delivery together
+_LIMIT = 60  # seconds for all steps; the steps to the app share DELIVERY_TIMEOUT
 _MOST_NAMED = 3  # addresses or apps that a finding lists
 _PERMANENT = {301, 308}  # redirects
 _SUCCESS, _CLIENT_ERRORS = range(200, 300), range(400, 500)
@@ -69,7 +69,8 @@ _HINTS = {
     **dict.fromkeys((502, 503, 504), _DOWN_HINT),
 }
 
-# The apps whose links have the same token (None: none), and why the token can't be used.
+# Apps by the token of their links, and by the reason why it can't be used (empty if it can). The
+# token is None if a link has none, or if the token can't be used.
 _Tokens = Mapping[tuple[str | None, str], list[App]]
 
 
@@ -80,9 +81,9 @@ def probe(
     *,
     new_url: str | None = None,
 ) -> Probe:
-    """Probes an app's base_url, and the repository with the token of each of its links.
+    """Probes an app's base_url, or a repository with the token of each of its links, or both.
 
-    With both, only the token of the app's link is used. Takes at most a minute.
+    If both are given, uses only the token of the link between them. Takes at most a minute.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -158,7 +159,7 @@ def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
 
 
 class _App:
-    """The steps that probe an app. The first that fails is the last."""
+    """The steps that probe an app. The first critical one is the last."""
 
     def __init__(self, app: App, base_url: str, settings: Settings) -> None:
         self.app_id = app.app_id
@@ -203,7 +204,7 @@ class _App:
                     limit = self.end - time.monotonic()
                     pem = ssl.get_server_certificate(route.endpoint, timeout=limit)
                     words, end = _certificate(ssl.PEM_cert_to_DER_cert(pem))
-                    # OpenSSL says so of known authorities only.
+                    # OpenSSL reports an expired certificate only if it knows the authority.
                     if end is not None and end < host.now():
                         finding = f"the certificate of {route.url.netloc} has expired"
                         self.hint = host.EXPIRED_HINT
@@ -212,7 +213,7 @@ class _App:
         return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, seconds)
 
     def ask(self, route: Route, connection: HTTPConnection) -> str:
-        """Sends a HEAD without a signature. It only proves that requests arrive."""
+        """Sends an unsigned HEAD, which only proves that requests arrive. Returns the finding."""
         target = route.request_target(route.url.path or "/")
         connection.request("HEAD", target, headers=route.headers, preload_content=False)
         with closing(connection.getresponse()) as answer:
@@ -223,7 +224,7 @@ class _App:
         return f"HTTP {status}{to}{', through the proxy' * route.is_forwarded}{note}"
 
     def moved_to(self, location: str) -> str | None:
-        """Returns a hint if all paths below the base_url seem to have moved, too."""
+        """Returns a hint if the whole base_url, with all paths below it, seems to have moved."""
         try:
             new = urljoin(self.base_url, location)
             old_path, path = (urlsplit(url).path or "/" for url in (self.base_url, new))

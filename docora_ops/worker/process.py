@@ -52,7 +52,10 @@ def serve(
     grace: int | None,
     parent: int | None = None,
 ) -> None:
-    """Runs a worker in this process. Raises DocoraOpsError. Parameters: see `SnapshotWorker`."""
+    """Runs a worker in this process. Raises DocoraOpsError.
+
+    Parameters: see `SnapshotWorker` and `SnapshotWorker.run_jobs`.
+    """
     client = connect(settings)
     use_settings(settings, client)
     try:
@@ -71,8 +74,8 @@ def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdo
     """Runs `count` child processes until they have ended; returns the first error's code, or 0.
 
     Passes SIGTERM, SIGINT and SIGHUP on to the children as SIGTERM. Replaces a killed child. If a
-    child ends with an error, ends all of them. Also waits for orphans. RQ's WorkerPool does none of
-    this.
+    child ends with an error, ends all of them. As process 1 of a container, also reaps orphans.
+    RQ's WorkerPool does none of this.
 
     run: called in each child with a number, and returns its exit code. A child that replaces
         another gets a new number, because RQ keeps the name of a killed worker for two minutes.

@@ -1,4 +1,4 @@
-"""The reasons why a worker takes no job. It checks for them before it takes the next job."""
+"""The reasons why a worker takes no job. The worker checks for them before each job."""
 
 import socket
 import time
@@ -37,8 +37,8 @@ from docora_ops.worker.log import log
 _LOOK_INTERVAL = 2  # seconds between two looks at Redis: its clock, its mark, BullMQ workers
 _POSTGRES_INTERVAL = 30  # seconds between two looks at Postgres if nothing is suspected
 _PAUSE, _LONGEST_PAUSE = 1, 10  # seconds between two looks at a fault that goes on
-# Seconds. RQ renews a heartbeat after 30 s, and calls it expired after 60 s or more by the clock of
-# another host: the clocks of two workers may differ by twice this number.
+# Seconds between the clocks of a worker and of Redis, so at most twice that between two workers. RQ
+# renews a job's heartbeat every 30 s; by another host's clock, it expires after 60 s or more.
 _LARGEST_CLOCK_DIFFERENCE = 20
 _MOST_FAULTS = 3  # of the host in a row for one job: a giant repository must not stop everybody
 
@@ -48,7 +48,7 @@ class Bar:
     """A reason why a worker takes no job.
 
     message: a few words for lists of workers.
-    error: what the worker logs; with --burst, it exits with this error.
+    error: what the worker logs. With --burst, this error ends the worker, except for SUSPENDED.
     """
 
     code: NoJobCode
@@ -167,9 +167,10 @@ class Reasons:
         self._next_look = 0.0
 
     def is_hosts_fault(self, job_id: str) -> bool:
-        """Tries what jobs need of the host. Returns True if it lacks that.
+        """Tries what jobs need of the host. Returns True if the host can't do it.
 
-        From a job's third such error in a row on, returns False: its link is to blame.
+        From the third such error of a job on, returns False, so that the error counts as a failure
+        of the link. A success of the job resets the count.
         """
         if self.host.look() is None:
             return False
@@ -177,7 +178,7 @@ class Reasons:
         return self._faults[job_id] < _MOST_FAULTS
 
     def forget_faults(self, job_id: str) -> None:
-        """Forgets the errors that were the host's fault, because the job has succeeded."""
+        """Forgets how many errors of a job were the host's fault. Call it after a success."""
         del self._faults[job_id]
 
     def _judge_clock(self) -> Bar | None:
@@ -193,7 +194,7 @@ class Reasons:
         return Bar(NoJobCode.WRONG_CLOCK, message, error)
 
     def _try_postgres(self) -> Bar | None:
-        """Checks that Postgres takes changes, and that our key decrypts its values."""
+        """Checks that Postgres takes changes, and that our ENCRYPTION_KEY decrypts auth keys."""
         with closing(Database(self._settings)) as database:
             with database.transaction():
                 pass

@@ -30,7 +30,10 @@ from docora_ops.worker.tries import Tries
 
 
 class LinkRecovery:
-    """Updates the links of such jobs, and logs and records their ends. Logs errors of Postgres."""
+    """Updates the links of jobs that were cut off or killed, and links left without a job.
+
+    Logs and records how the jobs ended.
+    """
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
@@ -38,7 +41,11 @@ class LinkRecovery:
         self._queue = RqQueue(settings, client)
 
     def count_killed_job(self, job: Job, reason: str) -> None:
-        """Counts a failure of the job's link, and ends its tries if the link is failed now."""
+        """Counts a failure of the job's link, unless the job itself has counted it.
+
+        Ends the tries of the job if the link is failed now, or gone. If the link can't be updated,
+        logs the error and has another try follow.
+        """
         if (ids := _ids(job)) is None:  # of another program
             log.warning("job %s: failed: %s", inert(job.id), reason)
             return
@@ -85,13 +92,15 @@ class LinkRecovery:
         record(self._client, outcome)
 
     def release_lock(self, job: Job) -> None:
-        """Releases the lock of the repository if the job, whose process was killed, held it."""
+        """Releases the lock of the repository if the killed job held it."""
         if _ids(job) is not None:
             full_name = f"{job.kwargs.get('owner')}/{job.kwargs.get('name')}"
             RepositoryLock(self._client, full_name, job.id).release()
 
     def recover_abandoned_links(self, beat: Callable[[], None]) -> None:
-        """Queues links that are `scanning` without a job. Raises ServerError.
+        """Counts a failure of each link that is `scanning` without a live job.
+
+        Queues the link again unless it is failed now. Raises ServerError.
 
         beat: called after each link, because many links may take long.
         """

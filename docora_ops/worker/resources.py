@@ -10,7 +10,7 @@ from docora_ops.settings import Settings, load_settings
 from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30  # seconds for the POST of a file, or of a chunk
-LOCK_TIMEOUT = 60  # seconds to wait for a change of the link to commit, and for the link's lock
+LOCK_TIMEOUT = 60  # seconds to wait for another change of the link, and for the link's lock
 _STATEMENT_TIMEOUT = 300  # seconds, at least: one statement lists the files of a large repository
 _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 
@@ -18,7 +18,7 @@ _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 class Resources:
     """The settings and connections of a process.
 
-    client: of Redis; None if the process runs a single job, which closes all connections.
+    client: of Redis; None if the process runs a single job. `leave` then closes the connections.
     """
 
     def __init__(self, settings: Settings, client: Redis | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from redis import Redis
 from redis.client import Pipeline
+from redis.lock import Lock
 from rq import Queue, Worker
 from rq.exceptions import InvalidJobOperation
 from rq.executions import Execution
@@ -32,17 +33,16 @@ def register_again(worker: Worker, pipeline: Pipeline) -> None:
     register(worker, pipeline)
 
 
-def take_maintenance_lock(worker: Worker, queue: Queue) -> bool:
-    """Takes RQ's lock for maintenance; returns False if another worker holds it.
+def maintenance_lock(client: Redis, queue: Queue) -> Lock:
+    """Returns RQ's lock for maintenance, with a TTL of two minutes.
 
     RQ 3.0, `rq.worker.BaseWorker.clean_registries`: the lock of a killed worker lasts 15 minutes.
     """
-    lock = queue.registry_cleaning_key
-    return bool(worker.connection.set(lock, 1, nx=True, ex=_MAINTENANCE_TTL))
+    return Lock(client, queue.registry_cleaning_key, timeout=_MAINTENANCE_TTL)
 
 
 def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) -> None:
-    """Removes a job from the intermediate list in the step that ends it or queues it again.
+    """Removes a job from the intermediate list when the pipeline ends the job or queues it again.
 
     RQ 3.0, `rq.executions.cleanup_execution`: the id of a job that was killed before it began stays
     in the list. RQ would fail the job a minute later.
@@ -51,11 +51,12 @@ def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) ->
 
 
 def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
-    """Makes a job that was taken, but never began, count as running just before it fails.
+    """Begins a job that a worker took but never began, so that it counts as running.
 
-    RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: the job counts as waiting until it
-    has failed, so a retry would leave it alone. RQ also keeps the moment when the job was first
-    seen in the list, so the next worker that takes the job would have no time to begin it.
+    RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: until RQ has failed the job, it would
+    count as waiting, and a retry would leave the job alone, though it never runs. RQ also keeps the
+    time when it first saw the job in the list. This function deletes that time; otherwise, RQ could
+    fail the next try of the job before it begins.
     """
     intermediate: IntermediateQueue = queue.intermediate_queue
     with worker.connection.pipeline() as pipeline:

@@ -10,6 +10,7 @@ from typing import Any
 
 from redis import Redis, RedisError
 from redis.client import Pipeline
+from redis.exceptions import LockError
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
@@ -85,14 +86,15 @@ class SnapshotWorker(JobRunner):
     # The loop
 
     def run_jobs(self, *, burst: bool, grace: int | None = None) -> None:
-        """Works until a signal comes or, in a burst, until the queue is empty.
+        """Works until a signal comes.
 
-        Waits while Redis is away or no job may be taken; a burst ends instead.
+        A burst also ends when the queue is empty, or the apps of all waiting jobs are held. Waits
+        while Redis is away or no job may be taken; a burst ends instead.
 
         grace: seconds from the signal until the current job is cut off; None lets it finish.
 
         Raises WorkerNameTakenError and the client's RedisError; in a burst also the error that
-        keeps the worker from taking jobs.
+        keeps the worker from taking jobs, unless workers are suspended.
         """
         self._grace = grace
         rq_faults.require_info(self.connection)
@@ -126,7 +128,10 @@ class SnapshotWorker(JobRunner):
         self.set_state(WorkerStatus.STARTED)
 
     def _work_until_stopped(self, burst: bool) -> str:
-        """Takes and runs jobs; returns why it has ended. Outlasts outages, except in a burst."""
+        """Takes and runs jobs until the worker must end; returns why.
+
+        Waits while Redis is away, except in a burst.
+        """
         reason = None
         while reason is None:
             if self._must_end():
@@ -182,7 +187,10 @@ class SnapshotWorker(JobRunner):
         return None
 
     def _show_bar(self, bar: Bar | None) -> None:
-        """Says what keeps the worker from taking jobs, or that it takes jobs again, once."""
+        """Shows in the log and in Redis why the worker takes no job, or that it takes jobs again.
+
+        Logs only if the reason has changed.
+        """
         before, self._bar = self._bar, bar
         if bar is not None and self.get_state() != WorkerStatus.SUSPENDED:
             self.end_work_horse()
@@ -227,9 +235,10 @@ class SnapshotWorker(JobRunner):
 
     # RQ's `dequeue_any` takes the first job of the list, whatever its app.
     def _take(self) -> tuple[Job | None, Finding]:
-        """Takes a job, if one may run now. Returns it, and what was found in the list.
+        """Takes a job if one may run now. Returns the job or None, and the finding.
 
-        Puts the job back, and waits, if the host can't even read it.
+        If the host lacks the resources to read the job, puts the job back and waits. Drops a job
+        that is gone, or that can't be read for another reason.
         """
         found, [queue] = self._taker.take(), self.queues
         if found.finding is Finding.UNREADABLE:
@@ -261,7 +270,7 @@ class SnapshotWorker(JobRunner):
 
         RQ's own scheduler is a process that outlives a killed worker.
         """
-        # The first look queues in any case: it shows whether Redis permits all its commands.
+        # The first call queues in any case, to show whether Redis permits all commands for that.
         is_first = "schedule" not in self._due_at
         if not self._is_due("schedule", _PAUSE):
             return
@@ -269,7 +278,7 @@ class SnapshotWorker(JobRunner):
         if not is_first and not self.connection.zcount(schedule, 0, host.timestamp()):
             return
         scheduler = RQScheduler(self.queues, self.connection, logging_level=self.log.level)
-        # It opens a connection of its own. Kept open, it may lead to a former primary.
+        # RQScheduler opens its own connection. If kept open, it may lead to a former primary.
         with scheduler.connection.connection_pool:
             if scheduler.acquire_locks():  # type: ignore[no-untyped-call]
                 try:
@@ -282,7 +291,7 @@ class SnapshotWorker(JobRunner):
     def handle_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Lets the job finish at the first signal, and cuts it off at the second.
 
-        Raises nothing, because a job that was just taken would be lost. A worker that waits ends
+        Raises nothing: an exception could lose a job that was just taken. A worker that waits ends
         within about a second.
         """
         moment = time.monotonic()
@@ -343,7 +352,10 @@ class SnapshotWorker(JobRunner):
 
     # RQ gives up a job during which Redis is away, and runs maintenance between two jobs only.
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Sends the heartbeats of a job, which may take an hour, and runs maintenance when due."""
+        """Sends the heartbeats of a job, and runs maintenance when due: a job may take an hour.
+
+        Logs errors of Redis and raises none.
+        """
         try:
             super().maintain_heartbeats(job, execution)
             self._find_redis()
@@ -353,20 +365,34 @@ class SnapshotWorker(JobRunner):
             self._miss_redis(error)
 
     def maintain(self) -> None:
-        """Cleans RQ's registries and recovers abandoned links, unless clock or servers are wrong.
+        """Cleans RQ's registries and recovers abandoned links.
+
+        Does nothing if this host's clock is wrong, Postgres is at fault, or Redis belongs to
+        another database. Beside a BullMQ worker of Docora, only cleans the registries.
 
         Only one worker does this at a time: RQ reads an abandoned job, and queues it again later.
-        If another worker recovered its link in between, the link would have two jobs.
+        If another worker recovered the link in between, the link would have two jobs.
         If RQ can't read a job, RQ's part ends early, and ours follows.
         """
         bar, [queue] = self._reasons.find(), self.queues
         code = bar and bar.code
         if code in {NoJobCode.WRONG_CLOCK, NoJobCode.POSTGRES, NoJobCode.WRONG_PAIR}:
             return
-        if not rq_faults.take_maintenance_lock(self, queue):
+        lock = rq_faults.maintenance_lock(self.connection, queue)
+        if not lock.acquire(blocking=False):
             return
+
+        def beat() -> None:
+            self.beat()
+            with suppress(LockError):  # lost: this process stood still for longer than the TTL
+                lock.reacquire()
+
+        def was_abandoned(job: Job, *_: object) -> None:
+            beat()
+            self.recovery.count_killed_job(job, "its worker's heartbeat stopped")
+
         try:
-            clean_registries(queue, [self._job_was_abandoned])
+            clean_registries(queue, [was_abandoned])
             clean_worker_registry(queue)
             queue.intermediate_queue.cleanup(self, queue)
         except RedisError:
@@ -376,13 +402,10 @@ class SnapshotWorker(JobRunner):
         # A link that Docora's own worker scans has no job of RQ.
         if code is not NoJobCode.WRONG_BACKEND:
             try:
-                self.recovery.recover_abandoned_links(self.beat)
+                self.recovery.recover_abandoned_links(beat)
             except DocoraOpsError as error:
                 is_away = isinstance(error, PostgresError) and self._reasons.postgres.look()
                 if not is_away:  # otherwise the loop says so
                     log.warning("links left behind can't be looked for: %s", inert(error.message))
-        self.connection.delete(queue.registry_cleaning_key)
-
-    def _job_was_abandoned(self, job: Job, *_: object) -> None:
-        self.beat()
-        self.recovery.count_killed_job(job, "its worker's heartbeat stopped")
+        with suppress(LockError):  # lost, so that another worker may hold it
+            lock.release()

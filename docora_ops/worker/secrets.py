@@ -11,7 +11,7 @@ _SHORTEST_SECRET = 8  # characters: any text could contain a shorter part of a U
 
 
 class Cleaner:
-    """Removes the secrets that it has learned from texts."""
+    """Removes known secrets from texts."""
 
     def __init__(self) -> None:
         self._secrets: set[str] = set()
@@ -37,7 +37,10 @@ class Cleaner:
             self._secrets.add(b64encode(whole.encode(errors="replace")).decode())
 
     def clean(self, text: str) -> str:
-        """Returns the text without secrets and characters that Postgres refuses, and truncated."""
+        """Returns the text without known secrets, truncated to 1,000 characters.
+
+        Replaces characters that Postgres refuses.
+        """
         text = mask(text, self._secrets)
         text = text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
         return text if len(text) <= _LONGEST_ERROR else text[: _LONGEST_ERROR - 1] + "…"

@@ -57,11 +57,11 @@ _NOTHING_TO_DO = {
 
 
 def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
-    """Brings the link of an app to a repository up to date. RQ calls this for each job.
+    """Brings the link of an app to a repository up to date. Each job calls this.
 
     Reads everything but the two ids from the database, since it may have changed. Does nothing if
     the link or the app is gone, or if another job is scanning the link. Raises SnapshotError,
-    without secrets, if the job failed.
+    without secrets, if the link could not be brought up to date.
 
     names: the other arguments of the job; only the log uses them.
     """
@@ -119,7 +119,7 @@ class _Snapshot:
         self.session_id = 0
 
     def work(self) -> Exception | None:
-        """Runs the job. Returns any error, which the caller counts as a failure."""
+        """Runs the job. Returns its error; None if the link is synced or nothing is to be done."""
         try:
             # Known before the lock is taken: the session may fail at any moment afterwards.
             self.session_id = self.session.id
@@ -169,7 +169,7 @@ class _Snapshot:
         )
         tell(self.about, text, level, outcome)
         if end is JobEnd.WAITS or (end is JobEnd.TRIED_AGAIN and try_number is None):
-            return  # Postgres has no verdict
+            return  # no outcome yet
         was_synced = self.link is not None and self.link.status == LinkStatus.SYNCED
         is_routine = end is JobEnd.SYNCED and was_synced and not self.sent
         keep_entry = not (is_routine or end is JobEnd.NOTHING_TO_DO)
@@ -255,8 +255,8 @@ class _Snapshot:
     def _fetch(self, clone: Clone, objects: Objects) -> tuple[Commit, Sequence[File]] | None:
         """Fetches and scans the newest commit. Returns None if there has never been a commit.
 
-        Raises GitError if the repository shows no branch, but had a commit before: a gateway's
-        empty answer looks so to git, and must not have everything deleted at the apps.
+        Raises GitError if the repository shows no branch, but had a commit before: the empty answer
+        of a gateway looks the same to git, and nothing may be deleted at the apps because of it.
         """
         self.reads_repository = True
         self.commit = commit = clone.sync()
@@ -299,7 +299,7 @@ class _Snapshot:
     def _record_files(self, total: int) -> None:
         """Records how many files the job has sent: at the beginning, then at most once a second.
 
-        Stops after an error, which is no failure of the job.
+        After an error of Redis, records no more. The job goes on.
         """
         if time.monotonic() >= self.files_due_at:
             self.files_due_at = time.monotonic() + _RECORD_INTERVAL
@@ -358,7 +358,11 @@ class _Snapshot:
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def _fail(self, error: Exception, message: str) -> None:
-        """Counts the failure, ends the tries if the link is failed now, raises SnapshotError."""
+        """Counts a failure of the link, and raises SnapshotError.
+
+        Ends the tries if the link is failed now. If the failure can't be counted, has another try
+        follow. If the link is gone or has another job at work, only logs and records that.
+        """
         settings, circuit, ending = self.settings, None, None
         with closing(self._open_database()) as database:
             try:
@@ -397,7 +401,10 @@ class _Snapshot:
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is
 
     def _announce(self, link: Link, circuit: circuits.Circuit, message: str) -> None:
-        """Tells the apps of the open circuit. Only logs an error, so that the job can end."""
+        """Tells apps that the circuit is open, except apps that are held.
+
+        Logs errors and raises none, so that the job can end.
+        """
         try:
             with closing(Database(self.settings)) as database:
                 apps = circuits.recipients(database, self.repository_id)

@@ -29,11 +29,11 @@ class SnapshotJob(Job):
     def heartbeat(
         self, timestamp: datetime, ttl: int, pipeline: Pipeline | None = None, xx: bool = False
     ) -> None:
-        """Sends a heartbeat in a pipeline, and none without."""
+        """Adds a heartbeat to the pipeline. Without a pipeline, does nothing."""
         if pipeline is not None:
             super().heartbeat(timestamp, ttl, pipeline, xx)
 
-    # RQ delays each further try, also after one that counts as if it had not begun.
+    # RQ delays each further try, even after a try that does not count.
     def get_retry_interval(self) -> int:
         """Returns the seconds until the next try."""
         return super().get_retry_interval() if self.pause is None else self.pause
@@ -41,7 +41,7 @@ class SnapshotJob(Job):
     # RQ 3.0 writes the status before it adds the job to the schedule. If the process is killed in
     # between, the job is in no list.
     def retry(self, queue: Queue, pipeline: Pipeline) -> None:
-        """Queues or schedules the next try. Writes its status and its place in one pipeline."""
+        """Queues or schedules the next try. The same pipeline writes the job's status."""
         self._retry_pipeline = pipeline
         try:
             super().retry(queue, pipeline)
@@ -50,7 +50,7 @@ class SnapshotJob(Job):
 
     # RQ's `retry` passes no pipeline.
     def set_status(self, status: JobStatus, pipeline: Pipeline | None = None) -> None:
-        """Sets the status. While `retry` runs, the pipeline of `retry` does so."""
+        """Sets the status; within `SnapshotJob.retry`, in the pipeline of that call."""
         super().set_status(status, self._retry_pipeline if pipeline is None else pipeline)
 
 
@@ -99,6 +99,6 @@ class Tries:
         return JobEnd.FAILED_AGAIN if was_failed else JobEnd.FAILED
 
     def keep(self) -> None:
-        """Has another try follow, even if none is left."""
+        """Makes sure that another try follows, even if none was left."""
         self.job.retries_left = max(self.left, 1)
         self.job.retry_intervals = self.job.retry_intervals or [_KEPT_DELAY]

@@ -15,7 +15,7 @@ from docora_ops.worker.log import log
 INTERVAL = 1.0  # seconds between two heartbeats
 _SHORTEST_LIMIT = 180  # seconds
 _SILENCE = 60  # seconds after which a worker is named in the log
-_CALLS = 5  # calls of a slow server in a row
+_CALLS = 5  # calls to a slow server, one after another, between two heartbeats
 
 
 def silence_limit(settings: Settings) -> int:
@@ -63,7 +63,7 @@ class Watchdog:
     def begin(self, slot: int, pid: int) -> None:
         """Assigns a slot to a new worker.
 
-        A worker that replaces another must send its first heartbeat within the limit.
+        A worker that replaces another must send its first heartbeat within `silence_limit`.
         """
         self._pids[slot] = pid
         if self._beats[slot] == math.inf:

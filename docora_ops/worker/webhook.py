@@ -47,7 +47,8 @@ logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 class _Answer(http.client.HTTPResponse):
     """The final answer to a request, without interim ones such as 103 Early Hints.
 
-    http.client skips only 100. Their number needs no limit: the whole request has a deadline.
+    http.client skips only 100. The number of interim answers needs no limit, because the whole
+    request has a deadline.
     """
 
     def begin(self) -> None:
@@ -106,7 +107,11 @@ class Route:
         return f"http://{self.url.netloc}{target}" if self.is_forwarded else target
 
     def explain(self, error: BaseException, timeout: float, *, expired: bool) -> DeliveryError:
-        """Returns the error for an exchange without a valid answer. `expired`: at its deadline."""
+        """Returns the error to raise for an exchange without a valid answer.
+
+        timeout: seconds that the exchange was allowed to take, for the message.
+        expired: whether the deadline ended the exchange.
+        """
         through = f" through the proxy {self.proxy.netloc}" if self.proxy else ""
         where = f"{self.url.netloc}{through}"
         if isinstance(error, NewConnectionError):
@@ -278,7 +283,7 @@ def _login(header: str, auth: str | None) -> dict[str, str]:
 
 
 def _proxy_for(url: Url) -> Url | None:
-    """Returns the proxy that the environment names for a URL."""
+    """Returns the proxy that the environment names for a URL, or None. Raises DeliveryError."""
     proxies = getproxies()
     name = proxies.get(url.scheme or "") or proxies.get("all")
     address = _address(url)

@@ -40,16 +40,16 @@ _OF_HOST, _OF_LINK = b"h", b"l"
 
 
 class JobRunner(Worker):
-    """RQ's worker of one queue, with a work-horse that also runs the jobs that follow.
+    """RQ's worker of one queue. Its work-horse runs many jobs, one after another.
 
-    A fork takes as long as a job without changes. The comment above each override says what RQ does
-    in its place.
+    A fork for each job would take as long as a job without changes. The comment above each override
+    says what RQ does in its place.
 
     reasons: is told of faults that keep the worker from taking jobs.
     watchdog: is told that the worker is alive.
     """
 
-    # The two ends between the worker and its living work-horse.
+    # The two ends of the socket between the worker and its living work-horse.
     _to_horse: socket.socket
     _to_worker: socket.socket
 
@@ -126,7 +126,8 @@ class JobRunner(Worker):
     def wait_for_horse(self) -> tuple[int | None, int | None, resource.struct_rusage | None]:
         """Waits until the job succeeds or the work-horse ends.
 
-        Answers its questions meanwhile. Kills it when the grace period is over.
+        Meanwhile, answers the work-horse's questions. Kills the work-horse when its job is to be
+        cut off.
         """
         while self._living_horse:
             try:
@@ -150,7 +151,7 @@ class JobRunner(Worker):
                 continue
             self._living_horse = 0
             self._to_horse.close()
-        self._reasons.postgres.suspect()  # its job may have failed for that
+        self._reasons.postgres.suspect()  # an outage may have ended the work-horse
         return super().wait_for_horse()
 
     def _answer(self) -> None:
@@ -195,10 +196,11 @@ class JobRunner(Worker):
 
     # RQ performs one job, and then ends the process.
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
-        """Performs this job and the following ones, until none waits or one has failed.
+        """Performs this job, then each job that the worker sends.
 
-        A failure may have left a connection with half an answer. Also ends when the process has
-        grown by `_MOST_GROWTH`, because the next job would have less memory.
+        Ends when the worker sends no more, or after a failure, which may have left a connection
+        with half an answer. Also ends when the process has grown by `_MOST_GROWTH`, because the
+        next job would have less memory.
         """
         limit = _peak_memory() + _MOST_GROWTH
         while super().perform_job(job, queue, execution) and _peak_memory() < limit:
@@ -218,7 +220,7 @@ class JobRunner(Worker):
     def _ask(self) -> bool:
         """Asks the worker whether the error of the job is the host's fault.
 
-        The worker finds out by trying: it has no limit of memory of its own.
+        The worker finds out by trying, because its own memory is not limited.
         """
         with suppress(OSError):  # the worker was killed
             self._to_worker.send(_ASKS)
@@ -234,7 +236,7 @@ class JobRunner(Worker):
         if isinstance(error, RedisError):  # an outage needs no traceback
             sentence = explain(error)[0]
             log.warning("worker %s: Redis %s", self.name, sentence)
-            # An app's owner may read it. What Redis or OpenSSL say can name a host.
+            # An app's owner may read the reason, and the rest of the sentence can name a host.
             why = f"Redis {sentence.partition(': ')[0]}"
         else:
             super().handle_exception(job, *exc_info)
@@ -247,12 +249,12 @@ class JobRunner(Worker):
     def cleanup_execution(
         self, job: Job, pipeline: Pipeline, execution: Execution | None = None
     ) -> None:
-        """Removes all records of a job that runs."""
+        """Removes the execution of a job, and the job's id from the intermediate list."""
         super().cleanup_execution(job, pipeline, execution)
         rq_faults.remove_from_intermediate_list(job, self.queues[0], pipeline)
 
     # RQ records a failure twice if the process is killed just after recording it, and fails a job
-    # that never began while that still counts as waiting.
+    # that never began while the job still counts as waiting.
     def handle_job_failure(
         self,
         job: Job,

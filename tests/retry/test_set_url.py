@@ -309,10 +309,13 @@ def test_a_terminal_is_asked_and_told_which_jobs_keep_the_old_url(
 ) -> None:
     docora, env = bullmq.docora, bullmq.environment()
     bullmq.add(link)
+    docora.connection.execute("UPDATE repositories SET name = E'api\\x1b[5m'")
     command = ["set-url", "Acme", NEW]
     with frozen(docora):
         code, shown = on_terminal(docora, command, answer=b"n\n", env=env)
     assert code == 130
+    assert "\x1b[5m" not in shown
+    assert r"octo/api\x1b[5m" in shown
     question = f"change the base_url of Acme Search from {OLD} to {NEW}? [y/N]"
     assert question in " ".join(shown.split())
     code, shown = on_terminal(docora, command, answer=b"y\n", env=env)

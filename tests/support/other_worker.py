@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event, Thread
+from threading import Thread
 from typing import cast
 
 import psycopg
@@ -32,26 +32,27 @@ def end_job(docora: Docora, job_id: str, error: str | None = None) -> None:
 def other_worker(
     docora: Docora, error_of: Callable[[str], str | None] = lambda _job_id: None
 ) -> Iterator[None]:
-    done = Event()
     docora.add_worker()
 
     def work() -> None:
         with psycopg.connect(docora.database_access.owner, autocommit=True) as connection:
-            while not done.is_set():
+            while True:
                 taken = cast("list[bytes] | None", docora.redis.blpop([docora.queue.key], 1))
-                if taken is not None and taken[1] != _END:
-                    job_id = taken[1].decode()
-                    if (error := error_of(job_id)) == GOES_ON:
-                        docora.start_job(job_id)
-                    else:
-                        connection.execute(_WRITE_RESULT, {"job_id": job_id, "error": error})
-                        docora.redis.delete(f"rq:job:{job_id}")
+                if taken is None:
+                    continue
+                if taken[1] == _END:  # always taken: left in the list, it would count as a job
+                    return
+                job_id = taken[1].decode()
+                if (error := error_of(job_id)) == GOES_ON:
+                    docora.start_job(job_id)
+                else:
+                    connection.execute(_WRITE_RESULT, {"job_id": job_id, "error": error})
+                    docora.redis.delete(f"rq:job:{job_id}")
 
     thread = Thread(target=work)
     thread.start()
     try:
         yield
     finally:
-        done.set()
         docora.redis.rpush(docora.queue.key, _END)
         thread.join(patience())

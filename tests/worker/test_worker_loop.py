@@ -205,6 +205,26 @@ def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(
     assert docora.waiting() == [link.job_id]
 
 
+def test_maintenance_keeps_its_lock_and_leaves_that_of_another_worker(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora = snapshots.docora
+    client = docora.redis
+    lock = docora.queue.registry_cleaning_key
+    worker = SnapshotWorker(snapshots.settings, connect(snapshots.settings), "w")
+
+    def take_long(beat: Callable[[], None]) -> None:
+        client.expire(lock, 1)
+        beat()
+        assert client.ttl(lock) > 100
+        client.set(lock, "another worker")
+        beat()
+
+    monkeypatch.setattr(worker.recovery, "recover_abandoned_links", take_long)
+    worker.maintain()
+    assert client.get(lock) == b"another worker"
+
+
 HOST = socket.gethostname()
 
 
