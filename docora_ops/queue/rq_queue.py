@@ -353,14 +353,18 @@ class RqQueue:
         )
 
     def _spare_slots(self, waiting: Sequence[QueuedJob], workers: Sequence[Worker]) -> int:
-        """Counts the idle workers that leave the waiting jobs to others, as `take.lua` does."""
+        """Counts the idle workers that may take none of the waiting jobs, by the rule of take.lua.
+
+        waiting: the first waiting jobs of apps that are not held.
+        """
         slots = [worker for worker in workers if worker.no_job_reason is None]
         running = Counter(job.app_id for worker in slots for job in worker.jobs)
         apps = len({*running, *(job.app_id for job in waiting)})
         share = len(slots) // apps if apps > 1 else len(slots) - self._settings.reserve_slot
         if not waiting or any(running[job.app_id] < max(1, share) for job in waiting):
             return 0
-        return sum(worker.state == "idle" and worker.obeys_holds for worker in slots)
+        idle = [worker for worker in slots if worker.state == "idle" and worker.obeys_holds]
+        return sum(worker.silent_seconds is None for worker in idle)
 
     def _not_held(
         self, first: Sequence[QueuedJob], holds: Container[str | None]
