@@ -355,6 +355,8 @@ class QueueOverview:
     held: Sequence[HeldApp] = ()
     jobs_of_apps: int | None = None  # live jobs of the chosen apps, to which `jobs` is limited
     read_at: datetime | None = None  # by the clock of Redis
+    # Idle workers that take none of the waiting jobs, because the apps of these have their shares.
+    spare_slots: int = 0
 
     @property
     def lost_words(self) -> str | None:
@@ -407,8 +409,6 @@ class Backlog:
     """The jobs of one repository or app that keep workers busy while other jobs wait.
 
     name: the repository, the app or, for a single job, the link.
-    sharing_app: the app with the most running jobs, if jobs wait although a worker is idle: the app
-        has used up its share of the workers' slots.
     """
 
     name: str
@@ -417,7 +417,6 @@ class Backlog:
     files: str | None  # `files_words` of that job
     workers: int
     waiting: int
-    sharing_app: str | None
 
     @property
     def sentence(self) -> str:
@@ -425,8 +424,7 @@ class Backlog:
         files = f" ({self.files} files)" if self.files else ""
         wait = "1 waits" if self.waiting == 1 else f"{self.waiting:,} wait"
         on = f"{self.jobs} of {self.workers} workers on {self.name}"
-        share = f": {self.sharing_app} has its share of the slots" if self.sharing_app else ""
-        return f"{on} for {duration(self.seconds)}{files}; {wait}{share}"
+        return f"{on} for {duration(self.seconds)}{files}; {wait}"
 
 
 def backlog_of(queue: QueueOverview) -> Backlog | None:
@@ -454,16 +452,8 @@ def backlog_of(queue: QueueOverview) -> Backlog | None:
     first = of_name[0]
     if count == 1 and first.app_name and first.repository_name:
         name = link_name(first.app_name, first.repository_name)
-    # An idle worker would take a job of any other app.
-    sharing = Counter(job.app_name for job in running if job.app_name).most_common(1)
-    app = sharing[0][0] if sharing and any(map(_takes_next_job, queue.workers)) else None
     workers = len(queue.workers)
-    return Backlog(name, count, ages[first], first.files_words, workers, queue.waiting, app)
-
-
-def _takes_next_job(worker: Worker) -> bool:
-    is_well = worker.silent_seconds is None and worker.no_job_reason is None
-    return is_well and worker.state == "idle" and worker.obeys_holds  # and shares, too
+    return Backlog(name, count, ages[first], first.files_words, workers, queue.waiting)
 
 
 @dataclass(frozen=True)
@@ -514,7 +504,7 @@ class JobEnd(StrEnum):
 
     SYNCED = "synced"
     FAILED = "failed"  # the last try failed, so the link is failed
-    FAILED_AGAIN = "failed_again"  # the link was failed before, and the scheduler had queued it
+    FAILED_AGAIN = "failed_again"  # the link was failed before it was queued
     TRIED_AGAIN = "tried_again"  # this try failed; the next one follows
     CUT_OFF = "cut_off"  # by a signal or a fault of the host: queued again, no failure counted
     HELD = "held"  # stopped by the hold of its app: queued again, no failure counted

@@ -145,7 +145,8 @@ def good_until(at: datetime | None, seconds: int | None, oldest: int | None = No
     """Returns until when failed links were good: `08:12Z, 3h5m ago` or `2026-11-28, 3d ago`.
 
     Names the earliest of the links' last good scans. Names the latest, too, if they are far apart:
-    `2026-11-28 to 08:12Z`. Returns `never good` if there is no good scan.
+    `08:12Z to 17:21Z`, or two dates if the earliest is over a day old. Returns `never good` if
+    there is no good scan.
 
     at, seconds: the latest of the links' last good scans, and the seconds since then.
     oldest: the seconds since the earliest of them; None if there is only one.
@@ -153,14 +154,12 @@ def good_until(at: datetime | None, seconds: int | None, oldest: int | None = No
     if at is None or seconds is None:
         return "never good"
     oldest = max(oldest or 0, seconds)
-    first = _day_or_time(at - timedelta(seconds=oldest - seconds), oldest)
-    if are_far_apart(seconds, oldest):
-        return f"{first} to {_day_or_time(at, seconds)}"
+    ends = (at - timedelta(seconds=oldest - seconds), at)
+    form = "%H:%MZ" if oldest < _DAY else "%Y-%m-%d"
+    first, last = (f"{end.astimezone(UTC):{form}}" for end in ends)
+    if are_far_apart(seconds, oldest) and first != last:
+        return f"{first} to {last}"
     return f"{first}, {ago(oldest)}"
-
-
-def _day_or_time(at: datetime, age: int) -> str:
-    return f"{at.astimezone(UTC):{'%H:%MZ' if age < _DAY else '%Y-%m-%d'}}"
 
 
 def are_far_apart(seconds: int, oldest: int) -> bool:

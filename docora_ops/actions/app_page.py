@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.freshness import links_freshness
+from docora_ops.actions.freshness import read_overdue_before
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.actions.many_links import operations_at_work, running_operations
 from docora_ops.database import link_reports as lists
@@ -16,7 +16,6 @@ from docora_ops.errors import RedisError
 from docora_ops.jobs import Hold
 from docora_ops.links import FAILED_LINKS, TRIED_LINKS, App, LinkFilter, LinkStatus
 from docora_ops.operations import RunningOperation
-from docora_ops.queue.holds import read_holds
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
     holds: Mapping[str, Hold] = {}
     running, lost = None, None
     try:
-        holds = read_holds(docora.redis)
+        holds = docora.read_holds()
         running = running_operations(operations_at_work(docora, select_links(database, of_app)))
     except RedisError as error:
         lost = error
@@ -68,8 +67,7 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
     email, created_at = lists.read_contacts(database, [found.app_id])[found.app_id]
     with database.snapshot():
         [summary] = lists.summarize_apps(database, of_app, every_app=True)
-        freshness = links_freshness(docora, lists.count_by_status(database), list(holds))
-        overdue = replace(of_app, overdue_before=freshness.overdue_before)
+        overdue = replace(of_app, overdue_before=read_overdue_before(docora, list(holds)))
         delivered = deliveries_by_repository(database, DeliveryFilter(found.app_id))
         page = AppPage(
             app_id=found.app_id,

@@ -22,14 +22,15 @@ _BUSY = 0.9  # share of slots, because some busy slots are between two jobs
 class Capacity:
     """The pace of the workers, and the pace that is due, in snapshots per minute.
 
-    managed_per_minute: the pace of the workers in the best 10 minutes of the last hour.
+    managed_per_minute: the pace of the workers in the best 10 minutes of the last hour; None if no
+        10 minutes of that hour are completely recorded.
     due_per_minute: the pace that scans each link once in `RESCAN_INTERVAL_MS` plus
         `SCAN_INTERVAL_MS`.
     slots: how many jobs can run at a time, not counting workers that take no jobs.
     missing_slots: the number of further slots that would reach the pace that is due.
     """
 
-    managed_per_minute: float
+    managed_per_minute: float | None
     due_per_minute: float
     slots: int
     missing_slots: int
@@ -37,8 +38,10 @@ class Capacity:
     @property
     def words(self) -> str:
         """Returns `40 snapshots a minute, 120 due: 10 more slots are needed`."""
-        pace = (self.managed_per_minute, self.due_per_minute)
-        managed, due = (f"{number:,}".removesuffix(".0") for number in pace)
+        due = f"{self.due_per_minute:,}".removesuffix(".0")
+        if self.managed_per_minute is None:
+            return f"{due} snapshots a minute due; the pace is not known yet"
+        managed = f"{self.managed_per_minute:,}".removesuffix(".0")
         missing = self.missing_slots
         needed = ""
         if missing:
@@ -50,14 +53,13 @@ class Capacity:
 
 def capacity(
     record: Counts, freshness: Freshness, queue: QueueOverview, settings: Settings
-) -> Capacity | None:
+) -> Capacity:
     """Compares the pace of the workers with the pace that is due.
 
-    Returns None if no 10 minutes of the last hour are completely recorded. Slots are missing only
-    while nearly all slots are busy, jobs of an earlier pass of `schedule` still wait, and neither a
-    suspension nor a hold is in force. Otherwise, the pace may be low because no more jobs were
-    queued, or because an app has used up its share of the slots. At most one slot per waiting job
-    is missing.
+    Slots are missing only while nearly all slots are busy, jobs of an earlier pass of `schedule`
+    still wait, and neither a suspension nor a hold is in force. Otherwise, the pace may be low
+    because no more jobs were queued, or because an app has used up its share of the slots. At most
+    one slot per waiting job is missing.
 
     record: the counts of the last `LOOKS_BACK` seconds or more.
     """
@@ -69,9 +71,7 @@ def capacity(
             by_period[count.started_at] += count.count
     # In the first 10 minutes after a stop, the workers may have run for only a few seconds.
     whole = [count for at, count in by_period.items() if by_period[at - timedelta(seconds=PERIOD)]]
-    if not whole:
-        return None
-    managed = max(whole) * 60 / PERIOD
+    managed = max(whole) * 60 / PERIOD if whole else None
     cycle = (settings.rescan_interval_ms + settings.scan_interval_ms) / 60_000
     due = freshness.links_to_scan / cycle
     busy = [bool(worker.jobs) for worker in queue.workers if worker.no_job_reason is None]
@@ -79,6 +79,7 @@ def capacity(
     waits = (queue.oldest_waiting_seconds or 0) * 1000 > _WAITING_PASSES * settings.scan_interval_ms
     can_tell = not (queue.suspension or freshness.held)  # held apps have links that are not due
     are_busy = sum(busy) > _BUSY * slots
-    is_too_little = can_tell and waits and are_busy and managed < due
-    missing = ceil(slots * due / managed) - slots if is_too_little else 0
-    return Capacity(round(managed, 1), round(due, 1), slots, min(missing, queue.waiting))
+    missing = 0
+    if managed and managed < due and can_tell and waits and are_busy:
+        missing = min(ceil(slots * due / managed) - slots, queue.waiting)
+    return Capacity(managed and round(managed, 1), round(due, 1), slots, missing)

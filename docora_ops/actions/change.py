@@ -14,7 +14,7 @@ from docora_ops.database.deliveries import clear_deliveries, count_deliveries
 from docora_ops.database.link_rows import read_link
 from docora_ops.errors import LinkError, LinkLockedError, PostgresError, StatementTimeoutError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkRef, Outcome
+from docora_ops.links import Action, LinkRef, LinkStatus, Outcome
 from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.queue import Answer, Command, LinkQueue, PushRequest
 
@@ -224,6 +224,7 @@ class Changer:
                 ref.job_id,
                 None if claim.outcome else claim.payload,
                 is_rescan=self.action.is_rescan(claim.status),
+                was_failed=claim.status == LinkStatus.FAILED,
                 disproved=(self.disproved or {}).get(ref.job_id, ""),
             )
             for ref, claim in claims.items()

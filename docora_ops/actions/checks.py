@@ -401,11 +401,11 @@ def check_freshness(
     )
 
 
-def check_capacity(pace: Capacity | None, *, is_rq: bool) -> Check:
-    """Checks that the workers keep pace with what is due. `pace`: None if not recorded."""
+def check_capacity(pace: Capacity | None) -> Check:
+    """Checks that the workers keep pace with what is due. `pace`: None with BullMQ."""
     name = CheckName.CAPACITY
     if pace is None:
-        return ok(name, "not known yet" if is_rq else "not known: Docora's workers keep no record")
+        return ok(name, "not known: Docora's workers keep no record")
     hint = "docora-ops worker --concurrency N on this host or another one: docora-ops help capacity"
     return judge(name, pace.words, (pace.missing_slots > 0, warning, pace.words, hint))
 

@@ -15,7 +15,7 @@ from docora_ops.errors import (
     UnclearBackendError,
     UsageError,
 )
-from docora_ops.jobs import BackendSource
+from docora_ops.jobs import BackendSource, Hold
 from docora_ops.operations import NO_OPTIONS, Change, ChangeOptions
 from docora_ops.text import mask
 
@@ -192,6 +192,16 @@ class Docora:
         if not choice.is_clear:
             self.warn(f"{choice.sentence}: only RQ's jobs are shown; {choice.to_set}")
         return self._opened_queue
+
+    def read_holds(self) -> dict[str, Hold]:
+        """Returns the holds in force, by app id; none with BullMQ, whose workers obey no hold.
+
+        Raises RedisError, HoldsUnreadableError.
+        """
+        from docora_ops.queue.holds import read_holds
+
+        holds = read_holds(self.redis)
+        return holds if holds and self.queue_to_read.can_push else {}
 
     @cached_property
     def queue(self) -> LinkQueue:

@@ -220,7 +220,7 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
             yield checks.check_schedule(last_pass, freshness, docora.settings)
         if freshness and redis.recorded and not (postgres.missing or redis.missing):
             pace = capacity(redis.recorded, freshness, health.overview, docora.settings)
-            yield checks.check_capacity(pace, is_rq=docora.queue.can_push)
+            yield checks.check_capacity(pace if docora.queue.can_push else None)
     if freshness is not None:
         overview = health.overview if health else None
         yield checks.check_freshness(freshness, redis.held, overview)

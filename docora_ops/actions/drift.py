@@ -15,7 +15,6 @@ from docora_ops.database.link_rows import linked_jobs, names_of
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkIds, LinkRef, LinkStatus, batches, ids_of_job
 from docora_ops.queue import LinkQueue
-from docora_ops.queue.holds import read_holds
 from docora_ops.queue.rq_entries import (
     TO_RUN_OR_FAILED,
     Entries,
@@ -154,7 +153,7 @@ def _look(
     only: consider only these jobs and their links.
     """
     database, queue = docora.database, docora.queue
-    holds = read_holds(docora.redis)
+    holds = docora.read_holds()
     sweep, entries = queue.sweep, None
     if sweep:
         entries = sweep.read({ref.job_id} if ref else only)

@@ -19,7 +19,7 @@ from docora_ops.database.freshness import (
     read_gaps,
     read_scans,
 )
-from docora_ops.database.link_reports import LinkCounts
+from docora_ops.database.link_reports import LinkCounts, count_by_status
 from docora_ops.errors import (
     ConfigurationError,
     DocoraOpsError,
@@ -29,7 +29,6 @@ from docora_ops.errors import (
 from docora_ops.jobs import QueueOverview
 from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.queue.audit_stream import read_last_change
-from docora_ops.queue.holds import read_holds
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration
 
@@ -112,22 +111,15 @@ class Freshness:
         of_apps = f"{amount(self.overdue, 'link')} of {amount(self.overdue_apps, 'app')}"
         return f"at least {of_apps}" if self.overdue_at_least else of_apps
 
-    @property
-    def overdue_before(self) -> datetime:
-        """Returns the threshold as a time: links last scanned before it are overdue."""
-        return self.read_at - timedelta(seconds=self.overdue_after_seconds)
-
 
 def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
     """Returns the ids of the held apps, or no ids and the error if Redis can't be used.
 
     With the error, the caller need not wait for Redis again. If the holds can't be read, returns no
-    ids and no error. With BullMQ, returns no ids, because Docora's own workers ignore holds that
-    are left from a time with RQ.
+    ids and no error.
     """
     try:
-        holds = read_holds(docora.redis)
-        return list(holds) if holds and docora.queue_to_read.can_push else [], None
+        return list(docora.read_holds()), None
     except HoldsUnreadableError:  # each worker reports this, and takes no job
         return [], None
     except (ConfigurationError, RedisError) as error:
@@ -142,16 +134,11 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
     held: ids of held apps, whose links are left out.
     """
     settings, database = docora.settings, docora.database
-    rescan = settings.rescan_interval_ms
-    scans = read_scans(
-        database, links.by_status, held, rescan_interval_ms=rescan, recently=RECENTLY
-    )
-    gaps = read_gaps(database, scans.last_scanned_at) if scans.last_scanned_at else []
+    scans, gaps, seconds = _read_pace(docora, links, held)
     now, cycle = scans.read_at, cycle_seconds(scans, gaps)
-    seconds = overdue_threshold(settings, cycle, scans.before_last)
-    before = now - timedelta(seconds=seconds)
-    overdue = count_overdue(database, before, held)
-    oldest, usual = overdue.oldest_scan_at, (rescan + 2 * settings.scan_interval_ms) / 1000
+    overdue = count_overdue(database, now - timedelta(seconds=seconds), held)
+    oldest = overdue.oldest_scan_at
+    usual = (settings.rescan_interval_ms + 2 * settings.scan_interval_ms) / 1000
     return Freshness(
         read_at=now,
         overdue=overdue.links,
@@ -173,6 +160,27 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
         nothing_moves_after_seconds=still_threshold(settings, gaps),
         held=held,
     )
+
+
+def read_overdue_before(docora: Docora, held: Sequence[str]) -> datetime:
+    """Returns the threshold as a time: links last scanned before it are overdue.
+
+    held: ids of held apps, whose links are left out.
+    """
+    with docora.database.snapshot():
+        scans, _, seconds = _read_pace(docora, count_by_status(docora.database), held)
+    return scans.read_at - timedelta(seconds=seconds)
+
+
+def _read_pace(docora: Docora, links: LinkCounts, held: Sequence[str]) -> tuple[Scans, Gaps, int]:
+    """Reads when links were scanned, and the seconds after which a link is overdue."""
+    database, settings = docora.database, docora.settings
+    rescan = settings.rescan_interval_ms
+    scans = read_scans(
+        database, links.by_status, held, rescan_interval_ms=rescan, recently=RECENTLY
+    )
+    gaps = read_gaps(database, scans.last_scanned_at) if scans.last_scanned_at else []
+    return scans, gaps, overdue_threshold(settings, cycle_seconds(scans, gaps), scans.before_last)
 
 
 def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:

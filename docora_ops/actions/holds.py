@@ -14,7 +14,7 @@ from docora_ops.errors import AppHeldError, HoldNotObeyedError
 from docora_ops.jobs import HeldApp, Hold
 from docora_ops.links import App, AppCount, Link
 from docora_ops.operations import Change
-from docora_ops.queue.holds import has_entry, hold_app, read_holds, release_app
+from docora_ops.queue.holds import has_entry, hold_app, release_app
 from docora_ops.text import amount, inert, mask
 
 _INSTEAD = (
@@ -68,7 +68,7 @@ def look(docora: Docora, app: str, *, by_prefix: bool = True) -> HoldResult:
         )
     live, _ = docora.queue.jobs_of_apps([found.app_id], 1)
     running = sum(job.app_id == found.app_id for worker in workers for job in worker.jobs)
-    held = read_holds(docora.redis).get(found.app_id)
+    held = docora.read_holds().get(found.app_id)
     return HoldResult(found.app_id, found.app_name, held, None, max(0, live - running), running)
 
 
@@ -114,7 +114,7 @@ def release(docora: Docora, app: str, *, reason: str | None = None) -> ReleaseRe
 
 def held_apps(docora: Docora) -> list[HeldApp]:
     """Returns the held apps, sorted by name. Raises PostgresError, RedisError."""
-    held = [HeldApp(app_id, None, hold) for app_id, hold in read_holds(docora.redis).items()]
+    held = [HeldApp(app_id, None, hold) for app_id, hold in docora.read_holds().items()]
     return with_names(docora.database, held) if held else []
 
 
@@ -149,7 +149,7 @@ def held_in_words(apps: Sequence[AppCount | HeldApp]) -> str:
 
 def require_not_held(docora: Docora, link: Link) -> None:
     """Raises AppHeldError if the app of the link is held."""
-    if hold := read_holds(docora.redis).get(link.ref.app_id):
+    if hold := docora.read_holds().get(link.ref.app_id):
         app, words = link.payload.app_name, quote(link.ref.app_id)
         raise AppHeldError(
             f"app {mask(app)!r} is {hold.sentence}",

@@ -43,7 +43,7 @@ from docora_ops.links import (
     LinkStatus,
     ids_of_job,
 )
-from docora_ops.queue.holds import is_exempt, read_holds
+from docora_ops.queue.holds import is_exempt
 from docora_ops.queue.outcomes import (
     FAILURES,
     OutcomeFilter,
@@ -176,7 +176,7 @@ def apps(
     if sort is AppSort.NAME:
         rows.sort(key=lambda app: (app.app_name.casefold(), app.app_id))
     try:
-        holds = read_holds(docora.redis)
+        holds = docora.read_holds()
         rows = [replace(app, held=holds.get(app.app_id)) for app in rows]
     except RedisError as error:
         docora.warn(f"it is unknown which apps are held: {error.message}")
@@ -239,7 +239,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
 
 def _hold_of(docora: Docora, app_id: str) -> Hold | None:
     try:
-        return read_holds(docora.redis).get(app_id)
+        return docora.read_holds().get(app_id)
     except HoldsUnreadableError as error:
         docora.warn(f"it is unknown whether the app is held: {error.message}")
         return None

@@ -9,9 +9,9 @@ from itertools import chain
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.freshness import links_freshness, read_held
+from docora_ops.actions.freshness import read_held, read_overdue_before
 from docora_ops.database import Database
-from docora_ops.database.link_reports import count_by_status, different_errors, read_now
+from docora_ops.database.link_reports import different_errors, read_now
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
@@ -102,7 +102,7 @@ def choose_links(
         open_circuit=choice.open_circuit,
         last_scan_before=before,
         last_scan_after=after,
-        overdue_before=_overdue_before(docora, held) if choice.overdue else None,
+        overdue_before=read_overdue_before(docora, held) if choice.overdue else None,
     )
     which = replace(
         which,
@@ -160,12 +160,6 @@ def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | Non
             hint="--last-scan-after takes the earlier moment, or the longer age",
         )
     return before, after
-
-
-def _overdue_before(docora: Docora, held: Sequence[str]) -> datetime:
-    with docora.database.snapshot():
-        counts = count_by_status(docora.database)
-        return links_freshness(docora, counts, held).overdue_before
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:

@@ -23,7 +23,6 @@ from docora_ops.database.selections import keep_links, select_due, select_links
 from docora_ops.errors import PoolingError, PostgresDeniedError, RedisDeniedError, ServerError
 from docora_ops.links import Action, LinkFilter, LinkStatus
 from docora_ops.operations import NO_OPTIONS, ChangeOptions, LeftToOperation, RunningOperation
-from docora_ops.queue.holds import read_holds
 from docora_ops.queue.operation_links import SharedLinks, read_at_work
 from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.text import When, amount
@@ -126,7 +125,7 @@ def _select(
     """Selects links, except those of held apps and those that nobody would queue."""
     # Docora's scheduler would not queue links with an open circuit.
     skip = not (docora.queue.can_push or options.reset_circuit)
-    holds = read_holds(docora.redis)
+    holds = docora.read_holds()
     most = None if holds else limit
     selection = select_links(docora.database, which, limit=most, skip_open_circuits=skip)
     return without_held_apps(docora, selection, holds, limit)
@@ -148,7 +147,7 @@ def schedule(
     within = docora.settings.scan_interval
     require_rq(docora, "schedule", f"Docora's worker queues what is due by itself, within {within}")
     due = select_due(docora.database, docora.settings.rescan_interval_ms)
-    due = without_held_apps(docora, due, read_holds(docora.redis))
+    due = without_held_apps(docora, due, docora.read_holds())
     at_work = operations_at_work(docora, due)
     selection = without_paced_links(due, at_work)
     for left_to in selection.left_to_operations:

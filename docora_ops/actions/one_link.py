@@ -23,7 +23,6 @@ from docora_ops.jobs import JobState, when_docora_queues
 from docora_ops.links import Action, Link, LinkFilter, LinkResult, LinkStatus, Outcome
 from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.queue import Answer
-from docora_ops.queue.holds import read_holds
 from docora_ops.text import mask
 
 
@@ -192,7 +191,7 @@ def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: b
     if statuses and is_held_back and reset_circuit:
         statuses.append(LinkStatus.PENDING_SNAPSHOT)
     if statuses and link.status not in statuses:
-        is_held = link.ref.app_id in read_holds(docora.redis)
+        is_held = link.ref.app_id in docora.read_holds()
         if is_held and job_state(docora.database, docora.queue, link.ref) is JobState.WAITING:
             return Claiming.of_all()
         raise _not_failed(docora, link)

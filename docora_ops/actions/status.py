@@ -135,8 +135,8 @@ class Status:
     `good_until_at`, `good_until_seconds`, `oldest_scan_seconds`: as in `ErrorGroup`, for all failed
     links.
     `tried_by_error`: the first four errors of links whose last try failed and that are tried again.
-    `recent_ends`, `failures`, `capacity`: None with BullMQ, or if no worker has recorded an outcome
-    for 8 days. `capacity`: also None without a complete record of 10 minutes in the last hour.
+    `recent_ends`, `failures`: None with BullMQ, or if no worker has recorded an outcome for 8 days.
+    `capacity`: None with BullMQ.
     `drift`: also None if workers of the other backend run, if the backend is unclear, or on a
     standby.
     """
@@ -257,6 +257,8 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
         status = replace(status, schedule_state=state)
     now = overview.read_at or read_clock(docora.redis)
     record = read_counts(docora.redis, now - timedelta(seconds=DAY), now)
+    if fresh:
+        status = replace(status, capacity=capacity(record, fresh, overview, docora.settings))
     if not record.is_kept:
         return status
     mute = [worker.name for worker in overview.workers if not worker.may_record]
@@ -269,7 +271,6 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
         status,
         recent_ends=RecentEnds(since, {end: counts[end] for end in JobEnd if counts[end]}),
         failures=trend_of_day(record, now),
-        capacity=capacity(record, fresh, overview, docora.settings) if fresh else None,
     )
 
 

@@ -52,7 +52,7 @@ class TrendPeriod:
     """The numbers of snapshots that ended in one period, by outcome. Unknown numbers are None.
 
     failed: the link became failed.
-    failed_again: the link had been failed before, and a scheduler had queued it.
+    failed_again: the link was failed before it was queued, and failed once more.
     tried_again: the snapshot failed, and the link had tries left.
     files: files created, updated and deleted at the apps.
     median_seconds, longest_seconds: of snapshots that failed, sent files, or began with a link that

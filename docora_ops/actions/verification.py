@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -72,7 +72,8 @@ class Verification:
     proven: exactly the files of the stored commit were delivered.
     uncertain: the files differ, but the scan of another link may have stored the commit.
     not_comparable: there is no stored commit.
-    not_synced: skipped, because the status is not `synced`.
+    failed: the link is failed, so files of the stored commit or of a newer one may be missing.
+    pending: skipped, because the link waits for its snapshot.
     scanning: skipped, because the link is being scanned.
     changing: skipped, because the delivery records changed during the comparison.
     held: the held apps to which any of the links belong; None if Redis could not be used.
@@ -83,12 +84,23 @@ class Verification:
     differing: int
     uncertain: int
     not_comparable: int
-    not_synced: int
+    failed: int
+    pending: int
     scanning: int
     changing: int
     differing_links: Sequence[DifferingLink]
     uncertain_links: Sequence[DifferingLink]
     held: Sequence[HeldApp] | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Tells whether there are links, and all of them are proven."""
+        return 0 < self.proven == self.links
+
+    @property
+    def has_problems(self) -> bool:
+        """Tells whether a link differs or is failed."""
+        return self.differing + self.failed > 0
 
 
 class Verdict(StrEnum):
@@ -98,11 +110,16 @@ class Verdict(StrEnum):
     DIFFERING = "differing"
     UNCERTAIN = "uncertain"
     NOT_COMPARABLE = "not_comparable"
-    NOT_SYNCED = "not_synced"
+    FAILED = "failed"
+    PENDING = "pending"
     SCANNING = "scanning"
     CHANGING = "changing"
 
 
+_UNSYNCED: Mapping[str, Verdict] = {
+    LinkStatus.FAILED: Verdict.FAILED,
+    LinkStatus.SCANNING: Verdict.SCANNING,
+}
 _DIFFERS = {Verdict.DIFFERING, Verdict.UNCERTAIN}
 
 
@@ -201,10 +218,8 @@ def _held_among(docora: Docora, app_ids: set[str]) -> list[HeldApp] | None:
 
 
 def _judge(link: ComparedLink) -> Verdict:
-    if link.status == LinkStatus.SCANNING:
-        return Verdict.SCANNING
     if link.status != LinkStatus.SYNCED:
-        return Verdict.NOT_SYNCED
+        return _UNSYNCED.get(link.status, Verdict.PENDING)
     if not link.has_commit:
         return Verdict.NOT_COMPARABLE
     if not link.differs:

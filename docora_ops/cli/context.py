@@ -242,10 +242,10 @@ class Context:
         if self.tells_time:
             text = f"{moment(datetime.now(UTC))} {text}"
         if sys.stderr.isatty():
-            from docora_ops.render.console import make_console
+            from docora_ops.render.console import make_console, wrapped
 
-            # Leaves wrapping to the terminal, so that a command in the line can be pasted.
-            make_console(sys.stderr).print(inert(text), style=style, soft_wrap=True)
+            console = make_console(sys.stderr)
+            console.print(wrapped(inert(text), console.width), style=style, soft_wrap=True)
         else:
             sys.stderr.write(f"{inert(text)}\n")
 

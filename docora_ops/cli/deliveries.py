@@ -11,9 +11,9 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.verify import LIMITS, held_line, progress_of, summary
+from docora_ops.cli.verify import LIMITS, held_line, progress_of, style_of_proof, summary
 from docora_ops.errors import UsageError
-from docora_ops.render.columns import Column, Listing, cell, words
+from docora_ops.render.columns import Column, Listing, cell
 from docora_ops.text import amount, mask, moment
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ def deliveries(
     Counts files by repository, with the first and last delivery. Docora records no deletions, and
     of each file only the last delivery, which has to be in the period. Ends with the result of
     verify for the same links, regardless of the period: all files of the stored commits were
-    delivered, some differ (exit code 6), or it is uncertain. Says if the app is held, and otherwise
-    needs only Postgres. Changes nothing.
+    delivered, some differ or a link is failed (exit code 6), or it is uncertain. Says if the app is
+    held, and otherwise needs only Postgres. Changes nothing.
     """
     context = context_of(typer_context)
     if not files and (limit or page):
@@ -82,7 +82,7 @@ def deliveries(
         context.show_tables(_screen(result), context.target_line, paged=True)
     context.say(_LAST_ONLY)
     context.say(LIMITS)
-    return ExitCode.PROBLEMS if result.proof.differing else ExitCode.OK
+    return ExitCode.PROBLEMS if result.proof.has_problems else ExitCode.OK
 
 
 def _list_files(
@@ -118,8 +118,8 @@ def _result(repository: RepositoryDeliveries) -> str:
     """Says whether all files of the stored commit were delivered, in the words of `verify`."""
     result, kinds = repository.result, ("missing", "outdated", "extra")
     said = {None: "no longer linked", "differing": "", "not_comparable": "no stored commit"}
-    said |= {"scanning": "being scanned", "not_synced": words(repository.status or "")}
-    is_without = result == "not_synced" and repository.stored_files is None
+    said |= {"scanning": "being scanned"}
+    is_without = result in {"failed", "pending"} and repository.stored_files is None
     counts = [f"{count} {kind}" for kind in kinds if (count := getattr(repository, kind))]
     parts = (said.get(result, result), "no stored commit" * is_without, ", ".join(counts))
     return ": ".join(filter(None, parts))
@@ -151,19 +151,14 @@ def _screen(result: Deliveries) -> Iterator[object]:
     period = (f"since {since}" if since else "", f"before {until}" if until else "")
     yield cell(" ".join(filter(None, (f"{counted} last delivered", *period))) + ".")
     yield from held_line(result.proof)
-    doubtful = "green" if _is_complete(result) else "yellow"
-    yield cell(_proof(result), "bold red" if result.proof.differing else doubtful)
-
-
-def _is_complete(result: Deliveries) -> bool:
-    return 0 < result.proof.proven == result.proof.links
+    yield cell(_proof(result), style_of_proof(result.proof))
 
 
 def _proof(result: Deliveries) -> str:
     matching = f" that match {mask(result.path)!r}" if result.path else ""
     if not result.proof.links:
         return "No links."
-    if not _is_complete(result):
+    if not result.proof.is_complete:
         said = "delivered" if result.proof.differing else "proven"
         return f"Not all files{matching} are {said}: {summary(result.proof)}"
     stored = sum(repository.stored_files or 0 for repository in result.repositories)

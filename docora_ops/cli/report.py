@@ -59,7 +59,7 @@ def report(
 
     Begins with what is open now, then shows who did what, when and why, which links failed again,
     and the current state. Can be pasted into an issue. Covers the last 24 hours by default. With
-    --verify, exits with code 6 if links differ. Changes nothing.
+    --verify, exits with code 6 if links differ or are failed. Changes nothing.
     """
     context = context_of(typer_context)
     if since is not None and operation is not None:
@@ -81,8 +81,8 @@ def report(
         context.report(error)
     if errors:
         return exit_code_of(errors[0])
-    differs = result.verification is not None and result.verification.differing
-    return ExitCode.PROBLEMS if differs else ExitCode.OK
+    is_problem = result.verification is not None and result.verification.has_problems
+    return ExitCode.PROBLEMS if is_problem else ExitCode.OK
 
 
 @dataclass(frozen=True, eq=False)

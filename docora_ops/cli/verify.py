@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LIMITS = "This compares Docora's records; it does not prove what the app has on its disk."
+LIMITS = "This compares Docora's records, not newer commits or what is on the app's disk."
 
 
 def verify(
@@ -29,7 +29,8 @@ def verify(
     app: options.OptionalApp = None,
     repo: options.OptionalRepo = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with code 6 also if a link is uncertain.")
+        bool,
+        typer.Option("--strict", help="Exit with code 6 also if a link is uncertain or skipped."),
     ] = False,
     as_json: options.Json = False,
     target: options.Target = None,
@@ -38,10 +39,10 @@ def verify(
     """Compare what was delivered with the stored commits.
 
     Compares delivery records with the stored commit of the repository, by path and SHA-256, for all
-    links, one app or one link. Lists links with missing, outdated or extra files (exit code 6), and
-    links that are uncertain because the commit may be newer than their last scan. Compares twice,
-    some seconds apart, so that normal activity does not count. Names the apps that are held, if
-    Redis can be used. Otherwise needs only Postgres. Changes nothing.
+    links, one app or one link. Lists links with missing, outdated or extra files (exit code 6, as
+    for failed links), and links that are uncertain because the commit may be newer than their last
+    scan. Compares twice, some seconds apart, so that normal activity does not count. Names the apps
+    that are held, if Redis can be used. Otherwise needs only Postgres. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.verification import verify
@@ -53,7 +54,8 @@ def verify(
     else:
         context.show_tables(_screen(result), context.target_line, paged=True)
     context.say(LIMITS)
-    is_problem = result.differing or (strict and result.uncertain)
+    is_unproven = result.proven + result.not_comparable < result.links
+    is_problem = result.has_problems or (strict and is_unproven)
     return ExitCode.PROBLEMS if is_problem else ExitCode.OK
 
 
@@ -107,8 +109,14 @@ def _screen(result: Verification) -> Iterator[object]:
             yield cell(f"{uncertain} docora-ops verify {_which(result.uncertain_links)}".rstrip())
         yield cell(_how_to_resync(result.differing_links or links))
     yield from held_line(result)
-    doubtful = "yellow" if result.uncertain else "green" * bool(result.proven)
-    yield cell(summary(result), "bold red" if result.differing else doubtful)
+    yield cell(summary(result), style_of_proof(result))
+
+
+def style_of_proof(result: Verification) -> str:
+    """Returns red if a link differs or is failed, green if all are proven, otherwise yellow."""
+    if result.has_problems:
+        return "bold red"
+    return "green" if result.is_complete else "yellow"
 
 
 def held_line(result: Verification) -> Iterator[object]:
@@ -141,7 +149,7 @@ def summary(result: Verification) -> str:
     if not result.links:
         return "No links."
     skipped = {
-        "not synced": result.not_synced,
+        "pending": result.pending,
         "being scanned": result.scanning,
         "changing": result.changing,
     }
@@ -149,6 +157,7 @@ def summary(result: Verification) -> str:
     reasons = ", ".join(f"{count} {why}" for why, count in skipped.items() if count)
     parts = {
         amount(result.differing, "link differs", "links differ"): result.differing,
+        f"{amount(result.failed, 'link is', 'links are')} failed": result.failed,
         f"{amount(result.proven, 'link')} proven": True,
         f"{result.uncertain} uncertain": result.uncertain,
         f"{result.not_comparable} without a stored commit": result.not_comparable,

@@ -55,6 +55,7 @@ class PushRequest:
 
     payload: arguments of the job; with None, the push only confirms that no job is live.
     is_rescan: the rescan flag of the job.
+    was_failed: whether the link was failed before the change that pushes the job.
     disproved: `STATUS ENQUEUED_AT` of a waiting job that two looks found in no place from which
         workers take jobs; otherwise empty. The push replaces the job if it is unchanged, and still
         in no such place.
@@ -63,6 +64,7 @@ class PushRequest:
     job_id: str
     payload: Payload | None
     is_rescan: bool
+    was_failed: bool = False
     disproved: str = ""
 
 

@@ -12,8 +12,9 @@
 --          `commands`: number of commands to run with the change
 --          `mark`: see with_change.lua
 -- then per command: number of its words, and the words
--- then per link, look: id; push: id, disproved, data, description
---   data  if empty, the push only confirms that no job is live
+-- then per link, look: id; push: id, disproved, data, description, was_failed
+--   data        if empty, the push only confirms that no job is live
+--   was_failed  1 if the link was failed before the push, otherwise 0: a field for the worker
 --
 -- Returns the state of each job, before any change: none, finished, stale, waiting, delayed
 -- (waiting, but not in a list), running, or unreadable:REASON. If a push must leave any job, it
@@ -24,7 +25,7 @@ local commands, first = {}, 3
 if is_push then
   commands, first = read_commands(first, config.commands)
 end
-local stride = is_push and 4 or 1
+local stride = is_push and 5 or 1
 
 -- Limits the searches for all suspects together to some 10 ms, however long the list is. An entry
 -- beyond this limit is not missed: queueing a job also changes its enqueued_at.
@@ -80,7 +81,7 @@ for i, state in ipairs(states) do
   elseif data ~= '' then
     remove_remains(id)
     redis.call('HSET', config.job_prefix .. id, 'data', data, 'description', description,
-      unpack(config.fields))
+      'was_failed', ARGV[place + 4], unpack(config.fields))
     table.insert(to_push, id)
   end
 end

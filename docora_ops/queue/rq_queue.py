@@ -4,6 +4,7 @@ Methods that read, unlike RQ's own, neither write nor unpickle anything.
 """
 
 import json
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -33,6 +34,7 @@ from docora_ops.jobs import (
     QueueHealth,
     QueueOverview,
     Scheduler,
+    Worker,
     longest_wait,
 )
 from docora_ops.links import LinkStatus
@@ -211,6 +213,7 @@ class RqQueue:
                 request.disproved,
                 job_data(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
+                int(request.was_failed),
             )
         job_ids = [request.job_id for request in requests]
         return answers_of_script(job_ids, self._script.run(arguments))
@@ -313,7 +316,8 @@ class RqQueue:
                     moment_of(heartbeat),
                 )
         names = {job.app_id: job.app_name for job in first}
-        oldest, seconds = longest_wait(self._not_held(first, holds) if holds else first, now)
+        waiting = self._not_held(first, holds) if holds else first
+        oldest, seconds = longest_wait(waiting, now)
         return QueueOverview(
             backend=Backend.RQ,
             waiting=length + len(taken),
@@ -339,7 +343,22 @@ class RqQueue:
             last_began_at=max(filter(None, (began for began, _ in moments)), default=None),
             read_at=moment_of_timestamp(now),
             held=[HeldApp(app_id, names.get(app_id), hold) for app_id, hold in holds.items()],
+            spare_slots=self._spare_slots(waiting, workers),
         )
+
+    def _spare_slots(self, waiting: Sequence[QueuedJob], workers: Sequence[Worker]) -> int:
+        """Counts the idle workers that may take none of the waiting jobs, by the rule of take.lua.
+
+        waiting: the first waiting jobs of apps that are not held.
+        """
+        slots = [worker for worker in workers if worker.no_job_reason is None]
+        running = Counter(job.app_id for worker in slots for job in worker.jobs)
+        apps = len({*running, *(job.app_id for job in waiting)})
+        share = len(slots) // apps if apps > 1 else len(slots) - self._settings.reserve_slot
+        if not waiting or any(running[job.app_id] < max(1, share) for job in waiting):
+            return 0
+        idle = [worker for worker in slots if worker.state == "idle" and worker.obeys_holds]
+        return sum(worker.silent_seconds is None for worker in idle)
 
     def _not_held(
         self, first: Sequence[QueuedJob], holds: Container[str | None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 # Legible on a light background, too.
 MARKDOWN_THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold", "markdown.h2": "bold"})
 _LINK = re.compile(r"\[([^]]+)\]\([a-z-]+\.md\)")
+_COMMAND = re.compile(r"""\b(?:docora-ops|redis-cli)(?: (?:'[^']*'|"[^"]*"|[^\s'"(,;]+))+""")
 _CODE = re.compile(r"^ *```[a-z]*\n(.*?)^ *```\n", re.MULTILINE | re.DOTALL)
 
 
@@ -43,6 +45,13 @@ def make_console(stream: TextIO) -> Console:
         emoji=False,
         highlight=False,
     )
+
+
+def wrapped(text: str, width: int) -> str:
+    """Breaks a text into lines, between words. Keeps commands whole, so that they can be pasted."""
+    whole = _COMMAND.sub(lambda command: command[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(whole, width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")
 
 
 @dataclass

@@ -64,8 +64,7 @@ class LinkRecovery:
             if isinstance(ending, Refusal):
                 end = JobEnd.NOTHING_TO_DO
             elif ending.is_final:
-                is_again = ending.is_counted and ending.retry_count > limit
-                end = JobEnd.FAILED_AGAIN if is_again else JobEnd.FAILED
+                end = tries.final_end(ending.retry_count, limit)
             if end is not JobEnd.TRIED_AGAIN:
                 tries.end()
         counted = ending if isinstance(ending, Ending) and ending.is_counted else None

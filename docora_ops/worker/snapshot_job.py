@@ -392,10 +392,7 @@ class _Snapshot:
             number = ending.retry_count
             counted = self._try_number(number)
             if ending.is_final:
-                was_failed = self.link is not None and self.link.status == LinkStatus.FAILED
-                # A try that did not count may have made the link pending.
-                was_failed = was_failed or number > limit
-                end = JobEnd.FAILED_AGAIN if was_failed else JobEnd.FAILED
+                end = self.tries.final_end(number, limit)
                 self.tries.end()
         else:  # so the link needs another try
             self.tries.keep()

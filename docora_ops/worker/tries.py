@@ -1,11 +1,15 @@
 """The tries of a job: how many are left, and when the next one follows."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
+from redis import RedisError
 from redis.client import Pipeline
 from rq import Queue
 from rq.job import Job, JobStatus
+
+from docora_ops.jobs import JobEnd
 
 _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own
 
@@ -82,6 +86,17 @@ class Tries:
     def end(self) -> None:
         """Makes this try the last one."""
         self.job.retries_left = 0
+
+    def final_end(self, number: int, limit: int) -> JobEnd:
+        """Returns FAILED_AGAIN if the link was failed before it was queued, otherwise FAILED.
+
+        number: the failures of the link since it was last in sync, or retried.
+        limit: `MAX_RETRY_ATTEMPTS`.
+        """
+        was_failed = number > limit
+        with suppress(RedisError):
+            was_failed |= self.job.connection.hget(self.job.key, "was_failed") == b"1"
+        return JobEnd.FAILED_AGAIN if was_failed else JobEnd.FAILED
 
     def keep(self) -> None:
         """Makes sure that another try follows, even if none was left."""

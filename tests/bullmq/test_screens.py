@@ -68,6 +68,13 @@ def test_a_hold_of_an_earlier_time_with_rq_hides_no_link(bullmq: Bullmq) -> None
     assert bullmq.run("status", "--json").data["freshness"]["overdue"] == 1
     listed = bullmq.run("links", "--overdue", "--json").data
     assert [row["repository_id"] for row in listed] == [link.repository_id]
+    [app] = bullmq.run("apps", "--json").data
+    page, details = (bullmq.run("show", *ids, "--json").data for ids in (link.ids[:1], link.ids))
+    assert (app["held"], page["held"], details["held"]) == (None, None, None)
+    assert page["overdue"] == 1
+    assert bullmq.run("verify", "--json").data["held"] == []
+    docora.set_link(link, status="failed")
+    assert bullmq.run("retry-all-failed", "--yes", "--json").data["total"] == 1
 
 
 def test_queue_lists_the_jobs_with_the_names_of_their_links(

@@ -130,15 +130,17 @@ def test_no_slot_is_missing_while_a_worker_is_idle_because_an_app_has_its_share(
     assert check(examine(busy), NAME)["state"] == "ok"
 
 
-def test_nothing_is_said_of_what_is_not_recorded_or_only_since_the_workers_began(
-    docora: Docora,
-) -> None:
+def test_what_is_due_is_said_before_ten_minutes_of_the_workers_are_recorded(docora: Docora) -> None:
     make_healthy(docora)
+    scan_links(docora, *[10.0] * 58)
+    unknown = {"managed_per_minute": None, "due_per_minute": 10.0, "slots": 1, "missing_slots": 0}
+    assert docora.run("status", "--json", env=ONE_LOOK).data[NAME] == unknown
     ended(docora, {15: 35, 45: 90})
-    assert docora.run("status", "--json", env=ONE_LOOK).data[NAME] is None
+    assert docora.run("status", "--json", env=ONE_LOOK).data[NAME] == unknown
     ended(docora, {0: 100, 15: 0, 45: 0, 80: 100})
-    assert docora.run("status", "--json", env=ONE_LOOK).data[NAME] is None
-    assert check(examine(docora), NAME)["finding"] == "not known yet"
+    said = "10 snapshots a minute due; the pace is not known yet"
+    assert f"{said}\n" in docora.run("status", env=ONE_LOOK).stdout
+    assert check(examine(docora), NAME)["finding"] == said
     docora.redis.flushdb()
     docora.redis.client_setname(WORKER_NAME)
     beside = examine(docora, DOCORA_OPS_BACKEND="bullmq")

@@ -75,10 +75,10 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
         "octo/proven": (5, "proven", 5, 0, 0),
         "octo/missing": (5, "differing", 5, 1, 1),
         "octo/unsure": (4, "uncertain", 5, 1, 0),
-        "octo/failed": (1, "not_synced", 5, 4, 0),
+        "octo/failed": (1, "failed", 5, 4, 0),
         "octo/scanning": (1, "scanning", None, None, None),
         "octo/new": (0, "not_comparable", None, None, None),
-        "octo/never": (0, "not_synced", None, None, None),
+        "octo/never": (0, "failed", None, None, None),
         "octo/gone": (5, None, None, None, None),
     }
     assert (rows["octo/unsure"]["doubt"], rows["octo/failed"]["doubt"]) == ("scanned_earlier", None)
@@ -99,8 +99,8 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
     }
     assert screen.stdout.endswith(
         "\nAcme Search: 21 files of 6 repositories last delivered.\n"
-        "Not all files are delivered: 1 link differs, 1 link proven, 1 uncertain, 1 without a "
-        "stored commit, 3 skipped (2 not synced, 1 being scanned).\n"
+        "Not all files are delivered: 1 link differs, 2 links are failed, 1 link proven, "
+        "1 uncertain, 1 without a stored commit, 1 skipped (1 being scanned).\n"
     )
     assert LAST_ONLY in screen.stderr
     assert all(len(line) <= 80 for line in screen.stderr.splitlines()[-2:])

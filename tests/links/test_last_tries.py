@@ -34,7 +34,7 @@ def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
     assert ends == [
         ("synced", 2, 6),
         ("tried_again", 1, 1),
-        ("failed", 2, 1),
+        ("failed_again", 2, 1),
         ("tried_again", 1, 1),
     ]
     assert {end["worker"] for end in data["tries"]} == {"w1"}
@@ -46,7 +46,7 @@ def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
         at = r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
         assert re.search(rf"{at}  synced, try 2 of 2, 6 files, \d+\.\d s$", tries[0])
         assert re.search(
-            r"Z  failed, try 2 of 2: HTTP 502 on created src/\S+, 1 file, .* s$", tries[2]
+            r"Z  failed again, try 2 of 2: HTTP 502 on created src/\S+, 1 file, .* s$", tries[2]
         )
     code, screen = on_terminal(docora, ["show", *link.ids], columns=80)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", screen).splitlines()
@@ -58,8 +58,8 @@ def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
     assert re.search(r"tried again, try 1 of 2: HTTP 502 on created src/\S+, 1 file, \S+ s ", words)
 
     recent = docora.run("status", "--json").data["recent_ends"]
-    assert recent["by_outcome"] == {"synced": 1, "failed": 2, "tried_again": 2}
-    text = f"\tsince {recent['since_at'][11:16]}Z: 1 synced, 2 failed, 2 tried again\n"
+    assert recent["by_outcome"] == {"synced": 1, "failed_again": 2, "tried_again": 2}
+    text = f"\tsince {recent['since_at'][11:16]}Z: 1 synced, 2 failed again, 2 tried again\n"
     assert text in docora.run("status").stdout
 
     [failed] = docora.run("failed", "--json").data

@@ -242,13 +242,15 @@ def test_a_backlog_of_an_app_names_the_app(docora: Docora) -> None:
 def test_an_idle_worker_beside_jobs_that_wait_is_explained(backlog: Docora) -> None:
     docora = backlog
     add_worker(docora, "two")
-    share = "2 wait: Acme Search has its share of the slots"
-    assert share not in docora.run("queue").stdout  # a worker of RQ knows of no share
+    free = "Workers\t2, 1 busy, 1 free for other apps\n"
+    assert free not in docora.run("queue").stdout  # a worker of RQ knows of no share
     docora.redis.hset("rq:worker:two", "obeys_holds", 1)
     for command in ("queue", "status"):
-        assert share in docora.run(command).stdout
-    docora.redis.hset("rq:worker:two", "state", "busy")
-    assert share not in docora.run("queue").stdout
+        assert free in docora.run(command).stdout
+    assert free not in docora.run("queue", env={"DOCORA_OPS_RESERVE_SLOT": "no"}).stdout
+    other = docora.add_link()  # which it is about to take
+    assert docora.run("retry", *other.ids).code == 0
+    assert free not in docora.run("queue").stdout
 
 
 def test_a_long_queue_with_many_workers_fits_one_screen(docora: Docora) -> None:

@@ -191,7 +191,7 @@ def test_each_list_tells_until_when_failed_links_were_good(
     assert 190 * 60 <= of_group["good_until_seconds"] < 191 * 60
     last = docora.row(links["now"])["last_scanned_at"].isoformat(timespec="milliseconds")
     assert app["good_until_at"] == last.replace("+00:00", "Z") < app["last_scanned_at"]
-    until = f"2026-01-05 to {docora.row(links['now'])['last_scanned_at']:%H:%M}Z"
+    until = f"2026-01-05 to {docora.row(links['now'])['last_scanned_at']:%Y-%m-%d}"
     assert f"\t{until}\t" in apps[1]
     assert f"\nFailed\t6 in 1 app, good until {until}: " in status
     assert f"\nFailed\t6 links, good until {until}\n" in page

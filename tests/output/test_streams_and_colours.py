@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.docora import Docora
 from tests.support.proxy import eventually, patience
-from tests.support.terminal import on_terminal
+from tests.support.terminal import at_terminals, on_terminal, plain_talk
 
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3\d|4\d|9\d|10\d)(?:;[\d;]*)?m")
 ANIMATION = re.compile(r"\x1b\[(?:\?25[lh]|2K|\d*A)")
@@ -120,3 +120,23 @@ def test_any_locale_works(docora: Docora) -> None:
     table = docora.run("retry-all-failed", "--dry-run", env={"PYTHONIOENCODING": "ascii"})
     assert table.code == 0
     assert (table.stdout + table.stderr).isascii()
+
+
+WRAPPED = """\
+Warning: no worker listens on the queue
+snapshot-queue: jobs wait until one is
+started: docora-ops worker
+Error: Only failed links can be retried:
+Acme Search ← octo/repo is 'synced'
+Hint: to send every file again:
+docora-ops resync 'Acme Search' octo/repo
+"""
+
+
+def test_a_terminal_gets_whole_words_and_commands_and_a_pipe_whole_lines(docora: Docora) -> None:
+    repository_id = docora.add_repository("octo/repo")
+    link = docora.link(docora.add_app("Acme Search"), repository_id, "synced")
+    shown = at_terminals(docora, ["retry", *link.ids], columns=40)
+    assert plain_talk(shown.talk) == WRAPPED
+    piped = docora.run("retry", *link.ids, env={"COLUMNS": "40"}).stderr
+    assert [line.partition(":")[0] for line in piped.splitlines()] == ["Warning", "Error", "Hint"]

@@ -8,7 +8,7 @@ import redis
 from docora_ops.errors import RedisError
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.render.columns import cell
-from docora_ops.text import inert, mask, mask_cut, mask_url, moment
+from docora_ops.text import good_until, inert, mask, mask_cut, mask_url, moment
 from tests.support.hostile_texts import EVIL, TRICKS
 from tests.support.terminal import assert_inert
 
@@ -99,3 +99,17 @@ def test_what_prints_is_kept_and_what_does_not_is_spelled_out(text: object, show
 )
 def test_a_moment_is_written_as_docora_writes_it(when: datetime | None, text: str | None) -> None:
     assert moment(when) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "oldest", "text"),
+    [
+        (3600, 5400, "22:30Z, 1h30m ago"),
+        (3600, 50_000, "10:06Z to 23:00Z"),
+        (3600, 90_000, "2026-11-29 to 2026-11-30"),
+        (40_000, 86_400, "2026-11-30, 1d ago"),  # both on one day
+    ],
+)
+def test_both_ends_of_a_span_have_one_form(seconds: int, oldest: int, text: str) -> None:
+    now = datetime(2026, 12, 1, tzinfo=UTC)
+    assert good_until(now - timedelta(seconds=seconds), seconds, oldest) == text

@@ -107,9 +107,9 @@ def test_each_planted_difference_is_found_and_no_other(docora: Docora) -> None:
     result = run(docora, "--json")
     assert result.code == 6, result
     assert differing(result.data) == {link.job_id: each for link, each in planted.items()}
-    counts = {"links": 15, "proven": 3, "differing": 12, "not_comparable": 0, "not_synced": 0}
+    counts = {"links": 15, "proven": 3, "differing": 12, "not_comparable": 0, "pending": 0}
     assert result.data | counts == result.data
-    assert "the app has on its disk" in result.stderr
+    assert "not newer commits or what is on the app's disk" in result.stderr
 
     last = list(planted)[-2]
     screen = run(docora, *last.ids)
@@ -121,7 +121,7 @@ def test_each_planted_difference_is_found_and_no_other(docora: Docora) -> None:
         "1 link differs, 0 links proven.",
     ):
         assert part in screen.stdout
-    assert "the app has on its disk" in screen.stderr
+    assert "not newer commits or what is on the app's disk" in screen.stderr
 
 
 def test_what_docora_can_not_deliver_does_not_count(docora: Docora) -> None:
@@ -182,14 +182,20 @@ def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Do
         link.job_id: doubt for link, doubt in unclear.items()
     }
     assert (doubts[lost.job_id]["missing"], data["differing_links"][0]["doubt"]) == (4, None)
-    counts = {"uncertain": 7, "proven": 5, "not_synced": 3, "not_comparable": 0, "links": 18}
+    counts = {"uncertain": 7, "proven": 5, "failed": 2, "pending": 1, "links": 18}
     assert data | counts == data
-    docora.connection.execute(
-        "DELETE FROM app_repositories WHERE repository_id = ANY (%s)",
-        ([each.repository_id for each in certain],),
-    )
-    result, strict = run(docora), run(docora, "--strict")
-    assert (result.code, strict.code, strict.stdout) == (0, 6, result.stdout), result
+
+    def remove(*links: TestLink) -> None:
+        docora.connection.execute(
+            "DELETE FROM app_repositories WHERE repository_id = ANY (%s)",
+            ([each.repository_id for each in links],),
+        )
+
+    remove(*certain)
+    result = run(docora)
+    remove(failed)
+    rest, strict = run(docora), run(docora, "--strict")
+    assert (rest.code, strict.code, strict.stdout) == (0, 6, rest.stdout), rest
     for part in (
         "\tuncertain: scanned earlier\t4\t0\t0\t4 missing: back\\slash, docs/日本.md, ",
         "\tuncertain: scanned together\t",
@@ -197,7 +203,7 @@ def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Do
         "\tuncertain: other failed\t",
         "\nUncertain: the next good scan sends what is missing. Then: docora-ops verify\n",
         "\nTo send all files of a link again: docora-ops resync APP REPO\n",
-        "\n3 links proven, 7 uncertain, ",
+        "\n1 link is failed, 3 links proven, 7 uncertain, ",
     ):
         assert part in result.stdout
 
@@ -297,14 +303,24 @@ def test_without_a_stored_commit_nothing_is_proven(docora: Docora) -> None:
     assert (result.code, counts) == (0, (2, 0, 2)), result
 
 
-def test_a_link_that_is_not_synced_is_skipped(docora: Docora) -> None:
-    for status in ("failed", "pending_snapshot", "scanning"):
-        add(docora, {}, status=status)
+def test_a_link_that_is_not_synced_is_not_proven_and_a_failed_one_is_a_problem(
+    docora: Docora,
+) -> None:
     add(docora)
-    result = run(docora, "--json")
-    counts = {"links": 4, "proven": 1, "not_synced": 2, "scanning": 1, "not_comparable": 0}
-    assert (result.code, {**result.data, **counts}) == (0, result.data), result
-    assert "3 skipped (2 not synced, 1 being scanned)" in result.stderr
+    for status, code, said in (
+        ("pending_snapshot", 0, "1 link proven, 1 skipped (1 pending).\n"),
+        ("scanning", 0, "1 link proven, 2 skipped (1 pending, 1 being scanned).\n"),
+        ("failed", 6, "1 link is failed, 1 link proven, 2 skipped (1 pending, 1 being scanned).\n"),
+    ):
+        link = add(docora, status=status)
+        result = run(docora)
+        assert (result.code, result.stdout.endswith(said)) == (code, True), result
+        alone, delivered = run(docora, *link.ids, "--strict"), docora.run("deliveries", *link.ids)
+        assert (alone.code, delivered.code) == (6, code), delivered
+        assert "\nNot all files are proven: " in delivered.stdout
+    data = run(docora, "--json").data
+    counts = {"links": 4, "proven": 1, "failed": 1, "pending": 1, "scanning": 1}
+    assert data | counts == data
 
 
 def test_links_beside_one_that_is_being_scanned_are_compared(docora: Docora) -> None:

@@ -127,7 +127,7 @@ def test_each_event_of_a_job_names_its_link_and_the_last_one_its_end(snapshots: 
     assert sorted(shown) == sorted(
         [
             (good.job_id, "tried_again", 1, "WARNING"),
-            (good.job_id, "failed", 0, "WARNING"),
+            (good.job_id, "failed_again", 0, "WARNING"),
             (gone.job_id, "nothing_to_do", 0, "INFO"),
         ]
     )

@@ -77,23 +77,50 @@ def test_tries_are_entries_and_a_rescan_without_changes_is_only_counted(
 
 
 @pytest.mark.slow
-def test_a_failed_link_that_is_scheduled_again_fails_again(snapshots: Snapshots) -> None:
+@pytest.mark.parametrize("again", [["schedule"], ["retry", "acme", "octo/api"]])
+def test_a_link_that_was_failed_fails_again_until_it_is_in_sync(
+    snapshots: Snapshots, again: list[str]
+) -> None:
     docora = snapshots.docora
-    link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
-    snapshots.receiver.answer = lambda _: 500
+    link, upstream = snapshots.add_link({"a": "1\n"}, "pending_snapshot", retry_count=0)
+    answer = 500
+    snapshots.receiver.answer = lambda _: answer
     one_try = {"MAX_RETRY_ATTEMPTS": "1"}
-    assert snapshots.work(**one_try).code == 0
-    assert docora.run("schedule").code == 0
+
+    def work(command: list[str]) -> None:
+        docora.set_link(link, last_scanned_at=None)
+        assert docora.run(*command, env=one_try).code == 0
+        assert snapshots.work(**one_try).code == 0
+
+    work(["schedule"])
+    # A try that does not count makes the link pending.
     lock = "docora:repo-lock:octo/api"
     docora.redis.set(lock, "another job", px=80_000)
     shutil.rmtree(snapshots.repos)
-    assert snapshots.work(**one_try).code == 0
+    work(again)
     assert docora.status(link) == "pending_snapshot"
     docora.redis.delete(lock)
     make_delayed_jobs_due(docora)
     assert snapshots.work(**one_try).code == 0
-    assert [end.outcome for end in recorded(docora)] == ["failed", "failed_again"]
-    assert [end.try_number for end in recorded(docora)] == [1, 2]
+    answer = 200
+    work(again)
+    answer = 500
+    upstream.commit({"a": "2\n"})
+    work(["schedule"])
+    ends = ["failed", "failed_again", "synced", "failed"]
+    assert [end.outcome for end in recorded(docora)] == ends
+    assert docora.status(link) == "failed"
+
+
+@pytest.mark.slow
+def test_a_killed_job_of_a_failed_link_fails_again(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=1)
+    with held_worker(snapshots, MAX_RETRY_ATTEMPTS="1") as (gate, worker):
+        os.kill(worker.horse(), SIGKILL)
+        gate.release()
+        eventually(lambda: recorded(docora) != [], "the end")
+    assert [end.outcome for end in recorded(docora)] == ["failed_again"]
     assert docora.status(link) == "failed"
 
 
@@ -145,8 +172,7 @@ def test_a_kill_after_the_commit_loses_one_entry_and_none_is_invented(
             worker.await_line("its process was killed")
         assert snapshots.work(MAX_RETRY_ATTEMPTS="1").code == 0  # a try that is left has no changes
     assert recorded(docora) == []
-    assert "tried_again" not in counted(docora)
-    assert "failed" not in counted(docora)
+    assert counted(docora).keys().isdisjoint({"tried_again", "failed", "failed_again"})
     row = docora.row(link)
     assert (row["status"], row["retry_count"]) == (verdict["status"], verdict["retry_count"])
 
