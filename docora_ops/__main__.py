@@ -23,8 +23,8 @@ def main() -> int:
     from docora_ops.cli.app import run
 
     code = run(sys.argv[1:])
-    # If a KeyboardInterrupt has left `exec` of a string, with which dataclasses are made, Python
-    # exits with 130 at the end of `python -m`, even if it was caught. Another `exec` prevents that.
+    # Dataclasses are made by `exec` of a string. If a KeyboardInterrupt is raised in such a call,
+    # `python -m` exits with 130, even if the interrupt was caught. Another `exec` prevents this.
     exec("")  # noqa: S102
     gc.freeze()
     return code

@@ -63,11 +63,11 @@ class ErrorGroup:
     error_message: the error without the file; `*` replaces the parts that differ. None if the links
         have no error.
     files: the number of different files that the errors name.
-    app_names: up to three of the apps whose names are known, most links first.
-    good_until_at: the latest good scan of a failed link; None if there is none. The time of a
-        failure is not recorded, but each link failed after its own last good scan.
+    app_names: the names of up to three apps, most links first. Unknown names are left out.
+    good_until_at: the latest of the failed links' last good scans; None if there is none. The time
+        of a failure is not recorded, but each link failed after its own last good scan.
     good_until_seconds: the seconds since `good_until_at`, by the clock of Postgres.
-    oldest_scan_seconds: the seconds since the earliest last good scan of a failed link.
+    oldest_scan_seconds: the seconds since the earliest of the failed links' last good scans.
     """
 
     error_message: str | None
@@ -81,9 +81,11 @@ class ErrorGroup:
 
 
 def split_delivery(text: str) -> tuple[str, str | None]:
-    """Splits the error of a delivery, from `typable`, into the reason and the file that was sent.
+    """Splits the error of a delivery into the reason and the file that was sent.
 
     Returns any other error whole, with None for the file.
+
+    text: the error, as `typable` returns it.
     """
     parts = _DELIVERY.fullmatch(text)
     if not parts:
@@ -92,10 +94,12 @@ def split_delivery(text: str) -> tuple[str, str | None]:
 
 
 def fold(text: str) -> str:
-    """Replaces paths, URLs, numbers, ids and quoted text by `*` in an error from `typable`.
+    """Replaces paths, URLs, numbers, ids and quoted text in an error by `*`.
 
     Keeps only the reason of a failed delivery, so that errors match regardless of the file, and of
     whether a worker of Docora or of docora-ops wrote them.
+
+    text: the error, as `typable` returns it.
     """
     folded = _VARIABLE.sub(
         lambda part: part["kept"] or f"{part['notification'] or ''}*", split_delivery(text)[0]
@@ -119,9 +123,10 @@ def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
 
     A group shows the reason that all its errors share, otherwise the folded error.
 
-    rows: an app's id and name (None if unknown), the first LONGEST + 1 characters of an error, the
-        number of the app's links with this error and, optionally, `good_until_at`,
-        `good_until_seconds` and `oldest_scan_seconds` of those that are failed.
+    rows: each describes links of one app that have the same error: the app's id and name (None if
+        unknown), the first LONGEST + 1 characters of the error, the number of links and,
+        optionally, `good_until_at`, `good_until_seconds` and `oldest_scan_seconds` of the failed
+        ones.
     """
     links: defaultdict[str | None, Counter[tuple[str, str | None]]] = defaultdict(Counter)
     files: defaultdict[str | None, set[int]] = defaultdict(set)  # hashes, for a million links

@@ -33,7 +33,7 @@ class UsageError(DocoraOpsError, code="usage"):
 
 
 def in_future(option: str, at: datetime, now: datetime, server: str) -> UsageError:
-    """Returns the error for a time in the future. `now`: by the clock of `server`."""
+    """Returns the error for a time in the future. `now`: the time by the clock of `server`."""
     return UsageError(
         f"{option} {moment(at)} is in the future: it is {moment(now)} by the clock of {server}",
         hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
@@ -145,7 +145,7 @@ class ConflictError(LinkError, code="postgres_statement"):
 
 
 class LinkLockedError(LinkError, code="link_locked"):
-    """Another session has held a lock for too long, such as that of the link's row."""
+    """Another session has held a lock for too long, such as the lock of the link's row."""
 
 
 class RedisError(ServerError, code="redis"):

@@ -355,7 +355,7 @@ class QueueOverview:
     held: Sequence[HeldApp] = ()
     jobs_of_apps: int | None = None  # live jobs of the chosen apps, to which `jobs` is limited
     read_at: datetime | None = None  # by the clock of Redis
-    # Idle workers that take none of the waiting jobs, because the apps of these have their shares.
+    # Idle workers that take no waiting job, because the apps of these jobs have their full share.
     spare_slots: int = 0
 
     @property
@@ -378,8 +378,8 @@ class QueueOverview:
     def has_scheduler(self) -> bool:
         """Tells whether anything queues RQ's delayed jobs when they are due.
 
-        A worker of docora-ops queues them. It is known by its `clock_ahead_seconds`, which no other
-        worker reports.
+        RQ's scheduler and each worker of docora-ops do so. Of all workers, only those of docora-ops
+        report `clock_ahead_seconds`.
         """
         ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
         return ours or self.scheduler is not None
@@ -430,7 +430,7 @@ class Backlog:
 def backlog_of(queue: QueueOverview) -> Backlog | None:
     """Summarizes the long jobs: those that have run for at least 10 s.
 
-    Names the repository with the most long jobs, or the app with the most, if that has more.
+    Names the repository with the most long jobs, unless an app has more; then names the app.
 
     Returns None if there is no long job, if no other job has waited for 10 s, or with BullMQ, whose
     jobs do not name their workers.

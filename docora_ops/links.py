@@ -226,7 +226,10 @@ class LinkResult:
 
 @dataclass(frozen=True, slots=True)
 class LinkFailure:
-    """A link with an error: not queued, failed again, or lost. Unknown names are None."""
+    """A link that could not be queued, failed again, or has lost its job; and why.
+
+    app_name, repository_name: None if unknown.
+    """
 
     job_id: str
     app_id: str

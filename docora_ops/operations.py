@@ -45,8 +45,9 @@ class Results:
 class KnownOperation:
     """A bulk operation that is still in Redis. If `who` is None, docora-ops did not start it.
 
-    taken_over: of a retry with `--in-flight`, how many of the completed links it did not queue,
-        because another producer had queued them, or because they no longer qualified.
+    taken_over: how many of the completed links the operation did not queue, because another
+        producer had queued them, or because they no longer qualified. 0 except for a retry
+        with `--in-flight`.
     """
 
     operation_id: str
@@ -184,7 +185,7 @@ class ChangeOptions:
     path: str | None = None  # a resync of one link sends only these files; `*` matches any text
     now: bool = False  # exempt the job of one link from the hold of its app
     in_flight: int | None = None  # the most snapshots in flight; waits for all of them
-    max_failures: MaxFailures | None = None  # stop queueing once more fail; needs `in_flight`
+    max_failures: MaxFailures | None = None  # beyond this, stop queueing; needs `in_flight`
     wait: bool = False  # wait for the snapshots
     timeout: float | None = None  # seconds after which the wait ends; the jobs continue
 
@@ -235,15 +236,15 @@ class LeftToOperation:
 
 @dataclass(frozen=True)
 class BulkResult:
-    """The result of a bulk operation so far, by Docora's own names.
+    """The result of a bulk operation so far.
 
     completed, left: add up to `total`.
     put_to_work: the sum of `queued`, `replaced_stale`, `reset` and `already_queued`.
     in_flight, taken_over: None without `--in-flight`.
     circuits_reset, circuits_held: None without `--reset-circuit`.
     planned_links: None without `--dry-run`.
-    running_operations: operations at work on the same links before the first change.
-    failures: updated in place.
+    running_operations: operations that were at work on the same links before this one began.
+    failures: one list that all results share. The operation keeps adding to it.
     """
 
     action: Action
@@ -311,7 +312,7 @@ class LinkWait:
 
 @dataclass(frozen=True)
 class JobCounts:
-    """The jobs of followed links by state. A job that is not found counts only once it is lost."""
+    """The jobs of followed links by state. A missing job counts only after a while, as lost."""
 
     waiting: int = 0
     running: int = 0

@@ -67,7 +67,8 @@ _AS_LIBPQ = {
     "ssl=true": "sslmode=require",
     "ssl=false": "sslmode=disable",
 }
-# The driver refuses any other unknown option, which may be misspelt or part of a password.
+# Options to leave out. All others are passed on, so that the driver refuses an unknown one, which
+# may be misspelt, or part of a password.
 _LEFT_OUT = frozenset(
     # Options of node-pg and ioredis.
     {"allowExitOnIdle", "keepAlive", "max", "uselibpqcompat"}
@@ -163,7 +164,7 @@ class Settings(BaseSettings):
             parts = urlsplit("")
         if parts.scheme not in schemes:
             raise ValueError(f"must look like {' or '.join(f'{name}://…' for name in schemes)}")
-        # Unescaped in a password, such a character would make the rest the host, which is shown.
+        # An unescaped @, /, ? or # makes a part of the password the host, which is shown.
         options = [option for option in parts.query.split("&") if "=" not in option]
         if parts.netloc.count("@") > 1 or "@" in parts.path + "".join(options) or parts.fragment:
             raise ValueError("has an @ / ? or # that must be percent-encoded")
@@ -177,7 +178,7 @@ class Settings(BaseSettings):
         return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if kept else ""))
 
     def hurried(self, seconds: int) -> Self:
-        """Returns the settings with at most `seconds` to connect, and for each server reply."""
+        """Returns a copy that waits at most `seconds` to connect, and for each server reply."""
         names = ("connect_timeout", "statement_timeout")
         return self.model_copy(update={name: min(seconds, getattr(self, name)) for name in names})
 
@@ -223,7 +224,7 @@ class Settings(BaseSettings):
 
     @property
     def retry_delays(self) -> list[int]:
-        """Returns the delay before each further try in whole seconds: doubled, at most a day."""
+        """Returns the delays before further tries, in whole seconds: doubling, up to a day."""
         base = self.retry_base_delay_ms / 1000
         delays = (math.ceil(base * 2**attempt) for attempt in range(self.max_retry_attempts - 1))
         return [min(delay, LONGEST_RETRY_DELAY) for delay in delays]
@@ -389,9 +390,10 @@ def _text_of(file: Path, name: str) -> str:
 
 
 def settings_source(env_file: Path | None, target: str | None) -> tuple[Path | None, str | None]:
-    """Returns the env file or the target to read: the argument, else that of the environment.
+    """Returns the env file and the target to read, of which at least one is None.
 
-    Raises UsageError if both an env file and a target are given, or both are in the environment.
+    If both arguments are None, reads DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET. Raises UsageError
+    if both arguments or both variables are set.
     """
     names = "--env-file and --target"
     if env_file is None and target is None:
@@ -412,7 +414,10 @@ def own_folder() -> Path:
 
 
 def target_files() -> dict[str, Path]:
-    """Returns the file of each target by name, sorted. Raises ConfigurationError."""
+    """Returns the file of each target by name, sorted.
+
+    Raises ConfigurationError if the user's folder can't be read.
+    """
     targets: dict[str, Path] = {}
     own = own_folder()
     for folder in (SYSTEM_FOLDER, own):

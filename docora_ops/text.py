@@ -62,7 +62,7 @@ def inert(value: object) -> str:
 
 
 def flat(text: str | None) -> str:
-    """Returns a text without line breaks, such as an error of git; empty for None."""
+    """Joins the lines of a text, such as an error of git; returns an empty text for None."""
     return " ".join(filter(None, map(str.strip, (text or "").split("\n"))))
 
 
@@ -85,7 +85,7 @@ def to_minute(when: datetime) -> str:
 
 @dataclass(frozen=True)
 class TimeOfDay:
-    """A time of day in UTC. `days_ago`: how many days before its last occurrence."""
+    """A time of day in UTC: its latest occurrence, or `days_ago` days before that."""
 
     at: time
     days_ago: int = 0
@@ -96,7 +96,7 @@ When = datetime | timedelta | TimeOfDay
 
 
 def moment_of(when: When, now: datetime) -> datetime:
-    """Returns the moment that was typed. `now`: by the clock of the server concerned."""
+    """Returns the moment that was typed. `now`: the time by the clock of the server concerned."""
     if isinstance(when, datetime):
         return when
     if isinstance(when, timedelta):
@@ -144,7 +144,7 @@ def ago(seconds: float | None) -> str:
 def good_until(at: datetime | None, seconds: int | None, oldest: int | None = None) -> str:
     """Returns until when failed links were good: `08:12Z, 3h5m ago` or `2026-11-28, 3d ago`.
 
-    Names the earliest of the links' last good scans. Names the latest, too, if they are far apart:
+    Names the earliest of the links' last good scans. Names the latest, too, if both are far apart:
     `08:12Z to 17:21Z`, or two dates if the earliest is over a day old. Returns `never good` if
     there is no good scan.
 

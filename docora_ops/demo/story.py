@@ -145,8 +145,9 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
     """Starts the servers in a temporary folder; always stops them and removes the folder.
 
     Delays signals while starting and stopping, because an interrupted start would leave a server
-    behind. Blocks SIGINT, also for the servers: Ctrl-C in the terminal must not end them before the
-    commands. Does not block SIGTERM, because SIGTERM stops the servers.
+    behind. Starts the servers with SIGINT blocked, because Ctrl-C in the terminal must not end a
+    server that a command still uses. Only defers SIGTERM, which must be able to stop the
+    servers.
     """
     stack, ending = ExitStack(), {signal.SIGTERM, signal.SIGHUP}
     try:

@@ -33,9 +33,9 @@ _LOCK_TTL = 120  # seconds, as in Docora's own workers
 # Seconds. A job renews the TTL every 20 s while git runs. If less than this is left, the job was
 # killed, hangs, or is one of Docora's own worker, which does not renew the TTL.
 _LEAST_TTL = _LOCK_TTL - 1.5 * KEEP_ALIVE_INTERVAL
-LOCK_TIMEOUT = 3.0  # seconds that a job waits for the lock of a living job, and keeps its slot
+LOCK_TIMEOUT = 3.0  # seconds that a job keeps its slot to wait for the lock of a living job
 _LOCK_PAUSE = 10  # seconds until the next try, in which other jobs can use the slot
-# git's maintenance takes two processes, so it runs only for commit ids that begin so: 1 in 16.
+# git's maintenance takes two processes, so it runs only if the commit id begins with this: 1 in 16.
 _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
 # Files and folders of a commit. A few nested trees, each used many times, make billions.
@@ -287,7 +287,10 @@ class Objects:
         return [(path.decode(errors="replace"), object_id) for path, object_id in sorted(files)]
 
     def read(self, object_ids: Iterable[str], kind: bytes = b"blob") -> Iterator[Iterator[bytes]]:
-        """Yields the content of each object. Read each content to its end before you go on."""
+        """Yields the content of each object, as an iterator of pieces.
+
+        Exhaust each iterator before you take the next one.
+        """
         if self._running is None:
             self._running = self._git.start(["cat-file", "--batch"], self._clone)
         stdin, stdout = self._running.stdin, self._running.stdout

@@ -175,7 +175,7 @@ class Git:
 
 
 def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-    """Starts git. If the time limit of the job is reached meanwhile, ends git, then raises."""
+    """Starts git. If the job reaches its time limit meanwhile, ends git and raises RQ's error."""
     process = None
     try:
         with deferred((signal.SIGALRM,)):

@@ -26,7 +26,7 @@ class Heartbeat:
 
     @property
     def age(self) -> float:
-        """Returns the seconds since the heartbeat; negative if the machine has restarted since."""
+        """Returns the seconds since the heartbeat; may be negative if the machine has restarted."""
         return time.monotonic() - self.at
 
     @property

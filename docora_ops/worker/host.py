@@ -35,7 +35,8 @@ _SYSTEM_FILES = (
 )
 
 _TRIAL = 4 << 20  # bytes
-# Of a full disk, a quota, a disk that takes no writes, and a host without files or memory left.
+# The errors of a full disk, a quota, a disk that denies writes, and a host that has no file
+# descriptors, processes or memory left.
 _SCARCE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
@@ -94,7 +95,10 @@ def limit_memory(settings: Settings) -> None:
 
 
 def is_scarcity(error: BaseException | None) -> bool:
-    """Tells whether an error or its cause may come from a lack of disk, files or memory."""
+    """Tells whether an error or its cause may come from a host that lacks what jobs need.
+
+    Jobs need file descriptors, processes, memory, and a disk that has room and permits writes.
+    """
     while error is not None:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SCARCE:
             return True

@@ -12,7 +12,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def handle_ending(handler: Callable[[int, FrameType | None], None]) -> dict[signal.Signals, Any]:
     """Sets the handler of the signals that end a worker; returns the previous handlers.
 
-    SIGHUP stays ignored if the process was started so, for example by `nohup`.
+    If the process was started with SIGHUP ignored, for example by `nohup`, SIGHUP stays ignored.
     """
     return {
         number: signal.signal(number, handler)
@@ -25,8 +25,8 @@ def handle_ending(handler: Callable[[int, FrameType | None], None]) -> dict[sign
 def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
     """Runs the handlers of these signals only after the `with` block.
 
-    Programs that the block starts receive the signals at once. Blocked signals (`held_back`) would
-    stay blocked in these programs, too.
+    Programs that the block starts receive the signals at once. With `held_back`, in contrast, the
+    signals are blocked in the programs, too.
     """
     came: list[int] = []
     before = {

@@ -159,7 +159,7 @@ def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
 
 
 class _App:
-    """The steps that probe an app. The first critical one is the last."""
+    """Probes an app step by step. Ends after the first critical step."""
 
     def __init__(self, app: App, base_url: str, settings: Settings) -> None:
         self.app_id = app.app_id

@@ -77,8 +77,9 @@ def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdo
     child ends with an error, ends all of them. As process 1 of a container, also reaps orphans.
     RQ's WorkerPool does none of this.
 
-    run: called in each child with a number, and returns its exit code. A child that replaces
-        another gets a new number, because RQ keeps the name of a killed worker for two minutes.
+    run: called in each child with the child's number; returns the child's exit code. A child that
+        replaces another gets a new number, because RQ keeps the name of a killed worker for two
+        minutes.
     watchdog: has a slot for each child.
     """
     children: dict[int, int] = {}  # slots by process id

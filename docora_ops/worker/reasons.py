@@ -87,7 +87,7 @@ class Doubt:
         self._pause = _PAUSE
 
     def suspect(self) -> None:
-        """Makes `bar` run the check at its next call, or at the first call after the pause."""
+        """Makes the next call of `bar` run the check, but not before the end of a pause."""
         self._is_suspected = True
 
     def bar(self) -> Bar | None:
@@ -167,10 +167,10 @@ class Reasons:
         self._next_look = 0.0
 
     def is_hosts_fault(self, job_id: str) -> bool:
-        """Tries what jobs need of the host. Returns True if the host can't do it.
+        """Tells whether the error of a job is the host's fault. Tries what jobs need of the host.
 
-        From the third such error of a job on, returns False, so that the error counts as a failure
-        of the link. A success of the job resets the count.
+        Returns True at most twice for a job until it succeeds: its third error counts as a failure
+        of the link, even if the host is still at fault.
         """
         if self.host.look() is None:
             return False

@@ -44,7 +44,7 @@ class LinkRecovery:
         """Counts a failure of the job's link, unless the job itself has counted it.
 
         Ends the tries of the job if the link is failed now, or gone. If the link can't be updated,
-        logs the error and has another try follow.
+        logs the error, and the job is tried again.
         """
         if (ids := _ids(job)) is None:  # of another program
             log.warning("job %s: failed: %s", inert(job.id), reason)
@@ -78,7 +78,7 @@ class LinkRecovery:
         tell(job.kwargs, text, logging.WARNING, outcome)
 
     def release_cut_off_job(self, job: Job) -> None:
-        """Makes the link pending and has the next try follow at once; counts no failure."""
+        """Makes the link pending, and the job is tried again at once; counts no failure."""
         Tries(job).give_back()
         if (ids := _ids(job)) is None:
             return
@@ -102,7 +102,7 @@ class LinkRecovery:
 
         Queues the link again unless it is failed now. Raises ServerError.
 
-        beat: called after each link, because many links may take long.
+        beat: called after each link and, during waits, every second: many links may take long.
         """
         with closing(Database(self._settings)) as database:
             limit = self._settings.max_retry_attempts

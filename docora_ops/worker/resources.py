@@ -18,7 +18,8 @@ _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 class Resources:
     """The settings and connections of a process.
 
-    client: of Redis; None if the process runs a single job. `leave` then closes the connections.
+    client: a client of Redis. None if the process runs a single job, after which `leave` closes the
+        connections.
     """
 
     def __init__(self, settings: Settings, client: Redis | None = None) -> None:
@@ -31,7 +32,7 @@ class Resources:
         self._webhooks: dict[tuple[str, str, str], Webhook] = {}
 
     def take_session(self) -> Session:
-        """Returns the session of the last job if it is still open, or a new one."""
+        """Returns the Postgres session of the last job if it is still open, or a new one."""
         session, self._session = self._session, None
         if session is not None:
             if session.is_open:  # Postgres may have been restarted since
@@ -42,7 +43,9 @@ class Resources:
         return Session(self.settings.model_copy(update=timeouts))
 
     def webhook(self, *app: *tuple[str, str, str]) -> Webhook:
-        """Returns the webhook of an app. An earlier job may have left its connection open.
+        """Returns the webhook of an app. Reuses a connection that an earlier job has left open.
+
+        Raises DeliveryError for an unusable base_url or proxy.
 
         app: base_url, id and auth key.
         """

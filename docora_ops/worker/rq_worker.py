@@ -220,7 +220,7 @@ class SnapshotWorker(JobRunner):
             log.warning("worker %s: %s; waits until it answers", self.name, lost)
 
     def _find_redis(self) -> None:
-        """Says that Redis answers again, if it had not."""
+        """After `_miss_redis`, says once that Redis answers again."""
         if self._misses_redis:
             self._misses_redis, self._redis_pause = False, _PAUSE
             log.warning("worker %s: Redis answers again: goes on", self.name)
@@ -234,7 +234,7 @@ class SnapshotWorker(JobRunner):
 
     # RQ's `dequeue_any` takes the first job of the list, whatever its app.
     def _take(self) -> tuple[Job | None, Finding]:
-        """Takes a job if one may run now. Returns the job or None, and the finding.
+        """Takes a job if one may run now. Returns the job or None, and the result of the search.
 
         If the host lacks the resources to read the job, puts the job back and waits. Drops a job
         that is gone, or that can't be read for another reason.

@@ -97,7 +97,7 @@ class _NothingToDoError(Exception):
 class _Snapshot:
     """One job.
 
-    about: the arguments of the job; later what the database says in their place.
+    about: the arguments of the job, which `work` replaces by what it reads from the database.
     """
 
     def __init__(
@@ -150,7 +150,10 @@ class _Snapshot:
         error_message: str | None = None,
         try_number: int | None = None,
     ) -> None:
-        """Logs the end of the job, and adds it to the record of outcomes."""
+        """Logs the end of the job, and adds it to the record of outcomes.
+
+        Does not record a job that waits, or whose failure could not be counted.
+        """
         outcome = SnapshotOutcome(
             host.now(),
             *self.ids,
@@ -183,7 +186,8 @@ class _Snapshot:
     def _begin(self) -> tuple[Link, Payload]:
         """Takes the lock of the link, and sets the link to `scanning`.
 
-        Waits while another session holds the lock of a link that is not `scanning`.
+        Waits while another session holds the lock of a link that is not `scanning`; after a minute,
+        raises SnapshotError. Raises _NothingToDoError if the link is gone or is being scanned.
         """
         end = time.monotonic() + LOCK_TIMEOUT
         while (begun := scans.begin_scan(self.session, *self.ids)) is Refusal.HELD:
@@ -244,7 +248,7 @@ class _Snapshot:
             if len(file.path) <= _LONGEST_SNAPSHOT_PATH and fits_index(file.path)
         ]
         stored = commit.sha, commit.branch[:255]
-        # If nothing was sent, the commit is hardly a new one.
+        # If nothing was sent, the commit is probably stored already.
         if not self.sent and scans.end_unchanged_scan(self.session, link.ref, *stored, len(rows)):
             self.has_locks = False
             return
@@ -255,8 +259,8 @@ class _Snapshot:
     def _fetch(self, clone: Clone, objects: Objects) -> tuple[Commit, Sequence[File]] | None:
         """Fetches and scans the newest commit. Returns None if there has never been a commit.
 
-        Raises GitError if the repository shows no branch, but had a commit before: the empty answer
-        of a gateway looks the same to git, and nothing may be deleted at the apps because of it.
+        Raises GitError if the repository shows no branch, but had a commit before: to git, the
+        empty answer of a gateway looks the same, and must not cause deletions at the apps.
         """
         self.reads_repository = True
         self.commit = commit = clone.sync()
@@ -360,8 +364,9 @@ class _Snapshot:
     def _fail(self, error: Exception, message: str) -> None:
         """Counts a failure of the link, and raises SnapshotError.
 
-        Ends the tries if the link is failed now. If the failure can't be counted, has another try
-        follow. If the link is gone or has another job at work, only logs and records that.
+        A GitError also counts for the circuit. Ends the tries if the link is failed now. If the
+        failure can't be counted, the job is tried again. If the link is gone, or another job is at
+        work on it, logs and records this, and does not raise.
         """
         settings, circuit, ending = self.settings, None, None
         with closing(self._open_database()) as database:

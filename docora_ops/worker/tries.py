@@ -19,7 +19,7 @@ class SnapshotJob(Job):
 
     The comment above each override says what RQ does in its place.
 
-    pause: seconds until the next try if this one does not count.
+    pause: seconds until the next try; None if the present try counts.
     """
 
     pause: int | None = None
@@ -41,7 +41,7 @@ class SnapshotJob(Job):
     # RQ 3.0 writes the status before it adds the job to the schedule. If the process is killed in
     # between, the job is in no list.
     def retry(self, queue: Queue, pipeline: Pipeline) -> None:
-        """Queues or schedules the next try. The same pipeline writes the job's status."""
+        """Queues or schedules the next try, and sets the job's status, in one pipeline."""
         self._retry_pipeline = pipeline
         try:
             super().retry(queue, pipeline)

@@ -1,4 +1,4 @@
-"""Runs a job in a work-horse, as RQ calls the process that runs jobs, and records its end.
+"""Runs jobs in a work-horse (RQ's name for the process that runs jobs); records how they end.
 
 The work-horse is a fork of its worker, so both have the same `JobRunner`. Here, `worker` is the
 parent and `work-horse` the child.
@@ -84,7 +84,7 @@ class JobRunner(Worker):
 
     # RQ ends if the host starts no process, and shows the worker as idle between two jobs.
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Has a work-horse run the job. If the host starts none, the job waits again."""
+        """Has a work-horse run the job. If the host can't start one, the job is queued again."""
         execution = self.prepare_execution(job)
         try:
             self.fork_work_horse(job, queue)
@@ -131,7 +131,7 @@ class JobRunner(Worker):
         """
         while self._living_horse:
             try:
-                # Left in the socket: RQ's alarm may interrupt this call and have it repeated.
+                # The message stays in the socket: RQ's alarm may interrupt this call and repeat it.
                 message = self._to_horse.recv(1, socket.MSG_PEEK)
             except TimeoutError:
                 self.beat()
@@ -265,7 +265,8 @@ class JobRunner(Worker):
     ) -> None:
         """Records a failure, unless RQ already has.
 
-        execution: None for a job that never began. The job then begins, so that it can fail.
+        execution: None for a job that never began. Such a job begins first, so that it counts as
+            running until it has failed.
         """
         if execution is None:
             execution = rq_faults.begin_stuck_job(self, job, queue)
