@@ -1,4 +1,4 @@
-"""The edge to Postgres: Docora's tables as they are."""
+"""All access to Postgres: SQL and the functions that run it. Docora's tables stay unchanged."""
 
 from psycopg import Rollback
 

@@ -46,7 +46,7 @@ ORDER BY a.app_name, app_id
 
 @dataclass(frozen=True, slots=True)
 class LinkToResync(LinkIds):
-    """A link whose job sends files to the old URL and then marks the link as `synced`."""
+    """A link whose job may send files to the old URL of the app, and still end as `synced`."""
 
     app_id: str
     repository_id: str
@@ -77,12 +77,12 @@ def set_base_url(database: Database, app_id: str, base_url: str) -> datetime:
 def links_of_old_url(
     database: Database, app_id: str, jobs: Sequence[str], since: datetime | None
 ) -> list[LinkToResync]:
-    """Returns the links of an app whose jobs send files to its old URL, sorted by name.
+    """Returns an app's links whose jobs may send files to the old URL, sorted by repository name.
 
-    Includes links that are being scanned or were scanned since the change, because their jobs may
-    have read the old URL.
+    These are the links of `jobs`, the links that are being scanned, and those scanned since the
+    change.
 
-    jobs: ids of jobs that carry the old URL.
+    jobs: ids of jobs that carry the old URL; ignores jobs of other apps.
     since: when the URL was changed; None if it has not been changed yet.
     """
     pairs = filter(None, map(ids_of_job, jobs))
@@ -92,7 +92,7 @@ def links_of_old_url(
 
 
 def has_failed_links(database: Database, app_id: str) -> bool:
-    """Tells whether a link of the app is failed."""
+    """Tells whether the app has a failed link."""
     return bool(database.rows(HAS_FAILED_LINKS, {"app_id": app_id})[0][0])
 
 

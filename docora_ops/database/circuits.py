@@ -55,12 +55,12 @@ class Circuit:
 
 @dataclass(frozen=True)
 class Recipient:
-    """An app that receives `sync_failed`."""
+    """An app to send the event `sync_failed` to."""
 
     app_id: str
     base_url: str
     client_auth_key_encrypted: str = field(repr=False)
-    retry_count: int
+    retry_count: int  # of the app's link
 
 
 def git_failed(
@@ -68,7 +68,7 @@ def git_failed(
 ) -> Circuit | None:
     """Counts a git failure. From `threshold` failures on, opens the circuit for `cooldown` seconds.
 
-    Returns None if the repository is gone.
+    Returns the new state of the circuit; None if the repository is gone.
     """
     values = {"repository_id": repository_id, "threshold": threshold, "cooldown": cooldown}
     rows = database.rows(COUNT_GIT_FAILURE, values)
@@ -76,7 +76,7 @@ def git_failed(
 
 
 def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> set[str]:
-    """Returns the ids of the repositories that have an open circuit or git failures."""
+    """Returns the given ids of repositories that have git failures, or a circuit to close."""
     rows = database.rows(READ_CIRCUITS_TO_RESET, {"ids": list(repository_ids)})
     return {id_ for (id_,) in rows}
 
@@ -84,7 +84,7 @@ def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> se
 def reset_circuits(
     database: Database, repository_ids: Collection[str], *, wait: bool = True
 ) -> set[str]:
-    """Closes open circuits and sets git failures to 0. Returns the ids of changed repositories.
+    """Closes circuits and sets git failures to 0. Returns the ids of changed repositories.
 
     wait: wait for rows locked by other sessions instead of skipping them. Raises LinkLockedError on
         timeout.

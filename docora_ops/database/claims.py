@@ -45,8 +45,8 @@ class Claiming:
 
     qualifies: an SQL condition on a link `l` and its repository `r`.
     parameters: the parameters of `qualifies` and `change`.
-    change: an SQL statement that changes the links to claim, and returns their ids and statuses.
-        These links are the rows of `judged` without an outcome.
+    change: an SQL statement that changes links to claim, which are the rows of `judged` without an
+        outcome. Returns the ids and new statuses of the changed links.
     """
 
     qualifies: str
@@ -132,10 +132,10 @@ def claim_links(
 ) -> list[Claim]:
     """Locks links by their row ids, and changes the links that qualify.
 
-    Omits links that are gone or, unless `wait`, locked by other sessions. Raises PostgresError, and
-    LinkLockedError if waiting for a lock times out.
+    Returns all locked links. Omits links that are gone or, unless `wait`, locked by other sessions.
+    Raises PostgresError, and LinkLockedError if waiting for a lock times out.
     """
-    # Rows that other sessions hold are skipped: the caller tries them again later.
+    # Without `wait`, rows locked by other sessions are skipped: the caller tries them again later.
     lock = LOCK_LINKS if wait else f"{LOCK_LINKS} SKIP LOCKED"
     locked = [id_ for (id_,) in database.rows(lock, {"ids": list(ids)})]
     if not locked:

@@ -29,7 +29,7 @@ def clear_deliveries(
     delete = f"DELETE FROM docora.app_delivered_files d USING {of_links}"
     # No content has this SHA-256, so the next snapshot sends an update for each of these files, and
     # a deletion for each file that is gone. With an empty value, Docora's worker would send no
-    # `previous_sha`; an app that validates it accepts a value in the form of a SHA-256.
+    # `previous_sha`. An app that validates `previous_sha` accepts the form of a SHA-256.
     mark = f"UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {of_links}"
     return database.execute(mark if update else delete, _of_links(links, path))
 
@@ -118,7 +118,7 @@ _AT_ONCE = 5_000  # files per statement
 def deliveries_by_repository(
     database: Database, which: DeliveryFilter
 ) -> dict[str, tuple[int, datetime, datetime]]:
-    """Returns by repository id the number of files, and the times of the first and last delivery.
+    """Returns, by repository id, the number of files and their earliest and latest delivery time.
 
     Omits repositories without files.
     """
@@ -127,7 +127,7 @@ def deliveries_by_repository(
 
 
 def delivered_files(database: Database, which: DeliveryFilter) -> Iterator[DeliveredFile]:
-    """Yields the files, sorted by repository id, then path.
+    """Yields the matching files, sorted by repository id, then path.
 
     Reads some thousand files per statement, so that no statement waits for a slow reader.
     """

@@ -14,15 +14,15 @@ _UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot
     AND app_id <> ALL (%(held)s::text[])
 """
 
-# Materialized, because with statistics from before a bulk change, Postgres would read the whole
-# table up to the limit.
+# Materialized: with statistics from before a bulk change, Postgres would otherwise go through the
+# table in order until it has found `limit` links.
 UNFINISHED_LINKS = f"""
 WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status {_UNFINISHED})
 SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 """
 
-# Links that should have a live job, and links that will get one, because their jobs may already
-# read as waiting without being in any list of the queue.
+# Links that should have a live job, and links that will get one. The job of such a link may
+# already read as waiting, but be in no list of the queue.
 LINKS_TO_CHECK = """
 SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
 WHERE (
@@ -88,12 +88,14 @@ def pages_of_links_to_check(
     rescan_interval_ms: int | None,
     size: int,
 ) -> Iterator[dict[LinkRef, str]]:
-    """Yields pages of the links that should have a live job, and of failed and due links.
+    """Yields pages of links that should have a live job, are failed or are due, with statuses.
 
-    A page has the status of each link. No transaction is open between the pages.
+    No transaction is open between the pages.
 
-    link_id: only this link, regardless of its age and status.
-    rescan_interval_ms: a link is due when its last scan is older; None omits failed and due links.
+    app_id: only links of this app; None means all apps.
+    link_id: only this link, regardless of its age and status; None means all links.
+    rescan_interval_ms: a synced link is due this long after its last scan; None omits failed and
+        due links.
     """
     only = {"only_app": app_id, "id": link_id, "rescan_interval_ms": rescan_interval_ms}
     after, is_last = {"app_id": "", "repository_id": ""}, False

@@ -12,9 +12,9 @@ from docora_ops.links import LinkRef, LinkStatus
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
-# Each part reads few rows, by an index: links scanned in the minutes before the last scan, fresh
-# links, and links whose circuit was opened, which are left out. All other links are synced and due,
-# or failed. A scan in the future (after a clock was set back) does not count yet.
+# Each part reads few rows, by an index. `read_scans` subtracts fresh links, links whose circuit was
+# opened and due links of held apps from the number of all links by status. A scan in the future
+# (after a clock was set back) does not count as the last scan yet.
 READ_SCANS = f"""
 WITH before_last AS (
     SELECT count(*) AS links, min(last_scanned_at) AS oldest_at,
@@ -58,6 +58,7 @@ FROM before_last, fresh, opened, held
 # The first and the last scan in each piece of the hour before the last scan, by two index lookups
 # each: sorting all scans would take longer than the rest of a screen. A row keeps only the last
 # scan of its link, so links that are no longer scanned would show gaps that did not exist.
+# Therefore, only synced links whose circuit is not open count.
 _SCAN_IN_PIECE = """(
     SELECT last_scanned_at FROM (
         SELECT last_scanned_at, status, repository_id FROM docora.app_repositories
@@ -105,8 +106,8 @@ WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s AND {NOT_HELD}
 ORDER BY l.last_scanned_at LIMIT 1
 """
 
-# A link becomes due one rescan interval after its last scan, a new link when it is created, but
-# neither before its circuit closes. When a link became pending or failed is not recorded.
+# A link becomes due one rescan interval after its last scan, a new link when it is created. No link
+# is due while its circuit is open. When a link became pending or failed is not recorded.
 LONG_DUE = f"""
 SELECT l.id::text, l.app_id, l.repository_id, since FROM {LINKS}
 CROSS JOIN LATERAL (
@@ -140,25 +141,29 @@ LIMIT 1
 
 @dataclass(frozen=True)
 class Scans:
-    """Counts of the links that are due and of recent good scans, by the clock of Postgres."""
+    """The numbers of due links and of recent good scans. Postgres's clock gives all times."""
 
     read_at: datetime
     last_scanned_at: datetime | None
-    before_last: int  # links scanned in the minutes before the last scan
+    before_last: int  # links scanned in the minutes up to the last scan
     first_at: datetime | None  # the oldest of these scans
-    scanned_recently: int  # links scanned in the minutes before now
+    scanned_recently: int  # links scanned in the minutes up to now
     wanted: int  # links that should be scanned regularly
     due: int
 
 
 @dataclass(frozen=True)
 class OverdueLinks:
-    """The number of overdue links and of their apps; lower bounds from `MOST_OVERDUE` links on.
+    """The numbers of overdue links and of their apps. From `MOST_OVERDUE` links on, lower bounds.
 
-    since: the earliest last good scan of these links. For one without a scan, its creation counts.
-    oldest_scan_at: the earliest last good scan of these links. If a link's circuit ended later, its
-        end counts. If none of these links was ever scanned, the earliest last good scan of the
-        synced links whose circuit is not open.
+    since: the earliest last good scan of an overdue link. A link that was never scanned counts with
+        its creation.
+    oldest_scan_at: the earliest last good scan of an overdue link. A link whose circuit ended later
+        counts with the end of the circuit. If no overdue link was ever scanned, the earliest last
+        good scan of any synced link whose circuit is not open.
+
+    With `MOST_OVERDUE` links or more, both times are the earliest last good scan of any synced link
+    whose circuit is not open.
     """
 
     links: int
@@ -175,13 +180,11 @@ def read_scans(
     rescan_interval_ms: int,
     recently: int,
 ) -> Scans:
-    """Counts the links that are due, and those scanned in two periods.
+    """Counts links that are due, that should be scanned regularly, and that were scanned recently.
 
-    The first period ends with the last scan, the second ends now.
-
-    by_status: the number of links by status.
+    by_status: the number of all links by status.
     held: ids of apps whose links are not due.
-    recently: the length of each period in seconds.
+    recently: counts the links scanned in this many seconds up to the last scan, and up to now.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently, "held": held}
     [row] = database.rows(READ_SCANS, values)
@@ -195,13 +198,14 @@ def read_scans(
 
 
 def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> OverdueLinks:
-    """Counts the overdue links: those without a good scan since `before`.
+    """Counts the overdue links: those that `OVERDUE` matches.
 
+    before: links without a good scan since this time are overdue.
     held: ids of apps to leave out.
     """
     values = {"overdue_before": before, "most": MOST_OVERDUE, "held": held}
     [(links, apps, since, oldest_at)] = database.rows(COUNT_OVERDUE, values)
-    if (are_many := links >= MOST_OVERDUE) or oldest_at is None:  # not all, or none was counted
+    if (are_many := links >= MOST_OVERDUE) or oldest_at is None:  # not all counted, or none scanned
         start = _LONG_AGO if are_many else before
         for (oldest_at,) in database.rows(OLDEST_SCAN, {"before": start, "held": held}):
             since = oldest_at if are_many else since
@@ -209,7 +213,7 @@ def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> 
 
 
 def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, timedelta]]:
-    """Returns the gaps of at least `PIECE` seconds between two good scans, and when each ended.
+    """Returns the end and the length of each gap of at least `PIECE` seconds between good scans.
 
     Considers the hour before the last scan, and only synced links whose circuit is not open.
     """
@@ -226,9 +230,10 @@ def long_due_links(
     most: int,
     held: Sequence[str],
 ) -> list[tuple[LinkRef, datetime]]:
-    """Returns up to `most` links that became due before `before`, each with its due time.
+    """Returns up to `most` links with this status that became due before `before`, and when.
 
-    status: SYNCED, PENDING_SNAPSHOT or FAILED. For the last two, the times are lower bounds.
+    status: SYNCED, PENDING_SNAPSHOT or FAILED. Pending and failed links may have become due later
+        than that: rows do not tell when.
     held: ids of apps to leave out.
     """
     values = {"before": before, "rescan_interval_ms": rescan_interval_ms, "held": held}
@@ -237,19 +242,19 @@ def long_due_links(
 
 
 def last_delivery(database: Database) -> datetime | None:
-    """Returns when a file of a link that is being scanned was last delivered; None if never.
+    """Returns when a file was last delivered for a link that is being scanned; None if never.
 
-    Looks at up to 100 links.
+    Looks at up to 100 of these links.
     """
     [(delivered_at,)] = database.rows(LAST_DELIVERY)
     return cast("datetime | None", delivered_at)
 
 
 def has_waiting_link(database: Database, before: datetime, held: Sequence[str]) -> bool:
-    """Tells whether a link that is not failed has waited for a scan since before `before`.
+    """Tells whether a link that is not failed began to wait for a scan before `before`.
 
-    A link waits from its last scan on, a new one from its creation on, but neither while the
-    circuit is open.
+    The wait begins with the last scan of the link, with its creation if it was never scanned,
+    or with the end of its circuit if that is later.
 
     held: ids of apps to leave out.
     """

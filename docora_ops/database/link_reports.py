@@ -1,4 +1,7 @@
-"""Reads lists, counts, histories and results of links, with secrets masked in texts and URLs."""
+"""Reads lists, counts, histories and results of links.
+
+Masks secrets in texts and URLs, except in `different_errors`.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +39,7 @@ _LONGEST_ERROR = 1900  # characters in a list: git's errors can be a megabyte lo
 
 @dataclass(frozen=True, slots=True)
 class ListedLink(LinkIds):
-    """A link and the state of its job, by Docora's own names."""
+    """A link and the state of its job. The fields have Docora's own names."""
 
     app_id: str
     app_name: str
@@ -95,7 +98,7 @@ class AppSummary(App):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The last scan of a repository."""
+    """The stored commit of a repository, and the number of its files."""
 
     commit_sha: str
     branch: str
@@ -201,7 +204,7 @@ ORDER BY 5 DESC, 4 DESC, 1
 def links_page(
     database: Database, which: LinkFilter, sort: LinkSort, *, limit: int, offset: int
 ) -> tuple[int, list[ListedLink]]:
-    """Returns the number of links and one page of them, without the states of their jobs."""
+    """Returns the number of matching links, and one page of them without the states of jobs."""
     parameters = filter_parameters(which)
     with database.snapshot():
         total = count_links(database, which)
@@ -223,7 +226,7 @@ def count_links(database: Database, which: LinkFilter) -> int:
 
 
 def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
-    """Returns id, name (except for statuses) and number of links per group, most links first."""
+    """Returns id, name and number of links per group, most links first. Statuses have no id."""
     return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
@@ -233,7 +236,7 @@ def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
 
 
 def different_errors(database: Database, which: LinkFilter) -> list[str]:
-    """Returns the distinct errors of the links, each cut by `CUT_ERROR`."""
+    """Returns the distinct errors of the matching links, unmasked and cut as by `CUT_ERROR`."""
     rows = database.rows(ERRORS, filter_parameters(which))
     return [error for (error,) in rows if error]
 
@@ -241,7 +244,7 @@ def different_errors(database: Database, which: LinkFilter) -> list[str]:
 def summarize_apps(database: Database, which: LinkFilter, *, every_app: bool) -> list[AppSummary]:
     """Returns the apps with the numbers of their matching links, most failed links first.
 
-    every_app: include apps without matching links; if the filter names apps, only these.
+    every_app: include apps without matching links. If the filter has `app_ids`, only these apps.
     """
     parameters = filter_parameters(which) | {"every_app": every_app}
     apps = [AppSummary(*row) for row in database.rows(APPS, parameters)]
@@ -279,7 +282,7 @@ UNION ALL
 SELECT 'left', count(*) FROM docora.repositories r
 JOIN docora.app_repositories l USING (repository_id)
 WHERE circuit_open_until IS NOT NULL AND status = 'failed'
-    -- The scan of another link would have the circuit forgotten.
+    -- The scan of another link would close the circuit.
     AND NOT EXISTS (
         SELECT FROM docora.app_repositories other
         WHERE other.repository_id = l.repository_id AND other.status <> 'failed'
@@ -294,7 +297,7 @@ class LinkCounts:
     by_status: Mapping[LinkStatus, int]  # every status
     open_circuits: int
     pending_with_open_circuit: int = 0  # links
-    failed_until_retry: int = 0  # links that no scheduler queues, since their circuit was opened
+    failed_until_retry: int = 0  # links that no scheduler queues, because a circuit opened
 
     @property
     def failed(self) -> int:
@@ -384,7 +387,7 @@ class SnapshotResult:
 
 
 def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]:
-    """Returns the result of each of these row ids whose link is synced, failed or gone."""
+    """Returns the results of the links with these row ids. Omits pending and scanning links."""
     results = []
     rows = database.rows(READ_RESULTS, {"ids": list(ids), "longest": _LONGEST_RESULT})
     for *ids_of_link, status, error in rows:
@@ -394,7 +397,7 @@ def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]
 
 
 def _masked(error: str) -> str:
-    """Masks an error of up to _LONGEST_RESULT characters. A longer one was cut: drops its end."""
+    """Masks an error. If it is longer than _LONGEST_RESULT, it was cut: drops its last word."""
     return mask_cut(error[:-1]) if len(error) > _LONGEST_RESULT else mask(error)
 
 
@@ -417,6 +420,6 @@ def count_by_app(database: Database, ids: Sequence[str]) -> list[AppCount]:
 
 
 def read_unsynced(database: Database, ids: Sequence[str]) -> dict[LinkRef, str]:
-    """Returns the status of each link with one of these row ids that is not synced."""
+    """Returns the statuses of the links with these row ids. Omits links that are synced or gone."""
     rows = database.rows(READ_UNSYNCED, {"ids": list(ids)})
     return {LinkRef(*ref): status for *ref, status in rows}

@@ -19,8 +19,8 @@ from docora_ops.links import (
 )
 from docora_ops.text import mask
 
-# Postgres plans each statement with its parameters, so unused conditions cost nothing, nor does the
-# join unless a column of the repository is used.
+# Postgres plans each statement with its parameters, so unused conditions cost nothing. Nor does the
+# join, unless a column of the repository is used.
 LINKS = "docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)"
 
 # Pending links and links that were never scanned count only if no link at all was scanned since
@@ -92,9 +92,9 @@ SELECT 1 FROM docora.app_repositories
 WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s FOR UPDATE
 """
 
-# A worker that runs a snapshot holds the session advisory lock of its job id, a 64-bit key that
-# pg_locks shows in two halves. We do not take the lock: if we held it until our commit, a worker
-# that starts the new job before the commit would drop the job.
+# While a worker runs a snapshot, it holds the session advisory lock of the job id. pg_locks shows
+# the lock's 64-bit key in two halves. We do not take the lock: if we held it until our commit, a
+# worker that starts the new job before the commit would drop the job.
 HELD_KEYS = """
 SELECT (classid::bigint << 32) | objid::bigint AS key
 FROM pg_locks
@@ -162,14 +162,14 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
 
 
 def like(text: str) -> str:
-    """Returns the LIKE pattern that matches the text, where `*` matches anything."""
+    """Returns the LIKE pattern for a text in which `*` matches anything."""
     return text.translate(_AS_LIKE)
 
 
 def _patterns_of(texts: Iterable[str]) -> list[str] | None:
-    """Returns the LIKE patterns of errors that contain one of the texts; None without texts.
+    """Returns LIKE patterns for errors that contain one of the texts; None without texts.
 
-    A text with `*` must match the whole error, or all of the error but the file that was sent.
+    A text with `*` must match the whole error or, if a delivery failed, the whole reason.
     """
     patterns: list[str] = []
     for text in texts:
@@ -211,12 +211,12 @@ def read_payload(database: Database, ref: LinkRef) -> Payload:
 
 
 def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
-    """Returns the job ids whose session advisory lock a worker holds."""
+    """Returns the given job ids whose session advisory lock a worker holds."""
     return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
 
 
 def linked_jobs(database: Database, job_ids: Iterable[str]) -> set[str]:
-    """Returns the job ids that have a link."""
+    """Returns the given job ids that have a link."""
     valid = [job_id for job_id in job_ids if ids_of_job(job_id)]
     rows = database.rows(LINKED_JOBS, {"job_ids": valid}) if valid else ()
     return {job_id for (job_id,) in rows}
@@ -240,7 +240,7 @@ def names_of(database: Database, links: Sequence[LinkIds]) -> list[tuple[str | N
 
 
 def pairs(links: Sequence[LinkIds]) -> dict[str, list[str]]:
-    """Returns the SQL parameters that name these links, in order."""
+    """Returns `app_ids` and `repository_ids` of these links, in order, as SQL parameters."""
     return {
         "app_ids": [link.app_id for link in links],
         "repository_ids": [link.repository_id for link in links],

@@ -88,7 +88,7 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s AND status = 'sc
 
 @dataclass(frozen=True)
 class Failure:
-    """A failure of a job. With no tries left or after `max_attempts`, its link becomes `failed`."""
+    """A failure of a job. The link becomes `failed` after `max_attempts`, or with no tries left."""
 
     app_id: str
     repository_id: str
@@ -110,7 +110,7 @@ class Refusal(StrEnum):
 class Ending:
     """A link's status and failures after its job has failed.
 
-    is_counted: whether this call has counted the failure; if not, the job itself had done so.
+    is_counted: False if the job itself had already counted the failure.
     """
 
     status: str
@@ -160,8 +160,8 @@ def end_unchanged_scan(
 ) -> bool:
     """Sets the link to `synced` and releases its lock if the commit is already stored in full.
 
-    Returns False, and changes nothing, if another commit is stored, if files are missing, or if the
-    link or its lock is gone.
+    Also updates branch and time of the stored commit. Returns False, and changes nothing, if
+    another commit is stored, if files are missing, or if the link or its lock is gone.
 
     files: the number of files that the stored commit must have.
     """
@@ -219,8 +219,8 @@ def _lock_of_job(
 def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
     """Counts a failure of a job whose process was killed, unless the job itself has counted it.
 
-    Waits for the end of the job's session. Raises LinkLockedError if another job holds the link's
-    lock.
+    Waits for the link's lock, which the end of the job's session releases. Raises LinkLockedError
+    if a session holds the lock for too long. Returns a Refusal if the link is gone.
     """
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{failure.app_id}-{failure.repository_id}"})
@@ -238,8 +238,8 @@ def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
 def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
     """Sets the link of an interrupted job from `scanning` to `pending_snapshot`.
 
-    Waits for the end of the job's session. Raises LinkLockedError if another job holds the link's
-    lock.
+    Waits for the link's lock, which the end of the job's session releases. Raises LinkLockedError
+    if a session holds the lock for too long.
     """
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
@@ -315,8 +315,8 @@ UNION ALL
  WHERE f.repository_id = %(repository_id)s LIMIT 1)
 """
 
-# A second job of the repository waits here until the first one has stored its files. It counts them
-# in a separate statement, because this one would see the files as before the wait.
+# A second job of the repository waits here until the first one has stored its files. Another
+# statement then counts these files: this one would see them as they were before the wait.
 LOCK_SNAPSHOT = """
 SELECT id FROM docora.repository_snapshots WHERE repository_id = %(repository_id)s FOR UPDATE
 """

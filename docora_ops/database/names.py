@@ -59,7 +59,7 @@ ORDER BY by_name DESC, lower(name), id LIMIT %(limit)s
 """
 
 
-# Names that find_apps and find_repositories resolve to the same id, in either Unicode form.
+# Names by which find_apps or find_repositories finds nothing but this id, in either Unicode form.
 CLEAR_NAMES = """
 SELECT a.app_id, a.app_name FROM docora.apps a
 WHERE a.app_id = ANY (%(ids)s::text[]) AND NOT EXISTS (
@@ -106,8 +106,8 @@ def find_repositories(
 ) -> list[tuple[Repository, bool]]:
     """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    Tells for each whether it is linked to one of the apps. If some with this name or URL are
-    linked, omits the others.
+    Each comes with True if it is linked to one of the apps, otherwise False. If any repository with
+    this name or URL is linked, omits those that are not.
 
     app_ids: an empty list means all apps.
     """

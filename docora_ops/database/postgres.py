@@ -38,7 +38,8 @@ from docora_ops.errors import (
 from docora_ops.settings import Settings
 from docora_ops.text import mask
 
-# psycopg raises what it logs, apart from failed rollbacks, and the text may hold secrets.
+# Keeps psycopg's log off stderr: it may hold secrets, and what it says is also raised, except for
+# failed rollbacks.
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 IDLE_LIMIT = 10  # seconds in a transaction: longer than a call to Redis while rows are locked
@@ -127,7 +128,7 @@ class Connection(psycopg.Connection[TupleRow]):
     reply_timeout: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """Waits for the server, by default for `reply_timeout`."""
+        """Waits for the server, by default for `reply_timeout` s. Raises ConnectionTimeout."""
         if timeout is None:
             timeout = self.reply_timeout
         end = None if timeout is None else time.monotonic() + timeout
@@ -141,10 +142,10 @@ class Connection(psycopg.Connection[TupleRow]):
 
 
 class _MomentLoader(TimestamptzLoader):
-    """Loads times beyond Python's range, such as `infinity`, as its first or last moment.
+    """Loads a time beyond Python's range, such as `infinity`, as the first or last in the range.
 
-    Otherwise, one row with such a time would make a whole list unreadable, and the job of its link
-    fail forever.
+    Otherwise, one row with such a time would make a whole list unreadable, and each job of the
+    row's link would fail.
     """
 
     def load(self, data: Buffer) -> datetime:
@@ -246,7 +247,8 @@ class Database:
     def transaction(self, isolation: str = "READ COMMITTED READ WRITE") -> Iterator[None]:
         """Commits at the end of the block, rolls back on an exception, and swallows `Rollback`.
 
-        Raises PostgresError on a standby, and where an administrator allows no changes.
+        With READ WRITE, raises PostgresError on a standby, and where an administrator allows no
+        changes.
         """
         assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
         with self._connected() as first:
@@ -327,7 +329,7 @@ class Database:
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
-        """Yields the connection, and translates errors of the driver."""
+        """Yields the connection. Raises PostgresError for errors of the driver."""
         try:
             if self._connection is None:
                 self._connection = self._connect()
@@ -341,9 +343,9 @@ class Database:
             ) from error
 
     def _explain(self, error: psycopg.Error, server: str = "") -> PostgresError:
-        """Translates an error of the driver, with secrets masked and a hint.
+        """Returns our error for an error of the driver, with secrets masked and a hint.
 
-        server: the name of the server that could not be used, if several are tried.
+        server: the server to name if several are tried; empty means the database as a whole.
         """
         where = server or f"Postgres database {self.server}"
         kind: type[PostgresError] = PostgresError
@@ -462,7 +464,7 @@ class Database:
 
 
 def _servers(conninfo: Mapping[str, object]) -> list[tuple[str, dict[str, str]]]:
-    """Returns the name, and host and port, of each server in DATABASE_URL.
+    """Returns the name of each server in DATABASE_URL, with its host and port.
 
     A name includes the port if there are several servers and the port is not 5432. Raises
     ValueError if hosts and ports differ in number.
@@ -492,7 +494,7 @@ class Session(Database):
 
     @property
     def id(self) -> int:
-        """The process id of the session's backend, also behind a proxy."""
+        """Returns the process id of the session's backend, also behind a proxy."""
         with self._connected():
             return self._session
 
@@ -513,7 +515,7 @@ class Session(Database):
 
         All statements take effect, or none. The first call after a `stream` needs `waits_for_disk`.
 
-        waits_for_disk: return only when the disk has the commit.
+        waits_for_disk: return only when the commit is on disk.
         """
         self.require_changes()
         with self._connected() as connection:

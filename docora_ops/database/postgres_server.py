@@ -26,7 +26,7 @@ SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp()),
 FROM (SELECT) one LEFT JOIN ({STANDBY}) AS standby(unreplayed_bytes, last_change_seconds) ON true
 """
 
-_APPS = 20  # of those that identify a database
+_APPS = 20  # apps whose ids identify a database
 
 IDENTITY = f"""
 SELECT current_database(), has_function_privilege('pg_control_system()', 'EXECUTE'),
@@ -116,7 +116,7 @@ class PostgresServer:
 
 @dataclass(frozen=True)
 class Role:
-    """The role of the current connection. `name`, `schema` (of the tables): quoted for SQL."""
+    """The role of the current connection. `name` and the tables' `schema` are quoted for SQL."""
 
     name: str
     schema: str
@@ -133,8 +133,8 @@ class Role:
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
         """Returns the grants of the topic `privileges` that the role lacks, by table.
 
-        read_only: compare with `docora_monitor`. Otherwise, compare with `docora_worker` if the
-            role may change more than `docora_ops`, else with `docora_ops`.
+        Compares with the topic's role `docora_monitor` if `read_only`. Otherwise, compares with
+        `docora_worker` if the role may change more than `docora_ops` may, else with `docora_ops`.
         """
         needed = granted("docora_monitor" if read_only else "docora_ops")
         if not read_only and any(name != "SELECT" for name, *_ in self.held.difference(needed)):
@@ -228,7 +228,7 @@ def read_creators(database: Database) -> list[tuple[str, str]]:
     """Returns the roles that may create objects in the schema of the tables, as (schema, role).
 
     Omits superusers, our own role, and the owners of the schema and the tables. Call it within a
-    transaction, in which the schema is known.
+    transaction, because `Database.schema` is known only once connected.
     """
     tables = [table for _, table, _ in granted("docora_ops")]
     return list(database.rows(CREATORS, {"tables": tables, "schema": database.schema}))
@@ -237,7 +237,7 @@ def read_creators(database: Database) -> list[tuple[str, str]]:
 def read_role(database: Database) -> Role:
     """Reads the role of the connection and its privileges on Docora's tables.
 
-    Call it within a transaction: a pool may run the next one in another session.
+    Call it within a transaction, or a pool may run each of its statements in another session.
     """
     needed = dict.fromkeys(granted("docora_ops") + granted("docora_worker"))
     names, tables, columns = (list(values) for values in zip(*needed, strict=True))
@@ -259,7 +259,7 @@ def read_role(database: Database) -> Role:
 def read_identity(
     database: Database, app_ids: Sequence[str] = (), job_ids: Sequence[str] = ()
 ) -> tuple[tuple[str, str | None, Sequence[str]], Sequence[str], Sequence[str]]:
-    """Returns the database's identity, its apps among `app_ids`, and the `job_ids` with a link.
+    """Returns the database's identity, the `app_ids` that exist, and the `job_ids` with a link.
 
     The identity is the name of the database, its system identifier (None if the role may not read
     it), and the ids of up to 20 apps.

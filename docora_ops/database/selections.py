@@ -25,8 +25,8 @@ LIMIT %(limit)s
 class Selection:
     """The links of a bulk operation, listed once at its start, round-robin across apps.
 
-    Round-robin, so that no app waits for all links of another app. Once, because reading page after
-    page by status would read the dead index entries of all links already changed.
+    Round-robin, so that no app waits for all links of another app. Listed once: if links were
+    read in pages, each page would pass the dead index entries of all links already changed.
     """
 
     refs: Sequence[LinkRef]
@@ -76,8 +76,8 @@ def select_links(
         # of the selection must still qualify then.
         statuses = [*which.statuses, *held_back]
         claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
-    # Each batch would send all these errors to Postgres. Since the links are chosen already, it
-    # suffices to check `errors` again.
+    # The links are chosen already, so it suffices that each batch checks `errors` again. Otherwise,
+    # each batch would send all cut errors to Postgres.
     if claimed.exclude_cut_errors is not None:
         claimed = replace(claimed, exclude_errors=())
     claimed = replace(claimed, cut_errors=None, exclude_cut_errors=None)

@@ -1,8 +1,8 @@
 """Compares delivered files with the files of the stored commit, in Postgres.
 
-Both workers set a link to `scanning` before they send the first file, and store the commit before
-they set the link to `synced`. Each statement sees the links, their deliveries and the stored commit
-as they were at one moment.
+Workers of Docora and of docora-ops set a link to `scanning` before they send the first file, and
+store the commit before they set the link to `synced`. Each statement sees the links, their
+deliveries and the stored commit as they were at one moment.
 
 Each scan of any link of a repository replaces the stored commit, so delivery records may differ
 from it although nothing is lost. Only the deliveries of the link whose scan has stored the commit
@@ -12,13 +12,13 @@ must match it. This link is known in three cases:
   `scanned_at` and `last_scanned_at` are equal.
 - A worker of Docora stores the commit with the time of its clock, then sets the link to `synced`
   with a slightly later time of the same clock, so the clocks of different workers do not matter.
-  The link is not known if the scan of another link also ended after the commit was stored, or may
-  be between the two writes, or may have been interrupted there. After an interruption, a link is
-  `scanning`, `pending_snapshot` after a repair, or `failed` after its last try. Since the other
-  link may have been removed, the two times must also be at most a minute apart.
+  The link is not known if the scan of another link also ended after the commit was stored, is
+  perhaps between the two writes, or was perhaps interrupted between them. After an interruption,
+  the other link is `scanning`, `pending_snapshot` after a repair, or `failed` after its last try.
+  It may also have been removed, so the two times must be at most a minute apart, too.
 - A worker of Docora stores the first commit of a repository with the time of Postgres's clock,
-  which may be ahead of the worker's clock. Unlike the worker's times, it has microseconds. If
-  no other link was scanned, the link's own scan has stored the commit.
+  which may be ahead of the worker's clock. Unlike a time of the worker, that time has
+  microseconds. If no other link was scanned, the link's own scan has stored the commit.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from docora_ops.links import LinkRef
 
 EXAMPLES = 3  # of each kind of difference, for each link
 _LONGEST_PATH = 1024  # characters of a path that the table of delivery records can hold
-_LONGEST_INDEXED = 2600  # bytes of a path that its index can hold
+_LONGEST_INDEXED = 2600  # bytes of a path that the index of this table can hold
 _LONGEST_STORING = "1 minute"  # Docora's worker stores a commit within this time
 
 
@@ -45,7 +45,7 @@ class FileDifference(StrEnum):
 
 
 class Doubt(StrEnum):
-    """Why another link's scan may have stored the commit, not the scan of the link that differs."""
+    """Why a difference may mean nothing: another link's scan may have stored the commit."""
 
     SCANNED_EARLIER = "scanned_earlier"  # the link's last scan is older than the commit
     SCANNED_LATER = "scanned_later"  # the link's last scan ended long after the commit was stored
@@ -60,7 +60,7 @@ class Compare:
     """What to compare.
 
     path: only files whose path matches (case-sensitive); `*` matches any text; None means all.
-    in_detail: count the files of the commit, and also compare links that are not synced.
+    in_detail: count the files of the commit, and also compare failed and pending links.
     """
 
     path: str | None = None
@@ -85,8 +85,7 @@ _FITS = f"""(
     AND length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}
 )"""
 
-# Compares only links that have a stored commit, and only synced ones unless all are asked for,
-# because even comparing no files takes time.
+# Omits links that are not compared (see `ComparedLink`): even comparing no files takes time.
 # The join keeps only rows without an equal partner. A path may be stored twice, with two contents:
 # it counts as delivered if one of them is.
 COMPARE_LINKS = f"""
@@ -193,8 +192,8 @@ ORDER BY repository_id, app_id
 class ComparedLink:
     """A link, and how its delivered files differ from the stored commit.
 
-    A link is compared if it `has_commit` and is `synced`; in detail, if it `has_commit` and is not
-    `scanning`.
+    A link is compared if it `has_commit` and is `synced`. With `Compare.in_detail`, every link is
+    compared that `has_commit` and is not `scanning`.
 
     last_scanned_at: None unless the link is compared.
     has_commit: the repository has a stored commit.
@@ -202,8 +201,8 @@ class ComparedLink:
     missing, outdated, extra: numbers of files; 0 unless the link is compared.
     state: a digest of the differences, equal in two comparisons if nothing has changed in between;
         empty unless the link is compared.
-    files: the number of files of the stored commit; None if the link is not compared, 0 if it is
-        not compared in detail.
+    files: the number of files of the stored commit; None if the link is not compared, 0 without
+        `Compare.in_detail`.
     """
 
     ref: LinkRef
@@ -225,9 +224,9 @@ class ComparedLink:
 
 
 def link_ids(database: Database, app_id: str | None) -> list[str]:
-    """Returns the row ids of the links of the app; None means all apps.
+    """Returns the row ids of the links of an app, or of all links if `app_id` is None.
 
-    Sorted by repository, because the links of a repository read the same rows.
+    Sorted by repository, because links of one repository are compared with the same rows.
     """
     return [link_id for (link_id,) in database.rows(LINK_IDS, {"only_app": app_id})]
 

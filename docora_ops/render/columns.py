@@ -42,7 +42,7 @@ ROWS_SHOWN = 20  # rows to show of a list that only illustrates a summary
 
 _GAP = 2
 _NARROWEST = 24  # characters per line that a long text needs to be readable
-_LONG, _SHORT = 36, 16  # least width of a cut text: while columns can be left out; afterwards
+_LONG, _SHORT = 36, 16  # least width of a cut text: before and after columns are left out
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},
@@ -120,7 +120,7 @@ def first_lines(
     counts: numbers of links, each with an app or an error; None means no error.
     most: the most lines to return; with fewer than two, returns none.
     total: the number of all counts, if `counts` are only the first of them.
-    how: follows `and 40 more`, such as with what shows the rest.
+    how: the text after `and 40 more`, such as `: add --all`.
     """
     width = max((len(str(links)) for links, _ in counts), default=0)
     lines = [f"{links:>{width}}  {text or f'({NO_ERROR})'}" for links, text in counts]
@@ -150,9 +150,10 @@ def style_of(slug: str) -> str:
 class Column(Generic[Row]):
     """One column of a list.
 
-    If a list is too wide for the terminal, long texts are narrowed first. Then columns without
-    `narrowest` are left out by rank. Then columns are narrowed to `narrowest`, from right to left,
-    and long texts once more. Last, the other columns with a rank are left out.
+    If a list is too wide for the terminal, long texts are narrowed first. Then columns are left out
+    by rank, until all that still have a rank also have a `narrowest`. Then columns are narrowed to
+    `narrowest`, from right to left, and long texts of a compact list once more. Last, the other
+    columns with a rank are left out.
 
     value: returns a text, a number or a time; None is an empty cell. A terminal shows each item of
         a tuple on its own line.
@@ -233,9 +234,9 @@ class Listing(Generic[Row]):
 
     rows: for a pipe, may be an iterator, so that a long list needs no memory.
     most: the most rows to show on a terminal.
-    is_compact: a terminal shows each row on one line. Long values are cut instead of wrapped, in
+    is_compact: a terminal shows each row on one line. Long values are cut instead of wrapped: in
         the middle, because names, paths and URLs often share their beginning.
-    line: returns the line that a terminal of this width shows for a row, instead of columns.
+    line: takes a row and the width of the terminal; returns the line to show instead of columns.
     """
 
     columns: Sequence[Column[Row]]
@@ -253,7 +254,7 @@ class Listing(Generic[Row]):
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        """Yields a table if it fits the terminal, otherwise a block per row."""
+        """Yields a table if it fits the terminal, otherwise a block per row; with `line`, lines."""
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
         from rich.text import Text
@@ -322,7 +323,7 @@ def _folded(
 ) -> dict[Column[Row], int]:
     """Narrows columns one after the other until `missing` characters are saved.
 
-    Returns all widths; empty if that does not save enough.
+    Returns the widths of all columns; empty if the steps do not save enough.
 
     steps: the columns to narrow, in this order, each with its minimum width.
     """
@@ -335,7 +336,10 @@ def _folded(
 
 
 def named_values(value: Any) -> Iterator[tuple[str, Text]]:
-    """Yields the name and value of each field, including the fields of nested dataclasses."""
+    """Yields the name and value of each field that holds a text, an integer, a boolean or a time.
+
+    Includes the fields of nested dataclasses. Omits other fields.
+    """
     for field in fields(value):
         name, held = words(field.name).capitalize(), getattr(value, field.name)
         name = name.replace("Github", "GitHub").replace(" url", " URL")

@@ -35,7 +35,7 @@ def may_animate(stream: TextIO) -> bool:
 def make_console(stream: TextIO) -> Console:
     """Makes a console that neither colours nor animates unless the stream is a terminal.
 
-    There is one console per stream, so that its output during a progress bar appears above the bar.
+    There is one console per stream, so that output during a progress bar appears above the bar.
     """
     return Console(
         file=stream,
@@ -62,7 +62,7 @@ class Redrawing:
     _size: ConsoleDimensions | None = None
 
     def draw(self, text: str) -> None:
-        """Replaces the text. If it is too long for the terminal, omits lines before the last."""
+        """Replaces the text. If the terminal is too small, shows the first lines and the last."""
         lines, size = text.splitlines(), make_console(sys.stdout).size
         if len(lines) > (most := max(2, size.height - 1)):
             lines = [*lines[: most - 1], lines[-1]]

@@ -65,7 +65,7 @@ def document_of(
     target: str | None = None,
     page: "Page[Any] | None" = None,
 ) -> Document[object]:
-    """Returns the document of a command with these arguments, without secrets.
+    """Returns the document of a command. Masks secrets in arguments, target and error, not in data.
 
     data: a dataclass or a list of dataclasses.
     page: a page of a list, instead of `data`.
@@ -91,7 +91,7 @@ def _valid(text: str) -> str:
 
 
 def encode(document: Document[object]) -> Iterator[str]:
-    """Yields the pieces of a document as one line of ASCII, which can't control a terminal."""
+    """Yields a document in pieces: one line of ASCII JSON, which can't control a terminal."""
     present = {name: value for name, value in _encodable(document).items() if value is not None}
     return json.JSONEncoder(default=_encodable).iterencode(present)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def apps_of(group: ErrorGroup) -> str:
-    """Names the apps of a group: `Acme Search, Quiet Harbor and 3 more`."""
+    """Returns `Acme Search, Quiet Harbor and 3 more`; the number of apps if no name is known."""
     if not group.app_names:
         return f"{group.apps}"
     more = group.apps - len(group.app_names)
@@ -67,7 +67,7 @@ _COLUMNS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
 def group_columns(group: LinkGroup, *, of_failed: bool = False) -> Sequence[Column[Any]]:
     """Returns the columns of a list that counts links by a field.
 
-    of_failed: the list counts only failed links, so show when they were last good.
+    of_failed: the list counts only failed links; for errors, adds the column `Good until`.
     """
     columns = [column for column in _COLUMNS[group] if of_failed or column.name != GOOD_UNTIL]
     return [Column[Any]("Links", lambda count: count.links, is_number=True), *columns]
