@@ -1,4 +1,4 @@
-"""The edge to Redis: the job queue, the progress of bulk operations, the audit entries."""
+"""Reads and writes Redis: the job queue, and whatever else docora-ops keeps there."""
 
 from redis import Redis as Redis
 

@@ -1,4 +1,4 @@
-"""Finds out who uses this Redis, and chooses the backend, unless the settings name one.
+"""Reads who uses this Redis. If the settings name no backend, chooses the one that is in use.
 
 BullMQ is recognized by the keys of Docora's own queue, and its workers by their connections.
 """
@@ -124,7 +124,7 @@ def _count_bullmq_workers(
 
 
 def _workers_among(connections: Sequence[Mapping[str, str]], client: Redis) -> list[Worker]:
-    """Returns the workers of Docora's own queue in the client's database of Redis.
+    """Returns the workers of Docora's own queue that are connected to the client's Redis database.
 
     One connection of each worker is named after the queue and, if the worker has a name, after the
     worker.

@@ -1,4 +1,4 @@
-"""The progress of bulk operations, in the hashes that Docora's dashboard reads and cancels.
+"""The progress of bulk operations, in hashes that let Docora's dashboard show and cancel them.
 
 All functions raise RedisError.
 """
@@ -51,14 +51,15 @@ def write_progress(
     failed_links: Sequence[LinkFailure] = (),
     audit: AuditEntry | None = None,
 ) -> str | None:
-    """Stores the counts of an operation and its record, and renews their TTLs.
+    """Stores the counts and the record of an operation.
 
+    Renews the TTLs of both, and of the claimed links.
     If the operation has stopped early, also marks it as cancelled, for the dashboard.
     Returns None if the operation is not cancelled; otherwise who cancelled it, empty if unknown.
 
     change: the change that started the operation. Stored each time, because Redis may lose the
         hash, and the hash may expire while the host of the command sleeps.
-    is_first: also store the start, and add the operation to the list of records.
+    is_first: also store the start and the reason, and add the operation to the list of records.
     failures: all links that could not be queued; empty if the record already has them.
     failed_links: all links that failed again; empty if the record already has them.
     """
@@ -215,7 +216,10 @@ def cancel_operation(
 
 @contextmanager
 def _transaction(client: Redis, audit: AuditEntry | None) -> Iterator[Pipeline]:
-    """Yields a pipeline: if one of its commands is not permitted, Redis executes none."""
+    """Yields a pipeline that begins with the audit entry, if any. The caller executes it.
+
+    If one of its commands is not permitted, Redis executes none.
+    """
     with redis_errors(client), client.pipeline() as pipeline:
         if audit:
             client.xlen(str(audit[1]))  # fails if the key is of another type

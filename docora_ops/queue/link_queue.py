@@ -24,7 +24,7 @@ from docora_ops.queue.redis_answers import Command
 from docora_ops.queue.rq_entries import QueueSweep
 
 LEAST_WAITING = 20
-"""The number of jobs at the head of the queue among which the oldest waiting job is searched."""
+"""The minimum number of jobs at the head of the queue to search for the oldest waiting job."""
 SAMPLE = 100
 """The maximum number of jobs in `QueueUse.sample`."""
 RECENT = 900
@@ -53,12 +53,12 @@ class QueueUse:
 class PushRequest:
     """A job to push.
 
-    payload: arguments of the job; with None, the push only confirms that no job is live.
+    payload: the arguments of the job; None to push no job, but make sure that none is live.
     is_rescan: the rescan flag of the job.
     was_failed: whether the link was failed before the change that pushes the job.
     disproved: `STATUS ENQUEUED_AT` of a waiting job that two looks found in no place from which
-        workers take jobs; otherwise empty. The push replaces the job if it is unchanged, and still
-        in no such place.
+        workers take jobs; otherwise empty. The push replaces the job, unless it has changed or is
+        in one of these places now.
     """
 
     job_id: str
@@ -97,14 +97,16 @@ def answers_of_script(job_ids: Sequence[str], replies: Sequence[str]) -> list[An
 
 
 def arguments_of(commands: Sequence[Command]) -> list[str | int | bytes]:
-    """Returns the commands as arguments of a script, each preceded by its length."""
+    """Returns arguments of a script: for each command, the number of its words, then the words."""
     return [argument for command in commands for argument in (len(command), *command)]
 
 
 def first_ids(
     ids_by_status: Iterable[tuple[str, Sequence[str]]], limit: int
 ) -> tuple[int, list[tuple[str, list[str]]]]:
-    """Returns the number of jobs, and the ids of the first `limit` jobs grouped by status.
+    """Returns the number of jobs, and up to `limit` ids grouped by status, the last status first.
+
+    A job that was seen with two statuses counts once, with the later one.
 
     ids_by_status: in the order in which jobs move, so that a job that moves during the reads is
         seen twice rather than missed.
@@ -122,8 +124,8 @@ class LinkQueue(Protocol):
 
     backend: ClassVar[Backend]
     can_push: ClassVar[bool]
-    """If False, Docora's scheduler queues pending links: changes only reset links, `push` only
-    tells which jobs are live, and docora-ops can neither suspend workers nor remove jobs."""
+    """If False, Docora's scheduler queues pending links: changes only reset links, `push` queues
+    nothing, and docora-ops can neither suspend workers nor remove jobs."""
     advice: ClassVar[Advice]
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]]
     """The Redis commands that a push needs, with their arguments, but without the key."""
@@ -143,7 +145,7 @@ class LinkQueue(Protocol):
 
     @property
     def sweep(self) -> QueueSweep | None:
-        """Returns what finds and removes entries of the queue; None if only Docora may do that."""
+        """Returns the QueueSweep of this queue; None if only Docora may remove entries."""
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job according to its own keys; writes nothing."""
@@ -163,27 +165,30 @@ class LinkQueue(Protocol):
     ) -> list[Answer]:
         """Queues all jobs atomically, or none if any can't be pushed: see `Answer.is_left`.
 
-        Returns the state of each job before the push.
         Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
-        disproved. Call it after `prepare`, with the rows locked; the timeout is 4 s.
+        `disproved`. Returns the state of each job before the push.
+
+        Call it after `prepare`, with the rows of the links locked in Postgres. Waits at most 4 s
+        for Redis, because Docora may be waiting for these rows.
 
         leaves_waiting: also treat waiting jobs as jobs that can't be pushed.
         front: put each new job at the head of the queue, which reverses their order.
         exempts: exempt the jobs from the holds of their apps, if any.
-        changes_links: run `commands` even if all jobs already wait.
+        changes_links: give waiting jobs all their tries back, and run `commands` even if all jobs
+            already wait.
         commands: Redis commands to run atomically with the push.
         """
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
-        """Tells whether Docora itself queues a link with this status and this job.
+        """Tells whether Docora itself queues a link with this status and this state of its job.
 
-        Also True if it is unclear which workers run, because Docora's may.
+        If it is unclear which backend is in use, returns True for every link that is not failed.
         """
 
     def seconds_until_others_forgotten(self) -> int | None:
-        """Returns how many seconds workers of the other backend stay visible after they die.
+        """Returns in how many seconds Redis forgets the other backend's workers if all died now.
 
-        None if there are none, or if Redis forgets them at once.
+        None if the other backend has no workers, or if Redis forgets dead workers at once.
         """
 
     def health(self) -> QueueHealth:
@@ -205,7 +210,7 @@ class LinkQueue(Protocol):
         """
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields pages of the ids of all jobs, each with whether its jobs should have a link.
+        """Yields pages of all jobs' ids, and for each page whether its jobs should have links.
 
         Finished jobs, for example, may outlast their links.
         """

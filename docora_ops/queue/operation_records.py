@@ -144,7 +144,7 @@ def _texts_of(text: str | None) -> list[str]:
 def add_record(client: Redis, pipeline: Pipeline, operation_id: str) -> None:
     """Adds an operation to the list of records; if the list is full, deletes the oldest records.
 
-    Reads the list at once, but only adds the writes to the pipeline.
+    Reads the list immediately. Adds the writes to the pipeline, which the caller executes.
     """
     entry: dict[Any, Any] = {"operation_id": operation_id}
     pipeline.xadd(_RECORDS, entry, maxlen=RECORDS_KEPT, approximate=False)
@@ -161,7 +161,7 @@ def record_ids(client: Redis) -> list[str]:
 
 
 def find_records(client: Redis, since: datetime) -> list[str]:
-    """Returns the ids of operations with a step since `since`, newest operation first."""
+    """Returns the ids of operations with a step since `since`, most recently started first."""
     operation_ids = record_ids(client)
     with redis_errors(client), client.pipeline(transaction=False) as pipeline:
         pipeline.time()

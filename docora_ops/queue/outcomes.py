@@ -1,8 +1,10 @@
 """The record of outcomes: how the snapshots of our workers ended, in Redis.
 
-A stream has an entry for each snapshot, except those that had nothing to do, and successful ones
-that sent no file for a link that was already in sync. A mass failure may push older entries out of
-the stream, so all snapshots are also counted by period, app and outcome.
+A stream has an entry for each snapshot, with two exceptions: snapshots that had nothing to do, and
+successful ones that sent no file for a link that was synced before. A mass failure may push older
+entries out of the stream, so all snapshots are also counted by period, app and outcome.
+
+A try that waits for another job, or whose failure Postgres could not count, is not recorded.
 
 Functions raise RedisError.
 """
@@ -40,7 +42,7 @@ class SnapshotOutcome:
     """The result of a snapshot. Unknown fields are None, such as `seconds` if a worker was killed.
 
     link_id: the id of the link's row.
-    outcome: what the job left in Postgres.
+    outcome: how the job ended.
     try_number: counts from 1; exceeds `tries` if a scheduler has queued the failed link again.
     tries: the maximum number of tries.
     error_message: without secrets, truncated.
@@ -87,7 +89,7 @@ class OutcomeFilter:
     since: only of snapshots that ended since then.
     app_id: only of this app.
     repository_id: only of this link; needs `app_id`.
-    limit: only the newest ones.
+    limit: at most this many, the newest; None means all.
     """
 
     since: datetime | None = None
@@ -104,7 +106,7 @@ class Outcomes:
     """Entries of the record, newest first.
 
     reaches_back_to: the time of the oldest entry in the record, if earlier ones were asked for and
-        may have been dropped. None if none are missing, or if the record is empty.
+        may have been dropped. None otherwise, and if the record is empty.
     """
 
     entries: Sequence[SnapshotOutcome]
@@ -200,7 +202,7 @@ def read_last_failures(
 
 @dataclass(frozen=True)
 class AskedResults:
-    """The links whose results `read_results` counts: for each link, the first one since `since`.
+    """The links that `read_results` counts, each by its first result since `since`.
 
     links: row ids, or pairs of app id and repository id.
     """

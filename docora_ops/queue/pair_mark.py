@@ -1,4 +1,4 @@
-"""The mark in Redis that names the database it belongs to."""
+"""The mark in Redis that names the Postgres database of the same Docora."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class DatabaseIdentity:
 
 @dataclass(frozen=True)
 class PairMark:
-    """The mark that a change leaves in Redis to name its database."""
+    """The mark that changes leave in Redis: the identity of the database, who left it, and when."""
 
     identity: DatabaseIdentity
     who: str
@@ -53,7 +53,7 @@ class PairMark:
 class StoredMark:
     """The mark as read from Redis.
 
-    fields: of its hash; empty if the mark is missing.
+    fields: the fields of its hash; empty if the mark is missing.
     is_permitted: whether the user may read the mark.
     """
 

@@ -39,7 +39,7 @@ class Process:
 
     @property
     def where(self) -> tuple[str, str]:
-        """Identifies the current boot of the machine, and the container."""
+        """Identifies where the process runs or ran: the boot of the machine, and the container."""
         return self.boot_id, self.pid_namespace
 
 

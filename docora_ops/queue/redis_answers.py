@@ -20,7 +20,7 @@ _CLOCK_KEPT = 60  # seconds: not longer, because the host of a worker may sleep 
 
 
 def script_of(*names: str) -> str:
-    """Joins Lua files of this package to one script."""
+    """Joins Lua files of this package into one script."""
     folder = files("docora_ops.queue")
     return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
@@ -29,15 +29,16 @@ class Script:
     """A Lua script of this package. Its timeout is 4 s, because rows may be locked meanwhile."""
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
-        """Joins the files `names` to one script."""
+        """Joins the files `names` into one script."""
         self.client = client_for_locked_rows(client)
         self._script = self.client.register_script(script_of(*names))
         self._clock: tuple[float, float] | None = None  # Redis's time, and ours at that moment
 
     def load(self) -> tuple[float, float]:
-        """Loads the script and reads the clock, in one round trip and at most once a minute.
+        """Loads the script and reads the clock of Redis, in one round trip, at most once a minute.
 
-        Raises RedisError.
+        Returns the Unix time that Redis gave, and `time.monotonic()` at that moment. Raises
+        RedisError.
         """
         if self._clock is None or time.monotonic() - self._clock[1] > _CLOCK_KEPT:
             pipeline = self.client.pipeline(transaction=False)

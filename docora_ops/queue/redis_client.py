@@ -1,4 +1,4 @@
-"""Connects to Redis, and translates the errors of its client for people."""
+"""Connects to Redis, and explains the errors of redis-py in plain words."""
 
 import re
 import ssl
@@ -190,7 +190,7 @@ def explain_refused_write(error: redis.RedisError) -> tuple[str, str] | None:
 
 
 def is_outage(error: redis.RedisError) -> bool:
-    """Tells whether the server may recover: it is down, overloaded, or failing over."""
+    """Tells whether waiting may help: the server is down, overloaded, or failing over."""
     if isinstance(error, _LOGIN_ERRORS):
         return False  # although redis-py derives them from ConnectionError
     return isinstance(error, (redis.ConnectionError, redis.TimeoutError, *_OUTAGES)) or bool(

@@ -43,7 +43,7 @@ def read_clock(client: redis.Redis) -> datetime:
 def try_commands(
     client: redis.Redis, of_push: Sequence[tuple[str | int, ...]]
 ) -> tuple[str, str] | None:
-    """Checks that the server answers and permits all commands. Raises RedisError.
+    """Checks that the server answers, and permits the commands of a change. Raises RedisError.
 
     Returns why the server currently refuses writes, and a hint; None if it accepts writes.
 

@@ -22,7 +22,7 @@ _PAGE = 5000
 
 
 class Place(StrEnum):
-    """A list or registry that can hold a job's id. Sorted in the order in which jobs move."""
+    """A list or registry that can hold job ids. The members are in the order in which jobs move."""
 
     SCHEDULED = "scheduled"
     DEFERRED = "deferred"
@@ -87,7 +87,7 @@ class JobFacts:
 
     @property
     def evidence(self) -> str:
-        """Identifies this state of the job: a new status or queueing time changes it."""
+        """Identifies the state of the job by its status and queueing time."""
         return f"{self.status} {self.enqueued_at}"
 
     def is_misplaced(self, places: Iterable[Place]) -> bool:
@@ -144,10 +144,10 @@ class Entries:
         return Removal(job_id, facts.evidence, kept, is_orphan=True)
 
     def duplicate(self, job_id: str, facts: JobFacts) -> Removal | None:
-        """Returns the removal of all entries of the job that duplicate its first one in the list.
+        """Returns the removal of the job's duplicates; None if it has none, or if the job is gone.
 
-        Duplicates are all later ones in the list, and one in the scheduled registry. None if there
-        are none, or if the job is gone or not in the list.
+        If the job is in the list, its later entries there and its entry in the scheduled registry
+        are duplicates. Otherwise, it has none.
         """
         in_list = self.by_place[Place.LIST].get(job_id, 0)
         is_scheduled = job_id in self.by_place[Place.SCHEDULED]
@@ -234,10 +234,10 @@ class QueueSweep:
         return Entries({place: {job_id: 1} for place, at in positions if at is not None})
 
     def _read_apart(self, job_ids: set[str]) -> Entries:
-        """Removes from `job_ids` the jobs in places from which RQ takes jobs of any status.
+        """Removes from `job_ids` all jobs in places from which RQ takes jobs of any status.
 
-        Returns the entries of `job_ids` in places from which RQ takes only jobs of one status.
-        Saves memory, because the entries of a long list are not kept.
+        These jobs are not misplaced. Returns the entries in places from which RQ takes only jobs of
+        one status. Keeps no entries of the list, which may be long.
         """
         entries = {}
         with redis_errors(self._client):

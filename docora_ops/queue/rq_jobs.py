@@ -1,4 +1,4 @@
-"""Reads RQ's jobs without unpickling them, which RQ would do, and encodes calls of new jobs."""
+"""Reads RQ's jobs without unpickling them, unlike RQ itself. Encodes the calls of new jobs."""
 
 import pickle
 import re

@@ -1,6 +1,6 @@
 """The RQ queue of link jobs, for a Docora whose workers are RQ's.
 
-Methods that read, unlike RQ's own, neither write nor unpickle anything.
+Its reading methods write nothing and unpickle nothing. RQ's own do both.
 """
 
 import json
@@ -347,7 +347,9 @@ class RqQueue:
         )
 
     def _spare_slots(self, waiting: Sequence[QueuedJob], workers: Sequence[Worker]) -> int:
-        """Counts the idle workers that may take none of the waiting jobs, by the rule of take.lua.
+        """Counts the idle workers if jobs wait and take.lua would let none of these jobs run.
+
+        Otherwise returns 0.
 
         waiting: the first waiting jobs of apps that are not held.
         """
@@ -363,7 +365,10 @@ class RqQueue:
     def _not_held(
         self, first: Sequence[QueuedJob], holds: Container[str | None]
     ) -> list[QueuedJob]:
-        """Returns the first waiting jobs of apps that are not held. Others stay at the head."""
+        """Returns the first waiting jobs of apps that are not held.
+
+        Searches the list if `first` has few of them, because jobs of held apps stay at the head.
+        """
         jobs = [job for job in first if job.app_id not in holds]
         if len(jobs) >= min(LEAST_WAITING, len(first)):
             return jobs

@@ -74,7 +74,7 @@ def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
 
 
 def workers_by_name(client: Redis, field: str) -> dict[str, bytes | None]:
-    """Returns one field of the registration of each live worker of the queue, by worker name.
+    """Returns the value of `field` in each live worker's registration, by worker name.
 
     Raises the client's RedisError.
     """
@@ -147,9 +147,10 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
 def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, ttl: int) -> bool:
     """Tells whether a worker has missed heartbeats.
 
-    reason: why the worker takes no job, empty if it takes jobs. None for RQ's own workers and for
-        workers of older versions: their heartbeats have the time of their host, so only `ttl`
-        counts.
+    If `reason` or `seconds` is None, only `ttl` counts.
+
+    reason: why the worker takes no job; empty if it takes jobs. None for RQ's own workers and for
+        workers of older versions, whose heartbeats have the time of their host.
     seconds: the time since the last heartbeat; None if unknown.
     ttl: milliseconds until the key of the worker expires.
     """
@@ -222,7 +223,7 @@ def suspension_of(clock: tuple[int, int], left: int, value: bytes | None) -> Sus
     """Returns the suspension of the workers; None if they are not suspended.
 
     clock: the reply of Redis to TIME.
-    left: milliseconds until the suspension ends; -1 if it has no end, -2 if there is none.
+    left: milliseconds until the suspension ends; -1 if it has no end, -2 if there is no suspension.
     value: the value of RQ's key.
     """
     seconds, microseconds = clock

@@ -75,9 +75,9 @@ class JobTaker:
         self.obeys_holds = True
 
     def take(self) -> Found:
-        """Moves the id of the first job that may run to RQ's intermediate list.
+        """Takes the first job that may run: moves its id to RQ's intermediate list.
 
-        If no job was taken, call `wait` before the next call, unless the finding is MORE.
+        Unless the finding is TAKEN or MORE, call `wait` before the next call.
         """
         if self._is_empty:  # until `wait` sees a job
             return Found(Finding.EMPTY)
