@@ -23,7 +23,8 @@ class AppPage(App):
     """Everything about one app.
 
     email, created_at: None if the role may not read them.
-    good_until_at, good_until_seconds, oldest_scan_seconds: as in `ErrorGroup`.
+    good_until_at, good_until_seconds, oldest_scan_seconds: as in `ErrorGroup`, for all failed links
+        of the app.
     tried_by_error: links whose last try failed and that will be tried again, by error.
     delivered_files, last_delivered_at: Docora records only the last delivery of each file.
     held: the hold of the app; None if it is not held, or Redis could not be used.

@@ -130,8 +130,8 @@ def set_url(
     their links as `synced`, although the files were sent only to the old URL.
 
     app: id or name. With `asks` or `dry_run`, an unambiguous prefix is allowed.
-    asks: a person confirms the plan, so the plan includes the jobs and links that keep the old URL.
-        Finding them takes 3 s for 200,000 BullMQ jobs.
+    asks: a person confirms the plan, so the plan includes `jobs_with_old_url` and
+        `links_to_resync`. Finding them takes 3 s for 200,000 BullMQ jobs.
     probe: `docora_ops.worker.probe.probe` to probe the new URL first; None to skip the probe.
     reason: for the audit entry.
     dry_run: only yield the plan, as complete as with `asks`.
@@ -176,7 +176,7 @@ def set_url(
 def _with_remains(
     docora: Docora, change: UrlChange, url: str, changed_at: datetime | None = None
 ) -> UrlChange:
-    """Adds the jobs and links that keep the old URL. Warns about what can't be read.
+    """Adds the jobs with the old URL and the links to resync. Warns about what can't be read.
 
     changed_at: when the URL was changed; None before the change.
     """

@@ -21,7 +21,7 @@ class AuditEntries:
     """The two audit entries of a change, for its start and its end.
 
     Bulk operations write each entry together with their progress. Other changes write the entry for
-    the start together with the first job, and write none if nothing changes.
+    the start together with the first job, and write neither if nothing changes.
 
     total: the number of links.
     deliveries: the number of delivery records deleted or, with `--update`, marked.
@@ -42,7 +42,7 @@ class AuditEntries:
         stopped_by: StoppedBy | None = None,
         cancelled_by: str | None = None,
     ) -> AuditEntry:
-        """Returns an entry. `counts`: the number of links by outcome."""
+        """Returns the entry for `event`. `counts`: the number of links by outcome."""
         name = "deliveries_marked" if self.change.selection.get("update") else "deliveries_cleared"
         numbers = {"total": self.total, **{str(key): number for key, number in counts.items()}}
         numbers[name] = self.deliveries
@@ -66,7 +66,10 @@ class AuditEntries:
         counts: Mapping[Outcome, int] | Mapping[RepairOutcome, int],
         stopped_by: StoppedBy | None,
     ) -> None:
-        """Writes the end's entry if only the start's was written. Raises RedisError."""
+        """Writes the entry for the end, once, if the entry for the start was written.
+
+        Raises RedisError.
+        """
         if self.has_begun and not self.has_ended:
             add_entry(redis, self.entry(AuditEvent.ENDED, counts, stopped_by))
             self.has_ended = True

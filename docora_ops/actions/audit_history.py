@@ -61,7 +61,7 @@ def _fold(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:
         return entry.command == Action.SCHEDULE and entry.state is HistoryState.DONE
 
     for are_passes, consecutive in groupby(entries, is_pass):
-        # Two hosts may take turns.
+        # The passes of two hosts may alternate.
         by_kind: defaultdict[object, list[HistoryEntry]] = defaultdict(list)
         for entry in consecutive:
             kind = (entry.who, entry.reason, entry.target) if are_passes else id(entry)

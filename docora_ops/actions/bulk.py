@@ -32,8 +32,8 @@ _IDLE = 1  # seconds after which an operation that awaits results checks whether
 class BulkStep:
     """The progress of a bulk operation.
 
-    by_app: the outcomes so far by app, each with the number of its selected links; updated in place
-        as the operation continues.
+    by_app: the outcomes so far by app, updated in place as the operation continues. Each app comes
+        with the number of its selected links.
     deliveries: for a resync, the number of delivery records of the links before the first change.
     wait: the results of the snapshots so far, if they are awaited.
     is_waiting: all links have been changed, and only the snapshots are awaited.
@@ -52,9 +52,11 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     """Carries out a plan. Yields a step before the first change, and one after each batch.
 
     To change nothing, for example if a person declines, close the generator after the first step.
-    After a later end, or if the process is killed, repeating the command finishes the rest. With
-    `options.wait`, also yields while the snapshots are awaited. Raises WrongBackendError,
-    ServersMismatchedError, PostgresError, RedisError; an unfinished batch is rolled back.
+    If you close the generator later, or the process is killed, repeating the command does the rest.
+    With `options.wait`, also yields while the snapshots are awaited.
+
+    Raises WrongBackendError, ServersMismatchedError, PairMismatchedError, PostgresError,
+    RedisError; an unfinished batch is rolled back.
     """
     total, dry_run = plan.selection.total, plan.options.dry_run
     following = Following(docora)
@@ -187,7 +189,7 @@ class _BulkOperation:
             return Feed.DONE
         if refs or self._log.is_older_than(_IDLE):
             yield from self._change(refs)
-        # While waiting jobs are compared with the queue, no slot is taken that could become free.
+        # While `find_misplaced` runs, the batches are empty, too, but wait for no result.
         return Feed.BLOCKED if not refs and self._turns.has_left else Feed.MORE
 
     def _batches(self) -> Iterator[Sequence[LinkRef]]:
@@ -227,7 +229,7 @@ class _BulkOperation:
                 return
 
     def _with_missed(self, changed: Changed) -> Changed:
-        """Makes links `not_queued` that a resync has missed because their snapshot is running."""
+        """Replaces ALREADY_RUNNING by NOT_QUEUED in a resync, which these links have missed."""
         if self._plan.action is not Action.RESYNC:
             return changed
         outcomes = [

@@ -24,7 +24,7 @@ _POLL = 0.5  # seconds
 
 
 def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:
-    """Returns one page of the bulk operations of the last hour, latest first."""
+    """Returns one page of the bulk operations of the last hour, latest first. Raises RedisError."""
     shown = page_of(read_operations(docora.redis), page, limit)
     return replace(shown, rows=add_to_operations(docora, shown.rows))
 
@@ -62,7 +62,10 @@ def running_operation(docora: Docora) -> KnownOperation:
 
 
 def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
-    """Yields a bulk operation every 0.5 s until the operation ends or its command is gone."""
+    """Yields a bulk operation every 0.5 s until the operation ends or its command is gone.
+
+    Raises NotFoundError, RedisError.
+    """
     before = None
     while True:
         operation = read_operation(docora.redis, operation_id)

@@ -27,7 +27,8 @@ class Capacity:
     due_per_minute: the pace that scans each link once in `RESCAN_INTERVAL_MS` plus
         `SCAN_INTERVAL_MS`.
     slots: how many jobs can run at a time, not counting workers that take no jobs.
-    missing_slots: the number of further slots that would reach the pace that is due.
+    missing_slots: how many more slots the pace that is due needs; 0 if this can't be told (see
+        `capacity`).
     """
 
     managed_per_minute: float | None
@@ -77,7 +78,7 @@ def capacity(
     busy = [bool(worker.jobs) for worker in queue.workers if worker.no_job_reason is None]
     slots = len(busy)
     waits = (queue.oldest_waiting_seconds or 0) * 1000 > _WAITING_PASSES * settings.scan_interval_ms
-    can_tell = not (queue.suspension or freshness.held)  # held apps have links that are not due
+    can_tell = not (queue.suspension or freshness.held)  # `links_to_scan` includes held apps
     are_busy = sum(busy) > _BUSY * slots
     missing = 0
     if managed and managed < due and can_tell and waits and are_busy:

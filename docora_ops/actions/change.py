@@ -45,8 +45,8 @@ class LinkOutcome:
 class Changed:
     """What has become of the links of one batch: each has an outcome, or was put off.
 
-    later: links that were put off: those whose jobs wait, until `find_misplaced` has run; and
-        without `waits_for_rows`, those that are gone, or whose rows other sessions have locked.
+    later: the links that were put off. Before `find_misplaced` has run, these are links whose jobs
+        wait. Without `waits_for_rows`, links that are gone or locked by other sessions are added.
     deliveries: the number of delivery records deleted or, with `--update`, marked.
     circuits_reset: ids of repositories whose circuits were reset.
     circuits_held: ids of repositories whose circuits could not be reset, because their rows are
@@ -66,7 +66,8 @@ class Changed:
 class Changer:
     """Changes batches of links, each batch in one transaction.
 
-    commands: returns the Redis commands to run atomically with the push of these links' jobs.
+    commands: called with the links whose jobs are pushed; returns the Redis commands to run
+        atomically with the push.
     waits_for_circuits: wait for rows of circuits that other sessions have locked. Bulk operations
         skip them, because one timeout per link could take days.
     waits_for_rows: wait for rows of links that other sessions have locked, instead of skipping
@@ -109,8 +110,8 @@ class Changer:
     def change(self, refs: Sequence[LinkRef]) -> Changed:
         """Changes links in one transaction, and returns their outcomes after the commit.
 
-        Leaves out links whose job is running or unreadable. Raises LinkError if Postgres refuses
-        because of a row; PostgresError, RedisError. After an error, no link is changed.
+        Does not change links whose job is running or unreadable. Raises LinkError if Postgres
+        refuses because of a row; PostgresError, RedisError. After an error, no link is changed.
         """
         self.queue.prepare()
         todo, outcomes = _split_invalid(refs)
@@ -148,12 +149,12 @@ class Changer:
         return Changed([*invalid, *changed.outcomes], changed.later, deliveries, to_reset)
 
     def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
-        """Finds jobs that are marked as waiting, but that no worker would ever take.
+        """Finds misplaced jobs: they are marked as waiting, but no worker would ever take them.
 
-        RQ leaves such jobs behind, and so does a Redis that has lost writes. Looks twice, because
-        RQ removes a job from the list a moment before it adds it elsewhere. Yields Suspects between
-        the looks, and holds no lock. Sets `disproved`, so that each push checks these jobs again,
-        and replaces those that are still nowhere. Raises RedisError.
+        RQ leaves misplaced jobs behind, and so does a Redis that has lost writes. Looks twice,
+        because RQ moves a job in two steps, between which the job is in no place. Yields Suspects
+        between the looks, and holds no lock. Sets `disproved`: each push looks at these jobs once
+        more, and replaces a job that is still misplaced. Raises RedisError.
 
         delay: seconds between the two looks.
         """
@@ -200,7 +201,7 @@ class Changer:
                 outcomes.append(self._outcome_of_unclaimed(ref))
             else:
                 later.append(ref)
-        # A pass of `schedule` over jobs that all wait already changes nothing.
+        # If all jobs wait already, a pass of `schedule` changes nothing.
         has_written = any(
             answer.state is not JobState.WAITING or self.action is not Action.SCHEDULE
             for answer in answers.values()
@@ -271,7 +272,7 @@ class Changer:
         return LinkOutcome(ref, Outcome.NOT_QUEUED, "another session holds a lock on its row")
 
     def _is_running(self, ref: LinkRef) -> bool:
-        """Tells whether the link's job is running, so that its worker may have locked the row."""
+        """Tells whether the link's job is running. Its worker may then have locked the row."""
         [answer] = self.queue.look([ref.job_id])
         return answer.state is JobState.RUNNING
 

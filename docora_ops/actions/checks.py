@@ -284,7 +284,7 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
 
 
 def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
-    """Yields a problem if workers take no jobs for a reason other than a suspension.
+    """Yields a problem if workers take no jobs, unless a suspension is the only reason.
 
     The problem is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
 

@@ -46,13 +46,13 @@ class DeliveryChoice:
 class RepositoryDeliveries:
     """The files that an app has received from one repository, compared with the stored commit.
 
-    files: the number of files that were last delivered in the period.
+    files: the number of files that were last delivered in the period of the `Deliveries`.
     first_at, last_at: the times of the first and the last of these deliveries.
     status: the status of the link; None if the link is gone and only records are left.
     result: the result of the comparison; None without a link.
     stored_files: the number of files of the stored commit.
-    missing, outdated, extra: the numbers of files that differ, for any status but `scanning`.
-        Like `stored_files`, they are None if the link was not compared.
+    missing, outdated, extra: the numbers of files that differ. Like `stored_files`, they are None
+        if the link is gone, is `scanning` or has no stored commit.
     """
 
     repository_id: str
@@ -93,7 +93,7 @@ def read_deliveries(
 ) -> Iterator[Compared | Suspects | Deliveries]:
     """Counts the files delivered to an app, and compares them as `verify` does.
 
-    Yields what `verify` yields, and finally the Deliveries.
+    Yields Compared and Suspects like `verify`, and finally the Deliveries.
 
     Raises NotFoundError, AmbiguousError, PostgresError; UsageError if the period is empty or begins
     in the future.

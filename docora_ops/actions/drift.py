@@ -60,7 +60,7 @@ _KINDS_OF_LINKS = {
 
 @dataclass(frozen=True, slots=True)
 class Suspects:
-    """The number of suspects that await a second look. Yielded every second."""
+    """The number of links and jobs that await a second look. Yielded every second."""
 
     count: int
 
@@ -82,7 +82,10 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """Distinguishes the cases of one job. Any evidence changes if the job is queued again."""
+        """Returns the kind and the evidence, which tell the cases of one job apart.
+
+        Evidence changes if the job is queued again.
+        """
         return intern(f"{self.drift.kind} {self.disproved}")
 
 
@@ -94,10 +97,10 @@ def find_drift(
 ) -> Generator[Suspects, None, Iterator[Finding]]:
     """Looks for drift twice, `DOCORA_OPS_DRIFT_GRACE` seconds apart.
 
-    Yields Suspects between the looks; the iterator that it returns then makes the second look, and
-    yields the drift that both looks have found. The other suspects are normal activity. Leaves out
-    held apps, whose links need no job until the release. Holds neither locks nor a transaction
-    between the looks. Both looks raise PostgresError, RedisError.
+    Yields Suspects between the looks. Returns an iterator, which makes the second look and yields
+    the drift that both looks have found. The other suspects are normal activity. Leaves out held
+    apps, whose links need no job until the release. Holds neither locks nor a transaction between
+    the looks. Both looks raise PostgresError, RedisError.
 
     app_id: look only at this app.
     ref: look only at this link.

@@ -35,7 +35,7 @@ from docora_ops.text import amount, duration
 RECENTLY = 900
 """Seconds before the last scan in which the pace of scanning is measured."""
 _FEW_SCANS, _LONGEST_OF_FEW = 10, 3
-"""With fewer than 10 scans in that time, the threshold is at most 3 times the default."""
+"""With fewer than 10 scans in `RECENTLY`, the threshold is at most 3 times the default."""
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` after which to warn."""
 _STILL_INTERVALS, _STILL_GAPS, _LEAST_STILL = 3, 3, 120
@@ -55,12 +55,14 @@ class Freshness:
     """When links were last scanned, and how many are overdue. Postgres's clock gives all times.
 
     overdue: synced links without a good scan for `overdue_after_seconds`. The time runs from the
-        last good scan, or from the end of an open circuit if that is later. If no link at all was
-        scanned in this time, pending links and links that were never scanned also count; for a link
-        that was never scanned, the time runs from its creation.
+        last good scan, or from when the repository's circuit closed if that is later. If no link at
+        all was scanned in this time, pending links and links that were never scanned also count;
+        for a link that was never scanned, the time runs from its creation.
     is_slow: a cycle takes longer than the rescan interval plus two scan intervals, and a link has
-        waited for its scan that long. False if nothing moves or, with RQ, if `schedule` or all
+        waited that long for its scan. False if nothing moves or, with RQ, if `schedule` or all
         workers have stopped.
+    oldest_scan_seconds: the seconds since the oldest last good scan of an overdue link; if there is
+        none, of a synced link.
     schedule_stopped: the last pass of `schedule` is too old, and a link that has been due for too
         long has no live job. Judged by one look: a timer that is restarting looks the same.
     due: links that a scheduler should queue now.
@@ -78,10 +80,10 @@ class Freshness:
     is_slow: bool
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans in the last 15 minutes
-    oldest_scan_seconds: int | None  # the longest time since the last scan of a synced link
+    oldest_scan_seconds: int | None
     links_to_scan: int  # links that should be scanned regularly
     due: int
-    nothing_moves_after_seconds: int  # DOCORA_OPS_OVERDUE_AFTER, or from recent scans
+    nothing_moves_after_seconds: int  # see `still_threshold`
     nothing_moves: bool = False  # needs Redis, too
     schedule_stopped: bool = False  # needs Redis, too
     held: Sequence[str] = ()  # ids of held apps, whose links are left out
@@ -115,8 +117,8 @@ class Freshness:
 def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
     """Returns the ids of the held apps, or no ids and the error if Redis can't be used.
 
-    With the error, the caller need not wait for Redis again. If the holds can't be read, returns no
-    ids and no error.
+    With the error, the caller need not wait for Redis again. If Redis answers, but its record of
+    the holds is unreadable, returns no ids and no error.
     """
     try:
         return list(docora.read_holds()), None
@@ -129,7 +131,8 @@ def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
 def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> Freshness:
     """Returns the freshness of the links according to their rows alone.
 
-    Only `beside_queue` can tell whether anything has stopped, or links are scanned slowly.
+    `is_slow` is provisional: `beside_queue` clears it if scanning has stopped, and sets
+    `nothing_moves` and `schedule_stopped`.
 
     held: ids of held apps, whose links are left out.
     """
@@ -184,11 +187,11 @@ def _read_pace(docora: Docora, links: LinkCounts, held: Sequence[str]) -> tuple[
 
 
 def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:
-    """Returns the seconds that a cycle takes at the pace before the last scan of any link.
+    """Returns the seconds that a cycle takes at the last pace; None if too few scans are known.
 
-    Returns None if too few scans are known. A row keeps only the last scan of its link, so only the
-    latest pace can be measured: backwards from the last scan, so that a later stop does not change
-    the pace. The longest gap is left out, because it may have been a stop.
+    The last pace is that of the minutes before the last scan of any link. A row keeps only the last
+    scan of its link, so no earlier pace is known. A stop after the last scan does not change the
+    pace. The longest gap is left out, because it may have been a stop.
     """
     if scans.last_scanned_at is None or scans.first_at is None or scans.before_last < _FEWEST_SCANS:
         return None
@@ -277,10 +280,10 @@ def judge(activity: Activity) -> bool:
 
 
 def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview) -> Freshness:
-    """Adds to the freshness what the queue shows: stops, and whether scanning is slow.
+    """Sets `nothing_moves` and `schedule_stopped`, and clears `is_slow` if scanning has stopped.
 
-    With RQ, scanning is not slow but stopped if no worker takes jobs, or if the last pass of
-    `schedule` is too old and no job waits.
+    With RQ, scanning has also stopped if no worker takes jobs, or if the last pass of `schedule` is
+    too old and no job waits.
 
     Raises PostgresError, RedisError.
     """
@@ -333,9 +336,10 @@ def _read_activity(docora: Docora, freshness: Freshness, queue: QueueOverview) -
 def _unqueued_since(
     docora: Docora, statuses: Sequence[LinkStatus], before: datetime, held: Sequence[str]
 ) -> datetime | None:
-    """Returns the earliest time at which a link without a live job became due, if before `before`.
+    """Returns the earliest due time of the links without a live job; None if there are none.
 
-    Looks at a few links of each status. Returns None if all of these have live jobs.
+    Looks at a few links of each status that became due before `before`. When a pending or failed
+    link became due is not recorded; the earliest possible time counts.
     """
     rescan = docora.settings.rescan_interval_ms
     due: dict[LinkRef, datetime] = {}

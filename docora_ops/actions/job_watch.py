@@ -17,7 +17,7 @@ from docora_ops.jobs import QUEUE_NAME, JobState
 from docora_ops.links import LinkRef, LinkStatus, batches
 from docora_ops.operations import JobCounts
 
-_JOBS_AT_ONCE = 500  # links per look
+_JOBS_AT_ONCE = 500  # links between two yields
 _REST = 10  # the pause after a look lasts at least this many times as long as the look
 _CLEAN_UP = 60
 """Seconds within which a live worker queues the links of a killed worker again."""
@@ -34,7 +34,8 @@ class JobWatch:
     """Looks at the jobs of links from time to time; reports when a problem begins and ends.
 
     A link is lost if two looks, at least `DOCORA_OPS_DRIFT_GRACE` seconds apart, find no live job.
-    If Redis is down, the jobs are unknown, but the wait continues, because the results are in
+    While workers run, the looks at a `scanning` link must be at least `_CLEAN_UP` seconds apart. If
+    Redis is down, the jobs are unknown, but the wait continues, because the results are in
     Postgres.
 
     link: APP and REPO as typed, if only one link is followed; otherwise empty.

@@ -54,9 +54,9 @@ from docora_ops.queue.redis_client import redis_errors
 from docora_ops.text import mask_url
 
 _ALL = LinkChoice()
-_PATIENCE = 2  # seconds for Postgres, where Redis alone would do
-_TRIES = 5  # last tries of a link to show
-_CLOCKS_APART = timedelta(minutes=1)  # the largest difference between Postgres and Redis
+_PATIENCE = 2  # timeout of Postgres in seconds, where it only adds details
+_TRIES = 5  # the number of last tries that `show` shows
+_CLOCKS_APART = timedelta(minutes=1)  # the most that the clocks of Postgres and Redis may differ
 _COUNTS: Mapping[LinkGroup, Callable[..., AppCount | RepositoryCount | StatusCount]] = {
     LinkGroup.APP: AppCount,
     LinkGroup.REPOSITORY: RepositoryCount,
@@ -104,7 +104,8 @@ def links(
 ) -> tuple[Page[ListedLink], RedisError | None]:
     """Returns one page of the links with the states of their jobs.
 
-    If Redis can't be used, the states are None, and the error of Redis is also returned.
+    If Redis can't be used, the states are None, and the error of Redis is also returned. Raises
+    UsageError, NotFoundError, AmbiguousError, PostgresError.
     """
     held, lost = read_held(docora) if choice.overdue else ([], None)
     database, (which, _) = docora.database, choose_links(docora, choice, held=held)
@@ -149,7 +150,7 @@ def link_groups(
 
     Errors that differ only in files, paths, numbers or ids count as one.
 
-    Raises NotFoundError, AmbiguousError, PostgresError.
+    Raises UsageError, NotFoundError, AmbiguousError, PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     if group is LinkGroup.ERROR:
@@ -169,7 +170,7 @@ def apps(
     """Returns one page of the apps with matching links.
 
     Without a choice, includes apps without links. If Redis can't be used, warns, and shows no
-    app as held. Raises NotFoundError, AmbiguousError, PostgresError.
+    app as held. Raises UsageError, NotFoundError, AmbiguousError, PostgresError.
     """
     database, (which, _) = docora.database, choose_links(docora, choice)
     rows = lists.summarize_apps(database, which, every_app=choice == _ALL)
@@ -186,7 +187,10 @@ def apps(
 
 
 def show(docora: Docora, app: str, repository: str) -> LinkDetails:
-    """Returns everything known about one link except its secrets."""
+    """Returns everything known about one link except its secrets.
+
+    Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
+    """
     database, queue = docora.database, docora.queue_to_read
     with database.snapshot():
         link = resolve_link(database, app, repository)

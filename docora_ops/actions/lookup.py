@@ -35,14 +35,17 @@ _MOST_CANDIDATES = 10
 class LinkChoice:
     """A choice of links. A link must match one value of each field; an empty field matches all.
 
+    Links that match a value of `exclude_apps` or `exclude_errors` are left out.
+
     apps, exclude_apps: ids or names, as a person types them.
     repositories: ids, `owner/name` or URLs; `*` in `owner/name` matches any text.
-    errors, exclude_errors: texts to compare with the last errors. If `--group-by error` shows a
-        text, the text matches the links of its group. Any other text matches errors that contain it
+    errors, exclude_errors: texts to compare with the last errors. A text that `--group-by error`
+        shows matches the errors of its group. Any other text matches errors that contain it
         (case-insensitive); if it has a `*`, it must match the whole error, or all of the error
         except the name of the sent file.
     no_error: also match links without an error.
-    open_circuit: whether the repository's circuit must be open; None matches either.
+    open_circuit: True matches links whose repository has an open circuit, False all other links;
+        None matches all links.
     last_scan_before: the last good scan was before this time, or is older than this age. Also
         matches links that were never scanned.
     last_scan_after: the last good scan was at this time or later, or is at most this old.
@@ -130,9 +133,9 @@ def choose_links(
 def _errors_of_groups(
     database: Database, which: LinkFilter, texts: Sequence[str]
 ) -> Sequence[str] | None:
-    """Returns the cut-off errors that the texts match, or None if no text names an error group.
+    """Returns the matching errors, cut by `CUT_ERROR`; None if no text is that of an error group.
 
-    SQL could match the text of a group, too, but would also find errors of other groups.
+    By SQL alone, the text of a group would also match errors of other groups.
     """
     matching = [different_errors(database, replace(which, errors=[text])) for text in texts]
     groups = [errors_of_group(*pair) for pair in zip(texts, matching, strict=True)]

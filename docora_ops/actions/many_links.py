@@ -45,16 +45,16 @@ def retry_all_failed(
 
     The first step describes the plan; closing the generator then changes nothing. A step follows
     each batch. Closing the generator later ends the operation after its current batch; another call
-    does the rest. Links whose jobs wait come last. Replaces such a job if no worker would take it,
-    according to two looks `DOCORA_OPS_DRIFT_GRACE` seconds apart.
+    does the rest. Links whose jobs wait come last. Replaces a waiting job that no worker would
+    take, according to two looks `DOCORA_OPS_DRIFT_GRACE` seconds apart.
 
     limit: the maximum number of links.
     by_prefix: allow unambiguous prefixes of app ids and names.
     reason: for the audit entry.
 
-    Raises UsageError for an unconfirmed change of a protected target, NotFoundError,
-    AmbiguousError, NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
-    PostgresError, RedisError.
+    Raises UsageError for an unconfirmed change of a protected target, and the errors of
+    `choose_links`; NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
+    PairMismatchedError, PostgresError, RedisError.
     """
     if not options.dry_run:
         docora.require_confirmation()
@@ -122,7 +122,7 @@ def resync_all(
 def _select(
     docora: Docora, which: LinkFilter, options: ChangeOptions, limit: int | None = None
 ) -> Selection:
-    """Selects links, except those of held apps and those that nobody would queue."""
+    """Selects links, except those of held apps and, with BullMQ, those whose circuit stays open."""
     # Docora's scheduler would not queue links with an open circuit.
     skip = not (docora.queue.can_push or options.reset_circuit)
     holds = docora.read_holds()
@@ -136,13 +136,13 @@ def schedule(
 ) -> Generator[BulkStep]:
     """Queues all due links once: first snapshots, rescans and failed links.
 
-    Leaves out links that a running operation with `in_flight` will queue. Yields steps like
-    `retry_all_failed`.
+    Leaves out links of held apps, and links that a running operation with `in_flight` will queue or
+    that failed again in it. Yields steps like `retry_all_failed`.
 
     reason: for the audit entry.
 
     Raises NeedsRqError with the BullMQ backend, UnclearBackendError, WrongBackendError,
-    ServersMismatchedError, PostgresError, RedisError.
+    ServersMismatchedError, PairMismatchedError, PostgresError, RedisError.
     """
     within = docora.settings.scan_interval
     require_rq(docora, "schedule", f"Docora's worker queues what is due by itself, within {within}")
@@ -184,7 +184,7 @@ def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
 
 
 def running_operations(at_work: AtWork) -> list[RunningOperation]:
-    """Returns the operations with shared links that are not queued yet, or have no result yet."""
+    """Returns the operations in which a shared link is not queued yet, or has no result yet."""
     running = []
     for shared, results in at_work:
         operation, links = shared.operation, len(shared.to_queue) + len(shared.queued)
@@ -206,9 +206,9 @@ def running_operations(at_work: AtWork) -> list[RunningOperation]:
 
 
 def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
-    """Leaves out links that paced operations will queue, and links that failed again in these.
+    """Leaves out links that an operation with `in_flight` will queue, or that failed again in it.
 
-    Keeps all other links that a paced operation has queued: the job may be lost, or a rescan due.
+    Keeps all other links that the operation has queued: the job may be lost, or a rescan due.
     """
     left_to: dict[str, str] = {}  # operation ids, by row id
     for shared, results in at_work:

@@ -30,7 +30,7 @@ class Metrics:
 
     A server is up if it answered and permitted everything. `failed_by_app` and `failed_by_error`
     are also None unless asked for; `failed_by_error` has only the 20 most frequent errors. `drift`
-    needs both servers and the right backend.
+    is None if either server is down, if `backend_ok` is False, or on a standby.
     """
 
     links: LinkCounts | None

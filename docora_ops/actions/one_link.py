@@ -38,8 +38,8 @@ def retry(
 
     Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Also
     replaces a waiting job that no worker would take, according to two looks
-    `DOCORA_OPS_DRIFT_GRACE` seconds apart. With `options.now`, exempts the waiting job of a held
-    app, regardless of the link's status; a link that is not failed stays as it is.
+    `DOCORA_OPS_DRIFT_GRACE` seconds apart. With `options.now`, exempts the job from the hold of its
+    app. This also works for a waiting job of a link that is not failed; the link stays as it is.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -60,8 +60,8 @@ def resync(
 ) -> LinkResult:
     """Resets a link of any status, deletes its delivery records, and queues its job.
 
-    With `options.path`, deletes only the records of matching files; raises NotFoundError if there
-    are none and the stored commit has no such file, either. For parameters and errors, see `retry`.
+    With `options.path`, deletes only the records of matching files. Raises NotFoundError if neither
+    a record nor the stored commit has a matching file. For parameters and errors, see `retry`.
     """
     if options.path:
         link_to_resync(docora, app, repository, options.path)
@@ -139,7 +139,8 @@ def _change(
         now = read_link(database, link.ref.app_id, link.ref.repository_id)
         if now is None or now.ref != link.ref:
             raise gone(link.ref.app_id, link.ref.repository_id)
-        _claiming_of(docora, action, now, reset_circuit=options.reset_circuit)  # raises why not
+        # Raises an error if the new state of the link does not allow the change.
+        _claiming_of(docora, action, now, reset_circuit=options.reset_circuit)
         raise _not_failed(docora, now)
     if outcome is Outcome.ALREADY_RUNNING and action is Action.RESYNC:
         raise SnapshotRunningError(
@@ -180,8 +181,8 @@ def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: b
     - The app is held, and the link's job waits: `--now` exempts the job; the row does not change.
     - With BullMQ, the link is pending, and `--reset-circuit` closes its open circuit.
 
-    With BullMQ, an open circuit is otherwise refused, because Docora's scheduler would leave the
-    link alone.
+    With BullMQ, an open circuit is refused without `--reset-circuit`, because Docora's scheduler
+    would leave the link alone.
     """
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)

@@ -157,7 +157,7 @@ def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Belonging:
-    """The number of jobs that were made for links, and of those whose link does not exist."""
+    """How many jobs were made for links, and how many of these have no link in the database."""
 
     jobs: int
     without_link: int
@@ -165,7 +165,7 @@ class Belonging:
 
     @property
     def is_plausible(self) -> bool:
-        """Tells whether at least one job has a link; of 10 or more RQ jobs, at least half.
+        """Tells whether at least one job has a link and, of 10 or more RQ jobs, at least half have.
 
         Also True if there are no jobs.
         """

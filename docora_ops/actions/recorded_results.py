@@ -1,4 +1,7 @@
-"""Reads the record of outcomes for results that no command awaited. Needs only Redis."""
+"""Completes the results of snapshots that no command awaited, from the record of outcomes.
+
+Needs only Redis.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +20,7 @@ Item = TypeVar("Item", HistoryEntry, KnownOperation, OperationRecord)
 
 
 def add_to_operations(docora: Docora, operations: Sequence[Operation]) -> list[Operation]:
-    """Returns the operations, and adds recorded results if their links are still in Redis.
+    """Returns the operations. Completes their results, if Redis still has the operations' links.
 
     Raises RedisError.
     """
@@ -32,9 +35,9 @@ def add_to_operations(docora: Docora, operations: Sequence[Operation]) -> list[O
 
 
 def add_to_changes(docora: Docora, changes: Sequence[HistoryEntry]) -> list[HistoryEntry]:
-    """Returns the changes, and adds recorded results to those of one link and to bulk operations.
+    """Returns the changes. Completes the results of bulk operations and of changes of one link.
 
-    Adds none to a bulk operation whose links are no longer in Redis. Raises RedisError.
+    Returns a bulk operation as it is if Redis no longer has its links. Raises RedisError.
     """
     asked = []
     for entry in changes:

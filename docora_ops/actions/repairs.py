@@ -186,7 +186,7 @@ def repair(
     findings: list[Finding] = []
     looks = find_drift(docora, **scope)
     if suspects := next(looks, None):
-        # Before the second look, because both take much memory if there are a million.
+        # Before the second look, because this and the drift take much memory with a million jobs.
         require_pair(docora, all_jobs=True, ignore_unknown_jobs=remove_unknown_jobs)
         docora.note(f"{amount(suspects.count, 'suspect')} at first check: checking again.")
         yield suspects

@@ -81,7 +81,8 @@ def read_report(
     since: the start of the period; None means a day ago.
     operation_id: report only this operation and its audit entries.
 
-    Raises NotFoundError if nothing is known about the operation, RedisError.
+    Raises UsageError if `since` is in the future, NotFoundError if nothing is known about the
+    operation, RedisError.
     """
     now = read_clock(docora.redis)
     entries = read_history(docora.redis)[::-1]

@@ -45,11 +45,11 @@ class Following:
     """Row ids of links that have a result or are gone; the caller may empty the list."""
     watch: JobWatch = field(init=False)
     _reset: list[str] = field(default_factory=list)
-    """Row ids of links that were reset, so that any result is new."""
+    """Row ids of links that were reset: any result is new."""
     _running: list[str] = field(default_factory=list)
-    """Row ids of links whose job was running, so that `failed` may be an old result."""
+    """Row ids of links whose job was running: `failed` may be an old result."""
     _claimed: list[str] = field(default_factory=list)
-    """Row ids of links whose claim may not be committed yet, so that any result may be old."""
+    """Row ids of links whose claim may not be committed yet: any result may be old."""
     _synced: int = 0
     _gone: int = 0
     _failures: list[LinkFailure] = field(default_factory=list)

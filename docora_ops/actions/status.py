@@ -69,16 +69,16 @@ class DriftCounts:
 
 
 class HeadlineCode(StrEnum):
-    """Subjects of the first sentence of `status`, which is about the first subject that applies."""
+    """What the first sentence of `status` is about: the first of these that applies."""
 
     SERVER_DOWN = "server_down"
     BACKEND_UNCLEAR = "backend_unclear"
     WRONG_WORKERS = "wrong_workers"  # only workers of the other backend run
-    NO_WORKER = "no_worker"  # and links or jobs wait; with BullMQ, none is seen
+    NO_WORKER = "no_worker"  # although links or jobs wait; with BullMQ, no worker is seen
     NO_JOBS_TAKEN = "no_jobs_taken"  # every worker refuses
     SUSPENDED = "suspended"
     NOT_SCHEDULED = "not_scheduled"
-    NOTHING_MOVES = "nothing_moves"  # more links are due than are failed
+    NOTHING_MOVES = "nothing_moves"  # and more links are due than failed
     FAILED = "failed"  # of FAILED, DRIFT and OVERDUE, the one with most links
     DRIFT = "drift"
     OVERDUE = "overdue"
@@ -103,7 +103,7 @@ class Headline:
     links: the number of affected links; with `backlog`, of waiting jobs; with `in_sync`, of all
         links. None if not counted.
     seconds: a time that depends on `code`; None if unknown:
-        - `failed`: since the earliest last good scan of a link with the most common error.
+        - `failed`: since the oldest last good scan of a failed link with the most common error.
         - `overdue`, `pending`, `in_sync`: since the oldest last good scan of an overdue link; if no
           link is overdue, of a synced link.
         - `suspended`: since the suspension.
@@ -130,11 +130,12 @@ class RecentEnds:
 class Status:
     """The state of a Docora. The fields of a server that is down are None.
 
-    `failed_by_app`: the first four of `failed_apps` apps.
-    `failed_by_error`: the first four of `failed_errors` errors.
+    `failed_apps`, `failed_errors`: the number of apps with failed links, and of different errors.
+    `failed_by_app`, `failed_by_error`: the four apps and errors with the most failed links.
     `good_until_at`, `good_until_seconds`, `oldest_scan_seconds`: as in `ErrorGroup`, for all failed
     links.
-    `tried_by_error`: the first four errors of links whose last try failed and that are tried again.
+    `tried_by_error`: the four most common errors of links whose last try failed and that are tried
+    again.
     `recent_ends`, `failures`: None with BullMQ, or if no worker has recorded an outcome for 8 days.
     `capacity`: None with BullMQ.
     `drift`: also None if workers of the other backend run, if the backend is unclear, or on a

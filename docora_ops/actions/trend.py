@@ -32,7 +32,7 @@ from docora_ops.text import When
 DAY = 86_400
 PERIODS = {"10m": PERIOD, "hour": 3600, "day": DAY}
 """The lengths of periods in seconds, by name."""
-_OF_DAY = 10_800  # seconds of a period where a day has one row
+_OF_DAY = 10_800  # seconds of each period in the trend of a day
 _FILES = "files"
 _RECENT, _BEFORE = timedelta(seconds=2 * PERIOD), timedelta(seconds=6 * PERIOD)
 _SIGMAS, _LEAST_CHANGE = 2, 0.25
@@ -41,7 +41,7 @@ _SIGMAS, _LEAST_CHANGE = 2, 0.25
 class Direction(StrEnum):
     """Whether the number of failures falls, stays or rises."""
 
-    NONE = "none"  # none has failed for 80 minutes
+    NONE = "none"  # no failures for at least 80 minutes
     FALLING = "falling"
     STEADY = "steady"
     RISING = "rising"
@@ -214,9 +214,9 @@ def direction(recent: int, seconds: float, before: int, before_seconds: float) -
 
     A change counts only if it is at least a quarter, and more than chance explains.
 
-    If nothing has changed, the probability that a failure is recent equals the recent share of the
-    time. The number of recent failures then differs from the expected number by more than two
-    standard deviations at most once in 20 times.
+    If nothing has changed, a failure is recent with the probability
+    `seconds` / (`seconds` + `before_seconds`). The number of recent failures then differs from the
+    expected number by more than two standard deviations at most once in 20 times.
 
     recent: the number of failures in the last `seconds`.
     before: the number of failures in the `before_seconds` before that.
@@ -252,6 +252,9 @@ def _matches(error: str, wanted: str) -> bool:
 
 
 def floor(moment: datetime, seconds: int) -> datetime:
-    """Returns the start of the period of this moment in UTC. Periods are counted from 1970 on."""
+    """Returns the start of the period that contains `moment`, in UTC.
+
+    The first period begins with the year 1970.
+    """
     whole = int(moment.timestamp())
     return datetime.fromtimestamp(whole - whole % seconds, UTC)

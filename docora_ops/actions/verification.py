@@ -33,7 +33,7 @@ _FIRST_PAGE, _LARGEST_PAGE = 20, 2000  # links per statement
 _FAST, _SLOW = 0.3, 2  # a statement below or above this many seconds changes the size of the next
 _MOST_WITH_EXAMPLES = 1000  # links: a path can have a thousand characters
 _ALL_FILES = Compare()
-_MOST_CONFLICTS = 5  # retries of a statement, for example while another session truncates tables
+_MOST_CONFLICTS = 5  # tries of a statement, for example while another session truncates tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def compare(
     A link that differs at the first look is judged by a second look, `DOCORA_OPS_DRIFT_GRACE`
     seconds later. Raises PostgresError.
 
-    which: the files to compare, and whether in detail.
+    which: which files and links to compare; see `Compare`.
     """
     database, counts, compared = docora.database, Counter[Verdict](), 0
     app_ids: set[str] = set()
@@ -238,7 +238,8 @@ def _differing(link: ComparedLink, *, with_examples: bool) -> DifferingLink:
 def _pages(database: Database, which: Compare, ids: Sequence[str]) -> Iterator[list[ComparedLink]]:
     """Compares the links, as many at a time as Postgres compares in about a second.
 
-    Raises StatementTimeoutError if even a single link takes longer than a statement may.
+    Raises StatementTimeoutError if even a single link takes longer than a statement may,
+    ConflictError if each of `_MOST_CONFLICTS` tries meets a conflict.
     """
     start, size, conflicts = 0, _FIRST_PAGE, 0
     while start < len(ids):

@@ -34,7 +34,7 @@ _LOOK = 1  # seconds between two looks at an operation
 
 @dataclass(frozen=True)
 class LinkStep:
-    """The state of a wait for one link. `end`: the result if the wait ended now."""
+    """The state of a wait for one link. `end`: the result; INTERRUPTED until the last step."""
 
     link: Link
     workers: int
@@ -47,7 +47,7 @@ def wait(
 ) -> Generator[LinkStep]:
     """Waits for the snapshot of a link, for at most `timeout` seconds.
 
-    Ends at once if the link is synced, or has failed and has no live job.
+    Ends at once if the link is synced, or is failed and has no live job.
     Raises NotFoundError, AmbiguousError, InvalidJobIdError, PostgresError, RedisError.
     """
     link = resolve_link(docora.database, app, repository)
