@@ -57,7 +57,7 @@ _BY_LAST_SCAN = (
     "by its last good scan, docora-ops history --since WHEN lists changes"
 )
 
-# Help is plain text, because for rich's markup, Typer imports a Markdown reader and a syntax
+# Help is plain text: for rich's markup, Typer would import a Markdown reader and a syntax
 # highlighter, which takes longer than the rest of a help page. Typer's own completion options would
 # install scripts that evaluate the names they are given.
 app = typer.Typer(
@@ -118,8 +118,8 @@ for _commands in _COMMANDS.values():
         app.command(_example.partition(" ")[0], epilog=f"Example: docora-ops {_example}")(_command)
 
 
-# Typer's own --help has no default. To convert a missing value, Typer imports pydantic, which would
-# slow down the help of each command.
+# Replaces Typer's own --help, which has no default: to convert a missing value, Typer would import
+# pydantic, which slows down the help of each command.
 @app.callback(invoke_without_command=True)
 def _options(
     typer_context: typer.Context,
@@ -143,7 +143,7 @@ def _options(
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command and returns its exit code. Completion ends in SystemExit."""
+    """Runs one command and returns its exit code. Raises SystemExit after a shell completion."""
     output = guard_streams()
     context = Context(arguments, as_json="--json" in takewhile("--".__ne__, arguments))
     code = ExitCode.OK if arguments else ExitCode.USAGE

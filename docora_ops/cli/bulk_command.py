@@ -62,7 +62,7 @@ def run_bulk(
             context.show(render.bulk_data(result), [screen], footer="")
 
         context.tell()  # otherwise, both processes would print the notices
-        # This process closes the generator after its first step, which changes nothing.
+        # This process only closes the generator, whose first step has changed nothing.
         work = partial(_carry_out, context, events, step)
         return detach(context.docora, work, show)
 
@@ -81,7 +81,7 @@ def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
 
 
 def reset_in_words(docora: Docora, links: str, count: int) -> str:
-    """Says what happens to links and their jobs, as part of a question.
+    """Returns the part of a question that says what happens to links and their jobs.
 
     links: the links in words, such as `3 links`.
     """
@@ -205,7 +205,7 @@ def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> 
 
 
 def _ended(result: BulkResult) -> str:
-    why = ""  # no reason if all links have an outcome, or if the last commit is uncertain
+    why = ""  # no reason if a server was lost after the last link had its outcome
     if result.stopped_by:
         why = f" ({render.stopped(result.stopped_by, result.cancelled_by)})"
     return f"Stopped{why} after {result.completed} of {result.total} links"

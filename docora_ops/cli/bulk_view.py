@@ -162,7 +162,7 @@ def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
     label = "still to come"
     if left:
         label = f"of {limit} in flight" if limit else "in flight"
-    if 0 < sum(jobs.values()) <= wait.unfinished:  # otherwise, some jobs have ended since the look
+    if 0 < sum(jobs.values()) <= wait.unfinished:  # otherwise, some jobs ended after the count
         label += f" ({', '.join(f'{count} {place}' for place, count in jobs.items() if count)})"
     shown = counted_results(wait.results, label)
     if left:
@@ -204,7 +204,7 @@ def command_line(command: str | None, selection: Mapping[str, object]) -> str:
     """Returns a command with its arguments and options, quoted for the shell."""
     typed = [command] if command else []
     for name, value in selection.items():
-        # Ids are recorded in addition to names; old URL and held apps belong to the result.
+        # Ids repeat the names. The old URL and the held apps are results, not options.
         if name in {"app_id", "repository_id", "old_url", "held"}:
             continue
         for argument in value if isinstance(value, list) else [value]:

@@ -65,7 +65,7 @@ def complete_target(incomplete: str) -> list[str]:
 
 
 def complete_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the ids of bulk operations that begin with the typed text, latest first."""
+    """Returns the operation ids that begin with the typed text, latest first."""
     from docora_ops.actions.bulk_operations import operations
 
     with _docora(typer_context) as docora:

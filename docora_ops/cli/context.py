@@ -36,7 +36,7 @@ _NAMING = re.compile(rf" \({_ID.pattern}\)|\bdocora-ops(?: [^\s'(,;]+)+")
 
 @dataclass
 class Context:
-    """The one running command: what was asked, its connections, and what was printed."""
+    """The running command: its arguments and options, its connections, and what it has printed."""
 
     arguments: Sequence[str] = ()
     """The command line after the program's name."""
@@ -47,7 +47,7 @@ class Context:
     target: str | None = None
     """The name of the target, once the source of the settings is known."""
     target_line: str = ""
-    """The last line of a screen that does not name its servers; empty until a target is read."""
+    """The last line of a screen that does not name its servers; empty without a target."""
     document_has_begun: bool = False
     """True once a document has been printed: stdout must contain only one."""
     tells_time: bool = False
@@ -136,7 +136,7 @@ class Context:
         return [replaced(part, _NAMING, put_names) for part in parts] if names else parts
 
     def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:
-        """Prints the data as a document with `--json`, otherwise the parts.
+        """With `--json`, prints the data as a document; otherwise, prints the parts as a screen.
 
         footer: the last line of the screen (default: the target).
         """
@@ -290,10 +290,10 @@ class Context:
 
 
 def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
-    """Returns the Context, with `--json` and the options on how to change links.
+    """Stores `--json` and the options on how to change links in the Context. Returns the Context.
 
-    Raises UsageError if these options contradict each other; BadParameter if a value is empty or
-    not valid text.
+    Raises UsageError if the options contradict each other; BadParameter if a value is empty or not
+    valid text.
 
     waits: the command always waits.
     """

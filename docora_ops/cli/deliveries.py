@@ -58,10 +58,10 @@ def deliveries(
     """Show what an app was delivered, with proof.
 
     Counts files by repository, with the first and last delivery. Docora records no deletions, and
-    of each file only the last delivery, which has to be in the period. Ends with the result of
-    verify for the same links, regardless of the period: all files of the stored commits were
-    delivered, some differ or a link is failed (exit code 6), or it is uncertain. Says if the app is
-    held, and otherwise needs only Postgres. Changes nothing.
+    only the last delivery of each file: a file counts if its last delivery is in the period. Ends
+    with the result of verify for the same links, regardless of the period: all files of the stored
+    commits were delivered, some differ or a link is failed (exit code 6), or it is uncertain. Needs
+    only Postgres, except to say that the app is held. Changes nothing.
     """
     context = context_of(typer_context)
     if not files and (limit or page):

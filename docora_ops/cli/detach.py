@@ -96,7 +96,10 @@ def detach(
 
 
 def _exit_code(pid: int) -> int:
-    """Returns the exit code of a child process that has recorded no operation."""
+    """Waits for a child process that has recorded no operation, and returns its exit code.
+
+    Raises CommandInterruptedError if a signal has ended the child.
+    """
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code < 0:
         raise CommandInterruptedError(

@@ -23,11 +23,12 @@ class LinkBefore:
 
 @dataclass(frozen=True)
 class LinkData:
-    """The result of `retry`, `resync` or `wait` for one link, with Docora's own names.
+    """The result of `retry`, `resync` or `wait` for one link, by Docora's own names.
 
     outcome, previous, circuit_open_until: null for `wait`. The circuit is read after the change.
     circuit_reset: null without `--reset-circuit`.
-    deliveries_cleared, deliveries_marked: for a resync, without and with `--update`.
+    deliveries_cleared: null except for a resync without `--update`.
+    deliveries_marked: null except for a resync with `--update`.
     waited: null without `--wait`.
     """
 

@@ -94,7 +94,7 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
     registry = CollectorRegistry()
 
     def add(name: str, values: Mapping[Any, float], **labels: str) -> None:
-        """Adds a gauge with a sample for each item of `values`. Its key fills the empty label."""
+        """Adds a gauge with a sample per item of `values`. The item's key fills the empty label."""
         if metrics.target:
             labels = {"target": metrics.target, **labels}
         gauge = Gauge(name, _HELP[name], tuple(labels), registry=registry)

@@ -180,7 +180,7 @@ def operation_screens(operation: KnownOperation, failed: Sequence[LinkFailure]) 
 
 @dataclass(frozen=True)
 class CancelData:
-    """The result of `cancel`. `already_cancelled`: somebody had cancelled it before."""
+    """The result of `cancel`. `already_cancelled`: the operation had been cancelled before."""
 
     message: str
     operation_id: str

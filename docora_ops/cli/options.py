@@ -124,8 +124,8 @@ Errors = Annotated[
     typer.Option(
         "--error",
         metavar="TEXT",
-        help="Only links of the group that --group-by error shows as TEXT, or, without such a "
-        "group, whose last error contains TEXT (case-insensitive). If TEXT has a *, it must match "
+        help="Only links of the group that --group-by error shows as TEXT; without such a group, "
+        "links whose last error contains TEXT (case-insensitive). If TEXT has a *, it must match "
         "the whole error. Repeatable.",
     ),
 ]
@@ -135,7 +135,9 @@ ExcludeErrors = Annotated[
 ]
 NoError = Annotated[
     bool,
-    typer.Option("--no-error", help="Only links without an error (or matching --error)."),
+    typer.Option(
+        "--no-error", help="Only links without an error; with --error, also links that match it."
+    ),
 ]
 CircuitFilter = Annotated[
     Literal["open", "closed"] | None,

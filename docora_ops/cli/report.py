@@ -213,7 +213,7 @@ def _timeline(report: Report) -> Iterator[str]:
         begins = entry.command != "cancel"
         operation = operations.pop(entry.operation_id or "", None) if begins else None
         lines.append((entry.started_at, _change(entry), operation))
-    for operation in operations.values():  # of the dashboard, or begun before the first change
+    for operation in operations.values():  # of the dashboard, or begun before all listed changes
         at = operation.started_at or operation.last_step_at or report.since
         lines.append((at, _unrecorded(operation), operation))
     for _, line, operation in sorted(lines, key=itemgetter(0)):

@@ -51,8 +51,9 @@ def resync(
 ) -> int:
     """Send an app all files of a repository again.
 
-    Deletes the delivery records of the link, resets the link and queues its snapshot job
-    atomically, regardless of its status. Refused while a snapshot of the link is running.
+    Deletes the delivery records of the link (--update: marks them), resets the link and queues its
+    snapshot job atomically, regardless of the link's status. Refused while a snapshot of the link
+    is running.
 
     Without delivery records, the app is not told about files that were deleted from the repository
     since the last snapshot: use --update, unless the app has lost its files.

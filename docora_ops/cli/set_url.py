@@ -115,7 +115,7 @@ def _remains(change: UrlChange) -> str:
 
 
 def _next_commands(change: UrlChange) -> Iterator[tuple[str, str]]:
-    """Yields the next commands to run, each after words that say when."""
+    """Yields the next commands to run, as pairs: words that say when, and the command."""
     app_id = arguments(change.app_id)
     if change.dry_run or not change.changed:
         return

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 2  # seconds that a reader gets to take the rest of a document
-_SOON = 0.05  # seconds before a swallowed signal is repeated: the destructor has probably ended
+_SOON = 0.05  # seconds until a swallowed signal is repeated, so that the destructor can end
 
 
 def _interrupt() -> None:
@@ -32,8 +32,8 @@ _reactions: list[Callable[[], None]] = [_interrupt]
 def interruptible() -> Iterator[None]:
     """Makes SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the block.
 
-    After the block, none of them arrives. If SIGHUP or SIGINT was ignored when the process started,
-    as with `nohup`, it stays ignored.
+    After the block, these signals stay blocked. If SIGHUP or SIGINT was ignored when the process
+    started, as with `nohup`, it stays ignored.
     """
     for number in _ENDING:
         if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
@@ -98,8 +98,8 @@ def until_interrupted(events: Generator[T], announcement: str = "") -> Iterator[
 def finishing_first() -> Iterator[None]:
     """Delays the first signal until the block has ended.
 
-    Ends the process at a second signal, or if the block goes on for another 2 s: nobody may be
-    reading the output.
+    Ends the process at a second signal, or 2 s after the first one if the block is still running,
+    perhaps because nobody reads the output.
     """
     before = len(_came)
 

@@ -36,7 +36,7 @@ _SLOW_MS = 250  # latency above which a server is slow
 _LINES = 22  # of a terminal with 24, without the next prompt and the last line of --watch
 _WIDTH = 67  # characters of a value at a terminal with 80 columns
 _MOST = 4  # apps and errors to name; fewer if the screen would be too long
-_SHORTEST_ERROR = 16  # characters of an error that the first sentence has at any terminal
+_SHORTEST_ERROR = 16  # minimum characters of an error in the first sentence
 _PERIOD = 5  # seconds between two screens
 
 
@@ -147,7 +147,7 @@ def sentence_of(status: Status) -> str:
     links, since = headline.links or 0, headline.seconds
     last = "no scan yet" if since is None else f"last scan {ago(since)}"
     oldest = "" if since is None else f", oldest scan {ago(since)}"
-    if held := len(queue.held):  # their links may be older
+    if held := len(queue.held):  # links of held apps do not count for `oldest`
         oldest += f"; {amount(held, 'app is', 'apps are')} held"
     wait = f"{amount(queue.waiting, 'job')} waiting, " if queue.waiting else ""
     match headline.code:
@@ -157,7 +157,7 @@ def sentence_of(status: Status) -> str:
             return f"nothing is scanned: {ADVICE[queue.backend].only_others}; {last}"
         case HeadlineCode.NO_WORKER:
             none = "nothing is scanned: no worker runs"
-            if queue.backend is Backend.BULLMQ:  # our user may not see all
+            if queue.backend is Backend.BULLMQ:  # our user may lack the right to list them
                 none = ADVICE[queue.backend].no_worker
             return f"{none}; {wait}{last}"
         case HeadlineCode.NO_JOBS_TAKEN:
@@ -242,8 +242,8 @@ def status_rows(
     """Yields the names and values of the screen. Leaves out rows that have nothing to tell.
 
     errors: the errors of unusable servers.
-    is_verified: whether the delivered files have been compared; if not, suggest `verify`. None:
-        suggest it only after a finished operation, and without trouble.
+    is_verified: whether the delivered files have been compared; if not, suggest `verify`. If None,
+        suggest `verify` only if the last operation has finished and the headline is no trouble.
     most: the number of apps and errors to name.
     with_bars: show the failures of a day as bars, too.
     """

@@ -94,7 +94,7 @@ def show_paged(text: str, height: int) -> None:
 
 
 def is_foreground(terminal: int) -> bool:
-    """Tells whether this process is in the foreground of the terminal, so that it may read."""
+    """Tells whether this process is in the foreground of the terminal, and so may read from it."""
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
     except OSError:  # another terminal
@@ -113,8 +113,8 @@ class Terminal:
     def ask(self, question: str, *above: object) -> None:
         """Prints `above`, then the question as inert text, and reads the answer.
 
-        Raises CommandInterruptedError unless the answer is yes or, for a protected target, its
-        name; HungUpError if the terminal is closed in the meantime.
+        Raises CommandInterruptedError unless the answer is yes (for a protected target: its name);
+        HungUpError if the terminal is closed in the meantime.
         """
         from rich.text import Text
 
@@ -146,7 +146,7 @@ class Terminal:
                         console.print()
         is_closed = not answer and not os.isatty(self._reader)
         if is_closed and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            # The end of the input came before the signal.
+            # The closed terminal has ended the input before SIGHUP came.
             raise HungUpError("hung up (SIGHUP)")
         if self._reader == self._writer:  # /dev/tty was opened only for the question
             os.close(self._reader)

@@ -41,8 +41,8 @@ def verify(
     Compares delivery records with the stored commit of the repository, by path and SHA-256, for all
     links, one app or one link. Lists links with missing, outdated or extra files (exit code 6, as
     for failed links), and links that are uncertain because the commit may be newer than their last
-    scan. Compares twice, some seconds apart, so that normal activity does not count. Names the apps
-    that are held, if Redis can be used. Otherwise needs only Postgres. Changes nothing.
+    scan. Compares twice, some seconds apart, so that normal activity does not count. Needs only
+    Postgres, except to name the held apps. Changes nothing.
     """
     context = context_of(typer_context)
     from docora_ops.actions.verification import verify
@@ -120,7 +120,7 @@ def style_of_proof(result: Verification) -> str:
 
 
 def held_line(result: Verification) -> Iterator[object]:
-    """Says which of the apps are held, because files may be missing for that reason."""
+    """Says which of the apps are held, which may be why files are missing."""
     from docora_ops.actions.holds import held_in_words
 
     if result.held:

@@ -49,7 +49,7 @@ def wait(
     """Wait for the snapshots of a link or of a bulk operation.
 
     Resumes an interrupted --wait, from any terminal. Without arguments, waits for the operation
-    that is running. Changes no link and no job; keeps the results with the operation. Returns at
+    that is running. Changes no link and no job; stores the results with the operation. Returns at
     once for a link that is in sync, or that has failed and has no live job.
     """
     context = context_of(typer_context, waits=True)
@@ -80,7 +80,7 @@ def wait_for_link(
 
     events = until_interrupted(steps)
     try:
-        step = next(events)  # from here on, a signal ends the wait only
+        step = next(events)  # from here on, a signal ends only the wait
         link = step.link
         if step.wait.unfinished:
             with showing_wait(context, "1 snapshot", step.wait) as show:
@@ -176,7 +176,7 @@ def _apps_of(operation: KnownOperation) -> list[str]:
 
 
 def end_wait(context: Context, wait: BulkWait, awaited: str, to_verify: str = "") -> set[ExitCode]:
-    """Says which results are missing. Returns every exit code that applies.
+    """Says how many results are missing, and what to run next. Returns all exit codes that apply.
 
     awaited: the arguments of `wait` that name the link or the operation.
     to_verify: the arguments of `verify` that name the link or the app; empty for all links.
