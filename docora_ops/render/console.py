@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 # Legible on a light background, too.
 MARKDOWN_THEME = Theme({"markdown.code": "cyan", "markdown.h1": "bold", "markdown.h2": "bold"})
 _LINK = re.compile(r"\[([^]]+)\]\([a-z-]+\.md\)")
-_COMMAND = re.compile(r"""\b(?:docora-ops|redis-cli)(?: (?:'[^']*'|"[^"]*"|[^\s'"(,;]+))+""")
+# A word as `shlex.quote` writes it: the name O'Brien becomes 'O'"'"'Brien'.
+_WORD = r"""(?:'[^']*'(?:"'"'[^']*')*|"[^"]*"|(?:[^\s'"(,;]|,(?! ))+)"""
+_COMMAND = re.compile(rf"\b(?:docora-ops|redis-cli)(?: {_WORD})+")
 _CODE = re.compile(r"^ *```[a-z]*\n(.*?)^ *```\n", re.MULTILINE | re.DOTALL)
 
 
@@ -37,7 +39,7 @@ def make_console(stream: TextIO) -> Console:
 
     There is one console per stream, so that output during a progress bar appears above the bar.
     """
-    return Console(
+    console = Console(
         file=stream,
         force_terminal=stream.isatty() and os.environ.get("TERM") != "dumb",
         no_color=True if os.environ.get("NO_COLOR") else None,
@@ -45,6 +47,9 @@ def make_console(stream: TextIO) -> Console:
         emoji=False,
         highlight=False,
     )
+    if not console.width:  # COLUMNS=0, with which Rich shows nothing
+        console.width = 80
+    return console
 
 
 def wrapped(text: str, width: int) -> str:

@@ -6,9 +6,11 @@ import re
 import signal
 import struct
 import termios
+from shlex import quote
 
 import pytest
 
+from docora_ops.render.console import wrapped
 from tests.support.docora import Docora
 from tests.support.proxy import eventually, patience
 from tests.support.terminal import at_terminals, on_terminal, plain_talk
@@ -140,3 +142,17 @@ def test_a_terminal_gets_whole_words_and_commands_and_a_pipe_whole_lines(docora:
     assert plain_talk(shown.talk) == WRAPPED
     piped = docora.run("retry", *link.ids, env={"COLUMNS": "40"}).stderr
     assert [line.partition(":")[0] for line in piped.splitlines()] == ["Warning", "Error", "Hint"]
+
+
+@pytest.mark.parametrize("name", ["Kim's little Shop", "'", "R,D", 'the "Best" of it'])
+def test_a_command_stays_whole_whatever_the_name(name: str) -> None:
+    command = f"docora-ops resync {quote(name)} octo/repo"
+    assert wrapped(f"To send every file again: {command}", 30).splitlines()[-1] == command
+
+
+def test_zero_columns_count_as_unknown(docora: Docora) -> None:
+    link = docora.add_link(status="synced")
+    shown = at_terminals(docora, ["retry", *link.ids], columns=40, env={"COLUMNS": "0"})
+    assert shown.code == 4
+    assert "Error: Only failed links can be retried: " in plain_talk(shown.talk)
+    assert at_terminals(docora, ["apps"], columns=40, env={"COLUMNS": "0"}).data
