@@ -41,7 +41,7 @@ class Capacity:
         """Returns `40 snapshots a minute, 120 due: 10 more slots are needed`."""
         due = f"{self.due_per_minute:,}".removesuffix(".0")
         if self.managed_per_minute is None:
-            return f"{due} snapshots a minute due; the pace is not known yet"
+            return f"{due} snapshots a minute due; the pace is not known"
         managed = f"{self.managed_per_minute:,}".removesuffix(".0")
         missing = self.missing_slots
         needed = ""

@@ -108,6 +108,8 @@ def _screen(result: Verification) -> Iterator[object]:
             uncertain = "Uncertain: the next good scan sends what is missing. Then:"
             yield cell(f"{uncertain} docora-ops verify {_which(result.uncertain_links)}".rstrip())
         yield cell(_how_to_resync(result.differing_links or links))
+    if result.failed:
+        yield cell("The failed links and their errors: docora-ops failed")
     yield from held_line(result)
     yield cell(summary(result), style_of_proof(result))
 

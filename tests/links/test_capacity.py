@@ -138,7 +138,7 @@ def test_what_is_due_is_said_before_ten_minutes_of_the_workers_are_recorded(doco
     ended(docora, {15: 35, 45: 90})
     assert docora.run("status", "--json", env=ONE_LOOK).data[NAME] == unknown
     ended(docora, {0: 100, 15: 0, 45: 0, 80: 100})
-    said = "10 snapshots a minute due; the pace is not known yet"
+    said = "10 snapshots a minute due; the pace is not known"
     assert f"{said}\n" in docora.run("status", env=ONE_LOOK).stdout
     assert check(examine(docora), NAME)["finding"] == said
     docora.redis.flushdb()

@@ -315,6 +315,7 @@ def test_a_link_that_is_not_synced_is_not_proven_and_a_failed_one_is_a_problem(
         link = add(docora, status=status)
         result = run(docora)
         assert (result.code, result.stdout.endswith(said)) == (code, True), result
+        assert ("docora-ops failed\n" in result.stdout) == (status == "failed")
         alone, delivered = run(docora, *link.ids, "--strict"), docora.run("deliveries", *link.ids)
         assert (alone.code, delivered.code) == (6, code), delivered
         assert "\nNot all files are proven: " in delivered.stdout
