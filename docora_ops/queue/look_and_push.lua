@@ -14,7 +14,8 @@
 -- then per command: number of its words, and the words
 -- then per link, look: id; push: id, disproved, data, description, was_failed
 --   data        if empty, the push only confirms that no job is live
---   was_failed  1 if the link was failed before the push, otherwise 0: a field for the worker
+--   was_failed  `created_at` of the job if the link was failed before the push, otherwise empty: a
+--               field for the worker, which a later job with the same id does not inherit
 --
 -- Returns the state of each job, before any change: none, finished, stale, waiting, delayed
 -- (waiting, but not in a list), running, or unreadable:REASON. If a push must leave any job, it

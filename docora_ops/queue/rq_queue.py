@@ -213,7 +213,7 @@ class RqQueue:
                 request.disproved,
                 job_data(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
-                int(request.was_failed),
+                now if request.was_failed else "",
             )
         job_ids = [request.job_id for request in requests]
         return answers_of_script(job_ids, self._script.run(arguments))

@@ -397,8 +397,9 @@ class _Snapshot:
             number = ending.retry_count
             counted = self._try_number(number)
             if ending.is_final:
-                end = self.tries.final_end(number, limit)
-                self.tries.end()
+                self.tries.end()  # first: the limit of the job's time may cut off what follows
+                was_failed = self.link is not None and self.link.status == LinkStatus.FAILED
+                end = self.tries.final_end(number, limit, was_failed=was_failed)
         else:  # so the link needs another try
             self.tries.keep()
         text = f"failed after {self._time}, {counted}: {message}; {self.tries.outlook}"

@@ -87,15 +87,19 @@ class Tries:
         """Makes this try the last one."""
         self.job.retries_left = 0
 
-    def final_end(self, number: int, limit: int) -> JobEnd:
+    def final_end(self, number: int, limit: int, *, was_failed: bool = False) -> JobEnd:
         """Returns FAILED_AGAIN if the link was failed before it was queued, otherwise FAILED.
 
         number: the failures of the link since it was last in sync, or retried.
         limit: `MAX_RETRY_ATTEMPTS`.
+        was_failed: whether the link was failed when this try began.
         """
-        was_failed = number > limit
+        was_failed |= number > limit
         with suppress(RedisError):
-            was_failed |= self.job.connection.hget(self.job.key, "was_failed") == b"1"
+            job = self.job
+            field, created_at = job.connection.hmget(job.key, "was_failed", "created_at")
+            # Another producer's job may have inherited the field from one with the same id.
+            was_failed |= bool(field) and field == created_at
         return JobEnd.FAILED_AGAIN if was_failed else JobEnd.FAILED
 
     def keep(self) -> None:

@@ -18,6 +18,7 @@ from docora_ops.queue.outcomes import (
     read_outcomes,
 )
 from docora_ops.queue.redis_client import server_time
+from docora_ops.worker.tries import Tries
 from tests.support.docora import Docora
 from tests.support.proxy import Fault, Proxy, eventually
 from tests.support.rows import TestLink
@@ -110,6 +111,35 @@ def test_a_link_that_was_failed_fails_again_until_it_is_in_sync(
     ends = ["failed", "failed_again", "synced", "failed"]
     assert [end.outcome for end in recorded(docora)] == ends
     assert docora.status(link) == "failed"
+
+
+def test_a_job_tells_whether_its_link_was_failed_until_another_job_has_its_id(
+    docora: Docora,
+) -> None:
+    def end(link: TestLink) -> JobEnd:
+        return Tries(docora.job(link)).final_end(number=1, limit=5)
+
+    failed, synced = docora.add_link("failed"), docora.add_link("synced")
+    docora.set_link(synced, last_scanned_at=None)
+    assert docora.run("schedule").code == 0
+    assert (end(failed), end(synced)) == (JobEnd.FAILED_AGAIN, JobEnd.FAILED)
+    # RQ's own enqueue leaves fields of an earlier job in the hash.
+    docora.enqueue(failed.job_id)
+    assert end(failed) is JobEnd.FAILED
+
+
+@pytest.mark.slow
+def test_a_failed_link_that_another_producer_queues_fails_again(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_link({"a": "1\n"}, "failed", retry_count=1)
+    docora.queue.enqueue(
+        "docora_ops.worker.snapshot",
+        kwargs={"app_id": link.app_id, "repository_id": link.repository_id},
+        job_id=link.job_id,
+    )
+    snapshots.receiver.answer = lambda _: 500
+    assert snapshots.work().code == 0
+    assert [end.outcome for end in recorded(docora)] == ["failed_again"]
 
 
 @pytest.mark.slow
