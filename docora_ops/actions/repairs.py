@@ -20,7 +20,13 @@ from docora_ops.database import Database
 from docora_ops.database.claims import Claiming
 from docora_ops.database.drift import lock_against_new_links, unfinished_links
 from docora_ops.database.link_rows import held_job_ids, linked_jobs, read_refs
-from docora_ops.errors import RedisError, ServerError
+from docora_ops.errors import (
+    DocoraOpsError,
+    PairMismatchedError,
+    RedisError,
+    ServerError,
+    ServersMismatchedError,
+)
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
 from docora_ops.operations import Change, StoppedBy
@@ -185,12 +191,18 @@ def repair(
     require_primary(database)
     findings: list[Finding] = []
     looks = find_drift(docora, **scope)
+    mismatch: DocoraOpsError | None = None
     if suspects := next(looks, None):
         # Before the second look, because this and the drift take much memory with a million jobs.
-        require_pair(docora, all_jobs=True, ignore_unknown_jobs=remove_unknown_jobs)
+        try:
+            require_pair(docora, all_jobs=True, ignore_unknown_jobs=remove_unknown_jobs)
+        except (ServersMismatchedError, PairMismatchedError) as error:
+            mismatch = error
         docora.note(f"{amount(suspects.count, 'suspect')} at first check: checking again.")
         yield suspects
         findings += yield from looks
+    if findings and mismatch:
+        raise mismatch
     if dry_run:
         yield plan_repair(queue, findings)
         return

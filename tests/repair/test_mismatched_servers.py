@@ -6,7 +6,9 @@ import pytest
 from rq.job import JobStatus
 from rq.utils import now
 
+from docora_ops.actions.drift import Suspects
 from docora_ops.actions.pair import Belonging, count_jobs_with_links
+from docora_ops.actions.repairs import RepairResult, repair
 from tests.support.diagnoses import OF_DRIFT, ONE_LOOK, check, examine
 from tests.support.docora import QUEUE, Docora
 from tests.support.read_only import frozen
@@ -45,6 +47,17 @@ def test_the_jobs_of_another_docora_are_neither_removed_nor_joined(mismatched: D
     assert docora.waiting() == [lost.job_id]
     entry, *_ = docora.run("history", "--json").data
     assert entry["selection"] == {"remove_unknown_jobs": True}
+
+
+def test_a_suspect_that_was_normal_activity_is_no_reason_to_refuse(mismatched: Docora) -> None:
+    lost = mismatched.link(mismatched.add_app(), mismatched.add_repository(), "pending_snapshot")
+    mismatched.age_links()
+    api = mismatched.actions(drift_grace=0).docora
+    for event in repair(api, lost.app_id):
+        if isinstance(event, Suspects) and event.count:
+            mismatched.set_link(lost, status="synced")
+    assert isinstance(event, RepairResult)
+    assert event.drifts == []
 
 
 @pytest.mark.parametrize("command", ["resync", "retry-all-failed", "schedule"])
