@@ -3,7 +3,7 @@
 import json
 import signal
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -188,17 +188,20 @@ def test_many_orphans_are_not_kept_in_memory_twice(docora: Docora) -> None:
         pipeline.rpush(docora.queue.key, job_id)
     pipeline.execute()
 
-    def bytes_per_job(events: Iterator[object]) -> tuple[int, object]:
+    def bytes_per_job(look: Callable[[], Iterator[object]]) -> tuple[int, object]:
+        *_, _ = look()  # imports what it needs
         tracemalloc.start()
         try:
-            *_, result = events
+            *_, result = look()
             return tracemalloc.get_traced_memory()[1] // count, result
         finally:
             tracemalloc.stop()
 
     actions = docora.actions(drift_grace=0).docora
-    for_diagnosis, diagnosis = bytes_per_job(diagnose(actions))
-    for_repair, planned = bytes_per_job(repair_all(actions, remove_unknown_jobs=True, dry_run=True))
+    for_diagnosis, diagnosis = bytes_per_job(lambda: diagnose(actions))
+    for_repair, planned = bytes_per_job(
+        lambda: repair_all(actions, remove_unknown_jobs=True, dry_run=True)
+    )
     assert isinstance(diagnosis, Diagnosis)
     assert diagnosis.drift
     assert isinstance(planned, RepairResult)
