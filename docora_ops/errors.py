@@ -93,7 +93,7 @@ class HostFaultError(RefusedError, code="host_fault"):
 
 
 class UnclearBackendError(RefusedError, code="unclear_backend"):
-    """Which workers run the jobs is neither set nor detectable."""
+    """No setting names the backend, and Redis does not show which workers run the jobs."""
 
 
 class SnapshotRunningError(RefusedError, code="snapshot_running"):

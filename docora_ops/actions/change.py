@@ -153,8 +153,9 @@ class Changer:
 
         RQ leaves misplaced jobs behind, and so does a Redis that has lost writes. Looks twice,
         because RQ moves a job in two steps, between which the job is in no place. Yields Suspects
-        between the looks, and holds no lock. Sets `disproved`: each push looks at these jobs once
-        more, and replaces a job that is still misplaced. Raises RedisError.
+        between the looks, and holds no lock. Puts the jobs that both looks found misplaced
+        into `disproved`: each push looks at them once more, and replaces those that still are.
+        Raises RedisError.
 
         delay: seconds between the two looks.
         """

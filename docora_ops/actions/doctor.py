@@ -57,7 +57,7 @@ _OF_DOCORA = "not looked for: BullMQ keeps its own entries, and Docora's schedul
 
 @dataclass(frozen=True)
 class DriftData:
-    """The drift found. `examples`: the first five cases of each kind."""
+    """The drift between database and queue. `examples`: the first five cases of each kind."""
 
     total: int
     counts: Mapping[DriftKind, int]

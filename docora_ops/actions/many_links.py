@@ -184,7 +184,7 @@ def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
 
 
 def running_operations(at_work: AtWork) -> list[RunningOperation]:
-    """Returns the operations in which a shared link is not queued yet, or has no result yet."""
+    """Returns the operations that have yet to queue a selected link, or that await its result."""
     running = []
     for shared, results in at_work:
         operation, links = shared.operation, len(shared.to_queue) + len(shared.queued)

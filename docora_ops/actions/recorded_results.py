@@ -20,9 +20,9 @@ Item = TypeVar("Item", HistoryEntry, KnownOperation, OperationRecord)
 
 
 def add_to_operations(docora: Docora, operations: Sequence[Operation]) -> list[Operation]:
-    """Returns the operations. Completes their results, if Redis still has the operations' links.
+    """Returns the operations, and fills in missing results. Raises RedisError.
 
-    Raises RedisError.
+    Returns an operation as it is if Redis no longer has its links.
     """
     asked = []
     for operation in operations:

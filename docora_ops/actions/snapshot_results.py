@@ -33,7 +33,7 @@ class Feed(Enum):
 
 @dataclass
 class Following:
-    """Follows links until each is synced, failed or gone, or only lost links are left.
+    """Follows links until each is synced, failed or gone, or has lost its job.
 
     No transaction is open while the caller handles an event.
     """

@@ -55,19 +55,19 @@ class Claiming:
 
     @classmethod
     def of_matching(cls, which: LinkFilter) -> Self:
-        """Claims links that still match the filter, and resets them."""
+        """Returns how to claim links that still match the filter: resets them."""
         return cls(MATCHES, filter_parameters(which), _RESET)
 
     @classmethod
     def of_due(cls, rescan_interval_ms: int) -> Self:
-        """Claims links that are still due, without changing their rows."""
+        """Returns how to claim links that are still due: their rows stay as they are."""
         return cls(DUE, {"rescan_interval_ms": rescan_interval_ms})
 
     @classmethod
     def of_unfinished(cls, *, error: str, max_attempts: int) -> Self:
-        """Claims links that are still pending or scanning.
+        """Returns how to claim links that are still pending or scanning.
 
-        Counts a failure with `error` for each scanning link, which becomes pending or, after
+        This counts a failure with `error` for each scanning link, which becomes pending or, after
         `max_attempts` failures, `failed`.
         """
         unfinished = "l.status IN ('pending_snapshot', 'scanning')"
@@ -76,12 +76,12 @@ class Claiming:
 
     @classmethod
     def of_all(cls) -> Self:
-        """Claims links of any status, without changing their rows."""
+        """Returns how to claim links of any status: their rows stay as they are."""
         return cls("true", {})
 
     @classmethod
     def of_links_at_rest(cls) -> Self:
-        """Claims links that are still failed or synced, without changing their rows."""
+        """Returns how to claim links still failed or synced: their rows stay as they are."""
         return cls("l.status IN ('failed', 'synced')", {})
 
 

@@ -100,7 +100,10 @@ class JobTaker:
         return Found(finding, text_of(rest[1]) if finding is Finding.TAKEN else "")
 
     def wait(self, seconds: int) -> None:
-        """Waits for `seconds`, or less if the list was empty and gets a job. Takes no job."""
+        """Waits for `seconds`. If `take` found no job in the list, waits only until one is added.
+
+        Takes no job.
+        """
         if not self._is_empty:
             time.sleep(seconds)
         # Moves the first job to where it was, so that nothing need be put back. One job wakes all

@@ -30,7 +30,7 @@ _END_FIELDS = ("outcome", "seconds", "files", "error_message")
 
 
 class OneLineHandler(logging.Handler):
-    """Writes our events, and RQ's warnings and errors, each on one inert line."""
+    """Writes our events, and RQ's warnings and errors. Each is one line of inert text."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         super().__init__()

@@ -121,7 +121,7 @@ class LinkRecovery:
 
 
 def _ids(job: Job) -> tuple[str, str] | None:
-    """Returns app id and repository id of the link; None for another kind of job."""
+    """Returns the ids of app and repository from the arguments of a job; None for other jobs."""
     with suppress(Exception):  # unpickling may raise anything
         app_id, repository_id = job.kwargs.get("app_id"), job.kwargs.get("repository_id")
         if isinstance(app_id, str) and isinstance(repository_id, str):

@@ -331,7 +331,7 @@ class _Snapshot:
             return
 
     def end_without_success(self, error: Exception) -> None:
-        """Counts a failure, or queues the job again if the link is not to blame.
+        """Counts a failure or, if the link is not to blame, has RQ queue the job again.
 
         Raises SnapshotError, unless the link is gone or another job is at work on it.
         """
