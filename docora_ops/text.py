@@ -162,6 +162,11 @@ def good_until(at: datetime | None, seconds: int | None, oldest: int | None = No
     return f"{first}, {ago(oldest)}"
 
 
+def good_until_in_words(at: datetime | None, seconds: int | None, oldest: int | None) -> str:
+    """Returns what `good_until` does, within a sentence: `good until 08:12Z, 3h5m ago`."""
+    return ("good until " if at else "") + good_until(at, seconds, oldest)
+
+
 def are_far_apart(seconds: int, oldest: int) -> bool:
     """Tells whether `oldest` is more than twice `seconds`, so that one can't stand for both."""
     return 2 * seconds < oldest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import Pairs, cell, first_lines, words
-from docora_ops.text import amount, good_until, moment
+from docora_ops.text import amount, good_until_in_words, moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -58,8 +58,9 @@ def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
         yield "Overdue", cell(amount(page.overdue, "link"), "red")
         yield "", _command(f"links --overdue --app {app}")
     if failed := counts[LinkStatus.FAILED]:
-        good = "good until " if page.good_until_at else ""
-        good += good_until(page.good_until_at, page.good_until_seconds, page.oldest_scan_seconds)
+        good = good_until_in_words(
+            page.good_until_at, page.good_until_seconds, page.oldest_scan_seconds
+        )
         yield "Failed", cell(f"{amount(failed, 'link')}, {good}", "red")
         yield from _errors(page.failed_by_error, errors)
         yield "", _command(f"failed --app {app}")

@@ -117,8 +117,12 @@ def _at(at: datetime | None) -> str | datetime | None:
 def _result(repository: RepositoryDeliveries) -> str:
     """Says whether all files of the stored commit were delivered, in the words of `verify`."""
     result, kinds = repository.result, ("missing", "outdated", "extra")
-    said = {None: "no longer linked", "differing": "", "not_comparable": "no stored commit"}
-    said |= {"scanning": "being scanned"}
+    said = {
+        None: "no longer linked",
+        "differing": "",
+        "not_comparable": "no stored commit",
+        "scanning": "being scanned",
+    }
     is_without = result in {"failed", "pending"} and repository.stored_files is None
     counts = [f"{count} {kind}" for kind in kinds if (count := getattr(repository, kind))]
     parts = (said.get(result, result), "no stored commit" * is_without, ", ".join(counts))

@@ -21,7 +21,7 @@ from docora_ops.jobs import ADVICE, Backend, JobEnd
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, first_lines, one_line, words
 from docora_ops.render.link_tables import apps_of
-from docora_ops.text import ago, amount, are_far_apart, duration, good_until, moment
+from docora_ops.text import ago, amount, are_far_apart, duration, good_until_in_words, moment
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -314,8 +314,7 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         said = trend_of_day_words(trend, with_bars=with_bars)
         yield "Failures", _heading(said, "docora-ops trend")
     if failed := counts[LinkStatus.FAILED]:
-        good = "good until " if status.good_until_at else ""
-        good += good_until(
+        good = good_until_in_words(
             status.good_until_at, status.good_until_seconds, status.oldest_scan_seconds
         )
         by_app = [(it.links, f"{it.app_name} ({it.app_id})") for it in status.failed_by_app or ()]
