@@ -428,7 +428,7 @@ class Backlog:
 
 
 def backlog_of(queue: QueueOverview) -> Backlog | None:
-    """Summarizes the long jobs: those that have run for at least 10 s.
+    """Summarizes the long jobs, which have run for at least 10 s.
 
     Names the repository with the most long jobs, unless an app has more; then names the app.
 

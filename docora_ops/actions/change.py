@@ -43,7 +43,7 @@ class LinkOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """What has become of the links of one batch: each has an outcome, or was put off.
+    """The result of one batch. Each of its links has an outcome, or was put off.
 
     later: the links that were put off. Before `find_misplaced` has run, these are links whose jobs
         wait. Without `waits_for_rows`, links that are gone or locked by other sessions are added.
@@ -154,7 +154,7 @@ class Changer:
         RQ leaves misplaced jobs behind, and so does a Redis that has lost writes. Looks twice,
         because RQ moves a job in two steps, between which the job is in no place. Yields Suspects
         between the looks, and holds no lock. Puts the jobs that both looks found misplaced
-        into `disproved`: each push looks at them once more, and replaces those that still are.
+        into `disproved`. Each push looks at these jobs again, and replaces those still misplaced.
         Raises RedisError.
 
         delay: seconds between the two looks.

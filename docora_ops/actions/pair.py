@@ -157,7 +157,7 @@ def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Belonging:
-    """How many jobs were made for links, and how many of these have no link in the database."""
+    """The number of jobs that were made for links, and of those without a link in the database."""
 
     jobs: int
     without_link: int

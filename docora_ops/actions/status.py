@@ -69,7 +69,7 @@ class DriftCounts:
 
 
 class HeadlineCode(StrEnum):
-    """What the first sentence of `status` is about: the first of these that applies."""
+    """The subject of the first sentence of `status`. The first one here that applies is chosen."""
 
     SERVER_DOWN = "server_down"
     BACKEND_UNCLEAR = "backend_unclear"
@@ -242,7 +242,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
 
 
 def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> Status:
-    """Adds the fields that need both servers, and those that the workers' record gives."""
+    """Adds what needs both servers, and what is read from the record of outcomes."""
     queue, fresh = docora.queue_to_read, status.freshness
     if overview.workers:  # otherwise, the screen says so
         warn_of_other_workers(docora)

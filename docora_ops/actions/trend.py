@@ -39,7 +39,7 @@ _SIGMAS, _LEAST_CHANGE = 2, 0.25
 
 
 class Direction(StrEnum):
-    """Whether the number of failures falls, stays or rises."""
+    """How the number of failures changes."""
 
     NONE = "none"  # no failures for at least 80 minutes
     FALLING = "falling"

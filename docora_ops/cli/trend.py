@@ -85,7 +85,7 @@ def _screen(found: Trend, footer: str, *, is_whole: bool) -> Iterator[object]:
     elif found.periods:
         most = max(period.failures for period in found.periods)
         bars: Column[TrendPeriod] = Column("Failures", lambda period: _bar(period.failures, most))
-        # Leaves room for two lines of headings, one for earlier rows, the footer and the prompt.
+        # The other lines: two of headings, one for earlier rows, the footer, and the prompt.
         fitting = max(1, size.lines - 4 - len(wrap(footer, size.columns)))
         fitting = len(found.periods) if is_whole else fitting
         yield Listing([*_COLUMNS, bars], found.periods[-fitting:])

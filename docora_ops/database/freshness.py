@@ -198,7 +198,7 @@ def read_scans(
 
 
 def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> OverdueLinks:
-    """Counts the overdue links: those that `OVERDUE` matches.
+    """Counts the links that `OVERDUE` matches.
 
     before: links without a good scan since this time are overdue.
     held: ids of apps to leave out.

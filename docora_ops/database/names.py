@@ -106,8 +106,8 @@ def find_repositories(
 ) -> list[tuple[Repository, bool]]:
     """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    Each comes with True if it is linked to one of the apps, otherwise False. If any repository with
-    this name or URL is linked, omits those that are not.
+    Pairs each with whether it is linked to one of the apps. Of several with this name or URL, omits
+    those that are not linked, unless none is.
 
     app_ids: an empty list means all apps.
     """
