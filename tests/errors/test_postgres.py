@@ -1,10 +1,19 @@
-"""A Postgres that is gone, hangs, or loses a reply: a sentence, a code, nothing half done."""
+"""A Postgres that is gone, refuses, or hangs: a sentence, a code, nothing half done."""
 
 import pytest
 
-from tests.errors.checks import ENCODED, HURRIED, arguments, refuses, shows_no_secret, start_change
+from tests.errors.checks import (
+    ENCODED,
+    HURRIED,
+    SECRET,
+    arguments,
+    refuses,
+    shows_no_secret,
+    start_change,
+)
 from tests.support.database import with_database
 from tests.support.docora import Docora, finish
+from tests.support.own_servers import role
 from tests.support.proxy import COMMIT, Fault, Proxy, refused_port
 from tests.support.rows import TestLink
 
@@ -55,3 +64,31 @@ def test_a_statement_that_takes_too_long_is_given_up(docora: Docora, link: TestL
     assert sentence in failure["error_message"]
     docora.redis.delete(*docora.redis.keys("docora:bulk:*"), *docora.redis.keys("docora-ops:*"))
     assert docora.dump() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "command", "sentence"),
+    [
+        ("DROP TABLE apps CASCADE", "retry", 'relation "public.apps"'),
+        ("ALTER TABLE app_repositories DROP retry_count", "retry-all-failed", "retry_count"),
+    ],
+)
+def test_a_database_that_is_not_docoras_is_refused(
+    docora: Docora, link: TestLink, change: str, command: str, sentence: str
+) -> None:
+    docora.connection.execute(change.encode())
+    job = docora.job_hash(link.job_id)
+    result = docora.run(*arguments(command, link))
+    document = refuses(result, "postgres", "is not a Docora database", sentence)
+    assert "DATABASE_URL" in document["hint"]
+    assert docora.statuses() == {"failed": 1}
+    assert docora.waiting() == []
+    assert docora.job_hash(link.job_id) == job
+
+
+def test_a_wrong_postgres_password_is_refused_and_not_shown(
+    docora: Docora, link: TestLink, worker_number: int
+) -> None:
+    with role(docora, f"docora_guarded_{worker_number}", SECRET + "!") as user:
+        result = docora.run(*arguments("retry", link), env={"DATABASE_URL": user.url(SECRET)})
+        refuses(result, "postgres", "password authentication failed")

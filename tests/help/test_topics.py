@@ -1,7 +1,8 @@
-"""README and topics keep up with the code: commands, settings, codes, checks, drift, states."""
+"""README, CONTRIBUTING and topics keep up with the code: commands, settings, codes, states, ..."""
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,12 @@ from pydantic import SecretStr
 from docora_ops import errors
 from docora_ops.actions.checks import CheckName
 from docora_ops.actions.drift import DriftKind
-from docora_ops.cli.exit_codes import ExitCode, exit_code_of
+from docora_ops.cli.exit_codes import ExitCode, exit_code_of, gravest
 from docora_ops.jobs import JobState
 from docora_ops.operations import OperationState, StoppedBy
 from docora_ops.settings import READ_FROM_FILES, Settings
 from tests.help.documents import ALL, INDEX, README, ROOT, TOPICS, command_lines, group, read, topic
-from tests.support.docora import Docora
+from tests.support.docora import Docora, finish
 
 NO_DEFAULT = "\N{EN DASH}"
 ABSTRACT = {"error", "refused", "server", "unqueueable"}
@@ -150,3 +151,52 @@ def test_every_command_line_can_be_parsed(file: Path) -> None:
 def test_nothing_asks_to_export_a_target(file: Path) -> None:
     """In a shell that has exported one, a command that is meant for another Docora changes it."""
     assert not re.search(r"export DOCORA_OPS_TARGET=\w", read(file))
+
+
+def test_the_codes_are_those_of_the_design_and_an_interrupt_comes_first() -> None:
+    assert [int(code) for code in ExitCode] == [*range(9), 129, 130]
+    codes = {ExitCode(code) for code in (0, 6, 7, 8, 129, 130)}
+    ordered = []
+    while codes:
+        ordered.append(int(gravest(codes)))
+        codes.remove(gravest(codes))
+    assert ordered == [129, 130, 7, 6, 8, 0]
+
+
+# Runs a command, and prints each function of the package that it enters, in the order of their
+# first calls, as `file.py: name`.
+TRACE = """
+import sys
+from pathlib import Path
+import docora_ops.__main__
+from docora_ops.cli.app import run
+
+package = Path(docora_ops.__file__).parent
+entered = {}
+
+def note(frame, event, _):
+    if event == "call":
+        entered.setdefault(frame.f_code)
+
+sys.setprofile(note)
+code = run(sys.argv[1:])
+sys.setprofile(None)
+for function in entered:
+    file = Path(function.co_filename)
+    if file.is_relative_to(package):
+        print(f"{file.relative_to(package)}: {function.co_qualname}", file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_the_way_of_one_retry_is_true_to_the_code(docora: Docora, repository_root: Path) -> None:
+    """To update the list: what this command entered stands in the failed assertion."""
+    text = (repository_root / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## The way of one retry")[2].partition("\n## ")[0]
+    doors = re.findall(r"^\d+\. `(\S+\.py: [\w.]+)`", section, re.MULTILINE)
+    assert len(doors) > 10
+    link = docora.add_link()
+    retry = finish(docora.start_program(sys.executable, "-c", TRACE, "retry", *link.ids))
+    assert docora.was_reset(link)
+    entered = retry.stderr.splitlines()
+    assert [door for door in entered if door in doors] == doors, retry.stderr
