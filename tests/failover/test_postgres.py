@@ -1,23 +1,20 @@
-"""What commands say and do while a standby takes over from the primary."""
+"""What commands say and do beside a standby, and while it takes over from the primary."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from datetime import UTC, datetime
 from signal import Signals
-from tempfile import mkdtemp
 
 import pytest
 
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
-from tests.support.receiver import Receiver
 from tests.support.snapshots import Snapshots
 from tests.support.standby import Pair
 from tests.support.worker_processes import held_worker
 
 ONE_LOOK = {"DOCORA_OPS_DRIFT_GRACE": "0"}
+pytestmark = pytest.mark.slow  # starts a pair of servers
 
 
-@pytest.mark.slow
 def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_command_works(
     replicated: Docora, pair: Pair
 ) -> None:
@@ -52,16 +49,15 @@ def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_co
 
 
 @pytest.fixture
-def snapshots(replicated: Docora, server_directory: Path) -> Iterator[Snapshots]:
-    with Receiver().serving() as receiver:
-        yield Snapshots(replicated, Path(mkdtemp(dir=server_directory)), receiver)
+def docora(replicated: Docora) -> Docora:
+    """The Docora of the fixture `snapshots`."""
+    return replicated
 
 
 def of_worker(pair: Pair) -> dict[str, str]:
     return {"DATABASE_URL": pair.either.replace("docora_ops_", "docora_worker_")}
 
 
-@pytest.mark.slow
 def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend(
     pair: Pair, replicated: Docora, snapshots: Snapshots
 ) -> None:
@@ -100,7 +96,6 @@ def test_commits_that_a_failover_has_lost_leave_nothing_that_repair_can_not_mend
     assert len(snapshots.receiver.of("Third").requests) == 2
 
 
-@pytest.mark.slow
 def test_a_job_that_a_promotion_interrupts_is_tried_again(pair: Pair, snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"b": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=1000)
     pair.catch_up()
@@ -116,3 +111,51 @@ def test_a_job_that_a_promotion_interrupts_is_tried_again(pair: Pair, snapshots:
         assert worker.end() == 0
     assert "tried again in 1 s" in worker.log
     assert worker.log.count("takes no job") == 1
+
+
+def test_a_standby_shows_its_lag_and_calls_no_link_lost(replicated: Docora, pair: Pair) -> None:
+    link = replicated.add_link(status="pending_snapshot")
+    replicated.set_link(link, created_at=datetime(2020, 1, 1, tzinfo=UTC))
+    pair.catch_up()
+    pair.lag()
+    # On the standby it is pending still, while its job has run and is gone.
+    replicated.set_link(link, status="synced", last_scanned_at=datetime(2020, 1, 2, tzinfo=UTC))
+    environment = {"DATABASE_URL": pair.standby.command, **ONE_LOOK}
+    status = replicated.run("status", "--json", env=environment)
+    assert status.code == 0, status
+    assert status.data["links_by_status"]["pending_snapshot"] == 1
+    assert status.data["drift"] is None
+    standby = status.data["standby"]
+    assert standby["unreplayed_bytes"] > 0
+    assert standby["last_change_seconds"] >= 0
+    screen = replicated.run("status", env=environment).stdout
+    assert ", a standby, last change " in screen
+    assert "bytes to replay" in screen
+    assert "not judged: a standby may lag behind the queue" in screen
+
+    found = {
+        each["name"]: each
+        for each in replicated.run("doctor", "--json", env=environment).data["checks"]
+    }
+    assert found["postgres_primary"]["state"] == "critical"
+    assert "it is a standby, last change" in found["postgres_primary"]["finding"]
+    for name in ("drift_lost", "drift_stuck", "servers_match"):
+        assert found[name]["state"] == "not_checked", found[name]
+        assert found[name]["finding"] == "needs the primary"
+
+    metrics = replicated.run("metrics", env=environment)
+    assert metrics.code == 0, metrics
+    assert "docora_links{" in metrics.stdout
+    assert "docora_drift_links" not in metrics.stdout
+
+    repair = replicated.run("repair", "--dry-run", "--json", env=environment)
+    assert (repair.code, repair.json["code"]) == (5, "postgres"), repair
+    assert "it says nothing about drift" in repair.json["error"]
+
+    wait = replicated.run("wait", *link.ids, "--timeout", "2", "--json", env=environment)
+    assert wait.code == 8, wait
+    assert "No live job" not in wait.stderr
+
+    pair.catch_up()
+    again = replicated.run("wait", *link.ids, "--timeout", "5", "--json", env=environment)
+    assert again.code == 0, again
