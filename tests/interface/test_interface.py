@@ -1,15 +1,19 @@
 """What the topic `stability` promises to scripts is still there: released.txt lists it.
 
-WRITE_INTERFACE=1 writes what there is now into the file instead, for a release.
+WRITE_INTERFACE=1 writes what there is now into the file instead, for a release. Each command with
+--json has a schema, and `finish` holds every document of a test against it.
 """
 
+import json
 import os
 import re
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, get_args
 
+import pytest
+from jsonschema import Draft202012Validator
 from prometheus_client.parser import text_string_to_metric_families
 
 from docora_ops import __version__, actions
@@ -17,6 +21,7 @@ from docora_ops.cli.schemas import schema_of
 from docora_ops.settings import Settings
 from tests.help.documents import ROOT, group, topic
 from tests.support.docora import Docora
+from tests.support.documents import check_document
 
 RELEASED = ROOT / "tests" / "interface" / "released.txt"
 FREE_LABELS = {"app_id", "error", "queue", "target"}
@@ -107,3 +112,45 @@ def test_all_that_was_released_is_still_there(docora: Docora) -> None:
         RELEASED.write_text(text, encoding="utf-8")
     _, *released = RELEASED.read_text(encoding="utf-8").splitlines()
     assert [line for line in released if line not in set(found)] == []
+
+
+STAMP = '{"printed_at": "2026-01-01T00:00:00.000Z", "command": "docora-ops cancel x --json", %s}'
+DONE = '"data": {"message": "m", "operation_id": "x", "already_cancelled": false}'
+
+
+@pytest.mark.slow
+def test_each_command_with_json_has_a_schema_and_no_other_has(docora: Docora) -> None:
+    for name, command in group().commands.items():
+        has_json = any("--json" in parameter.opts for parameter in command.params)
+        assert (schema_of(name) is not None) == has_json, name
+        if schema := schema_of(name):
+            Draft202012Validator.check_schema(schema)
+            assert schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"], name
+            assert schema["$id"] == f"urn:docora-ops:{__version__}:{name}"
+    printed = docora.run("help", "json", "--schema", "show")
+    assert (printed.code, json.loads(printed.stdout)) == (0, schema_of("show"))
+    refused = docora.run("help", "json", "--schema", "worker")
+    assert (refused.code, "no command with --json" in refused.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_a_document_has_its_moment_and_the_command_as_it_was_typed(docora: Docora) -> None:
+    """cron appends them to a file."""
+    for words, code in (("links --error 'HTTP 502' --json", 0), ("no-such-command --json", 2)):
+        result = docora.run_in_shell(f"docora-ops {words}")
+        document = json.loads(result.stdout)
+        assert (result.code, document["command"]) == (code, f"docora-ops {words}")
+        printed_at = datetime.fromisoformat(document["printed_at"])
+        assert abs(datetime.now(UTC) - printed_at) < timedelta(seconds=60)
+
+
+def test_a_document_that_does_not_fit_its_schema_is_found() -> None:
+    check_document(STAMP % DONE)
+    for wrong in (
+        DONE.replace('"m"', "1"),
+        DONE.replace("false", 'false, "other": 1'),
+        DONE.replace(', "already_cancelled": false', ""),
+        '"failed": 1',
+    ):
+        with pytest.raises(AssertionError, match="docora-ops cancel"):
+            check_document(STAMP % wrong)

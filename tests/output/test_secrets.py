@@ -1,9 +1,13 @@
-"""Secrets in every place where one can be, and none of them in anything that comes out."""
+"""Secrets in every place where one can be, and none in what comes out, nor in a core dump."""
 
+import os
+import resource
+import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
+from signal import SIGABRT
 from urllib.parse import quote, urlsplit
 from zlib import compress
 
@@ -222,3 +226,26 @@ def test_a_bug_shows_where_it_happened_and_no_secret(
     assert printing.code == 1, printing
     assert "this is a bug in docora-ops" in printing.stderr
     assert_no_secret(printing.stdout, printing.stderr)
+
+
+def leaves_a_core_dump(process: subprocess.Popen[str]) -> bool:
+    """Crashes the process, with all room for a core dump."""
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_CORE)
+    resource.prlimit(process.pid, resource.RLIMIT_CORE, (most, most))
+    process.send_signal(SIGABRT)
+    _, status = os.waitpid(process.pid, 0)
+    assert os.WTERMSIG(status) == SIGABRT
+    return os.WCOREDUMP(status)
+
+
+@pytest.mark.slow
+def test_a_command_leaves_no_core_dump(docora: Docora, tmp_path: Path) -> None:
+    link = docora.add_link()
+    assert docora.run("retry", *link.ids).code == 0
+    with docora.start_program("sleep", "60", cwd=tmp_path) as process:
+        if not leaves_a_core_dump(process):
+            pytest.skip("needs the right to write core dumps")
+    with docora.start_installed("wait", *link.ids, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        assert any("Waiting for" in line for line in process.stderr)
+        assert not leaves_a_core_dump(process)
