@@ -1,7 +1,4 @@
-"""`--wait` of `retry`, `resync` and `retry-all-failed`, beside a worker that is not ours, or none.
-
-With our own: tests/waiting/test_beside_a_worker.py.
-"""
+"""`--wait` of `retry`, `resync` and `retry-all-failed`, beside a worker, ours or not, or none."""
 
 import re
 import signal
@@ -11,13 +8,17 @@ import pytest
 from docora_ops.cli import wait
 from docora_ops.cli.context import Context
 from docora_ops.operations import BulkWait, JobCounts
+from tests.support.delivery_checks import events, link_row
 from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
 from tests.support.own_servers import OwnRedis
+from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_line, terminate_sessions
+from tests.support.snapshots import Snapshots
 from tests.support.terminal import on_terminal
+from tests.support.worker_processes import running
 
 ANIMATION = re.compile(r"\x1b\[\?25l|\x1b\[2K")
 
@@ -261,3 +262,46 @@ def test_a_terminal_shows_a_bar(docora: Docora) -> None:
     assert ANIMATION.search(bar)
     assert "1 failed again, 3 in sync" in bar
     assert re.search(r"\d still to come", bar)
+
+
+TWO_TRIES = {"MAX_RETRY_ATTEMPTS": "2", "RETRY_BASE_DELAY_MS": "0"}
+CREATED = ("create", "README.md")
+ERROR = "HTTP 503 on created README.md"
+
+
+def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
+    upstream = snapshots.add_upstream()
+    upstream.commit({"README.md": "# Acme\n"})
+    repository = snapshots.add_repository(upstream)
+    good, bad = (snapshots.link(snapshots.add_app(name), repository) for name in ("Good", "Bad"))
+    answers = {"Good": [503], "Bad": [503] * 4}
+
+    def answer(request: Request) -> int:
+        left = answers[request.app]
+        return left.pop() if left else 201
+
+    snapshots.receiver.answer = answer
+    wait = ("--wait", "--timeout", "60", "--json")
+    with running(snapshots, **TWO_TRIES) as worker:
+        worker.await_ready()
+        second_try = docora.run("retry", *good.ids, *wait, env=TWO_TRIES)
+        assert second_try.code == 0, second_try
+        assert second_try.data["waited"]["status"] == "synced"
+        assert events(snapshots, "Good") == [CREATED] * 2
+        assert "no worker" not in second_try.stderr
+
+        failed = docora.run("retry", *bad.ids, *wait, env=TWO_TRIES)
+        assert failed.code == 7, failed
+        assert failed.data["waited"]["error_message"] == ERROR
+        assert link_row(snapshots, bad) == ("failed", 2, ERROR)
+
+        docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
+        both = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
+        assert both.code == 7, both
+        assert (both.data["waited"]["synced"], both.data["waited"]["unfinished"]) == (1, 0)
+        assert [each["job_id"] for each in both.data["waited"]["failed_links"]] == [bad.job_id]
+
+        rest = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
+        assert rest.code == 0, rest
+        assert docora.statuses() == {"synced": 2}
