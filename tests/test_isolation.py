@@ -1,4 +1,4 @@
-"""What a test leaves behind meets no other test, and the caller's shell meets none."""
+"""No test meets what another has left or the caller's shell has set, and any user can run them."""
 
 import os
 import subprocess
@@ -36,3 +36,24 @@ def test_settings_of_the_callers_shell_are_not_those_of_the_tests(repository_roo
         [sys.executable, "-c", program], cwd=repository_root, env=os.environ | theirs, text=True
     )
     assert {each for each in kept.split() if each.partition("=")[0] in theirs} == {"LANG=C.UTF-8"}
+
+
+def test_a_command_runs_as_a_plain_user_in_a_clone_that_is_gone_afterwards(
+    repository_root: Path,
+) -> None:
+    committed = subprocess.run(["git", "ls-tree", "HEAD"], cwd=repository_root, check=False)
+    if committed.returncode:
+        pytest.skip("not in a repository of git of this user")
+    show = 'id -u; pwd; echo "$HOME"; test -f Makefile && touch written "$HOME/written" && exit 3'
+    ended = subprocess.run(
+        ["sh", "tests/as_plain_user.sh", "sh", "-c", show],
+        cwd=repository_root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 3, ended
+    user, clone, home = ended.stdout.splitlines()
+    assert user != "0"
+    assert Path(clone).parent == Path(home).parent != repository_root.parent
+    assert not Path(clone).parent.exists()
