@@ -34,11 +34,17 @@ from docora_ops.demo.world import (
 )
 from docora_ops.queue.redis_client import describe
 from tests.support.docora import Docora
-from tests.support.pictures import COLUMNS, comparable_picture, draw
 from tests.support.proxy import Proxy, eventually, patience
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal, run_on_screen
-from tests.support.transcripts import comparable, play, with_other_user
+from tests.support.transcripts import (
+    COLUMNS,
+    comparable,
+    comparable_picture,
+    draw,
+    play,
+    with_other_user,
+)
 
 WRITING = bool(os.environ.get("WRITE_TRANSCRIPTS"))
 BAD_GATEWAY = "HTTP 502 on created README.md"

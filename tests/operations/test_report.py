@@ -16,8 +16,7 @@ from docora_ops.queue import operation_records
 from tests.repair.test_verify import FILES, add
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Result
-from tests.support.hostile_texts import EVIL, TRICKS
-from tests.support.hostile_world import OPERATION, fill_database, fill_redis
+from tests.support.hostile_texts import EVIL, OPERATION, TRICKS, fill_database, fill_redis
 from tests.support.other_worker import end_job, other_worker
 from tests.support.proxy import eventually, refused_port
 from tests.support.read_only import frozen

@@ -9,10 +9,11 @@ from rich.cells import cell_len
 
 from docora_ops.text import inert
 from tests.support.docora import Docora, Result
-from tests.support.hostile_texts import EVIL, TRICKS
-from tests.support.hostile_world import (
+from tests.support.hostile_texts import (
+    EVIL,
     ODD,
     OPERATION,
+    TRICKS,
     WHOLE,
     add_colliding_links,
     fill_database,

@@ -4,7 +4,7 @@ import zlib
 from typing import Any
 
 from tests.support.docora import QUEUE, Docora
-from tests.support.hostile_world import RAW
+from tests.support.hostile_texts import RAW
 
 AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 HUGE = "9" * 5000

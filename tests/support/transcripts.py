@@ -1,14 +1,19 @@
-"""The console blocks of the Markdown files: commands, and what they print in a small Docora."""
+"""What commands print in a small Docora: console blocks in Markdown files, and pictures as SVG."""
 
+import html
+import io
 import json
 import re
 from collections.abc import Callable
 from typing import Any
 
+from rich.console import Console
+from rich.text import Text
+
 _BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^\$ (.*)$", re.MULTILINE)
 _OPERATION = re.compile(r"bulk_[0-9a-f]{16}")
-_WIDTH = 100
+COLUMNS = 100
 
 _VARYING = (
     (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "MOMENT"),
@@ -97,7 +102,11 @@ def _folded(value: Any, indent: str = "", before: int = 0) -> str:
     `before`: how many characters stand before it on its first line.
     """
     flat = json.dumps(value, ensure_ascii=False)
-    if len(indent) + before + len(flat) < _WIDTH or not isinstance(value, dict | list) or not value:
+    if (
+        len(indent) + before + len(flat) < COLUMNS
+        or not isinstance(value, dict | list)
+        or not value
+    ):
         return flat
     inner = indent + "  "
     if isinstance(value, list):
@@ -106,7 +115,7 @@ def _folded(value: Any, indent: str = "", before: int = 0) -> str:
     for name, each in value.items():
         label = f"{json.dumps(name)}: "
         piece = label + _folded(each, inner, len(label))
-        if lines[-1] and "\n" not in piece and len(lines[-1]) + len(piece) + 3 < _WIDTH:
+        if lines[-1] and "\n" not in piece and len(lines[-1]) + len(piece) + 3 < COLUMNS:
             lines[-1] += f", {piece}"
         elif lines[-1]:
             lines[-1] += ","
@@ -114,3 +123,25 @@ def _folded(value: Any, indent: str = "", before: int = 0) -> str:
         else:
             lines[-1] = inner + piece
     return "{\n" + "\n".join(lines) + f"\n{indent}}}"
+
+
+_REDRAWN = re.compile(r"^.*\r\x1b\[2K", re.MULTILINE)
+_CURSOR = re.compile(r"\x1b\[\?25[lh]")
+_TEXT = re.compile(r'<text class="([^"]*)"[^>]*>(.*?)</text>')
+
+
+def draw(command: str, shown: str) -> str:
+    """Returns the picture of a terminal of COLUMNS after a command that has shown this."""
+    console = Console(width=COLUMNS, file=io.StringIO(), record=True, force_terminal=True)
+    console.print(Text(f"$ {command}", "bold"))
+    for line in _REDRAWN.sub("", _CURSOR.sub("", shown.replace("\r\n", "\n"))).splitlines():
+        text = Text.from_ansi(line)
+        text.rstrip()
+        console.print(text)
+    return console.export_svg(title=command, unique_id="docora-ops")
+
+
+def comparable_picture(svg: str) -> list[str]:
+    """Returns the texts of a picture with their styles, without what differs from run to run."""
+    texts = "\n".join(f"{style} {html.unescape(text)}" for style, text in _TEXT.findall(svg))
+    return comparable(texts.replace("\N{NO-BREAK SPACE}", " "))
