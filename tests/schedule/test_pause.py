@@ -107,6 +107,7 @@ def test_who_and_why_is_told_wherever_the_queue_is_used(docora: Docora) -> None:
     sentence = r"workers are suspended by \S.*@\S+ for another (9m\d+s|10m): gateway is"
     for command in ("status", "queue", "doctor", "repair"):
         result = docora.run(command)
+        assert result.code == 0, result  # an order, and no trouble
         told = re.sub(r"\s+", " ", result.stdout + result.stderr)
         assert re.search(sentence, told), told
         assert "docora-ops resume" in told

@@ -21,9 +21,8 @@ from tests.support.git_over_http import Gate, GitHandler, GitSite, basic
 from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
 from tests.support.proxy import Fault, Proxy, eventually
 from tests.support.receiver import Request
-from tests.support.row_locks import row_locks
 from tests.support.rows import TestLink
-from tests.support.running_commands import await_locks, terminate_sessions
+from tests.support.running_commands import terminate_sessions
 from tests.support.snapshots import TOKEN, Files, Snapshots, Upstream
 from tests.support.worker_processes import (
     expire_heartbeats,
@@ -62,17 +61,6 @@ def test_a_worker_that_was_paused_past_its_heartbeat_finishes_alone(snapshots: S
         assert paused.end() == 0
     assert_synced(snapshots, link, upstream)
     assert events(snapshots) == [("create", "a"), ("create", "b")]
-
-
-def test_a_job_that_begins_before_its_producer_has_committed_waits(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_queued(FILES, retry_base_delay_ms=0)
-    with row_locks(snapshots.docora) as producer, running(snapshots, "--burst") as worker:
-        await_locks(snapshots.docora)
-        assert snapshots.received().requests == []
-        producer.execute("UPDATE app_repositories SET retry_count = 3")
-        producer.commit()
-        assert worker.end() == 0
-    assert_synced(snapshots, link, upstream)
 
 
 def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Snapshots) -> None:

@@ -2,20 +2,16 @@
 
 import json
 import logging
-import os
 import re
 import sys
-from signal import SIGKILL, SIGTERM
 from typing import Any
 
 import pytest
 import redis
 
 from docora_ops.worker.log import OneLineHandler
-from tests.support.proxy import eventually
 from tests.support.rows import TestLink
-from tests.support.snapshots import Files, Snapshots
-from tests.support.worker_processes import held_worker
+from tests.support.snapshots import Snapshots
 
 INERT = r"evil\n2026 INFO forged\x1b]0;title\x07\u202e"
 HOSTILE = "evil\n2026 INFO forged\x1b]0;title\x07\u202e"
@@ -24,7 +20,6 @@ NAMES = {
     *("app_id", "app_name", "repository_id", "repository_name", "job_id"),
     *("outcome", "seconds", "files", "error_message"),
 }
-FILES: Files = {"a": "1\n", "b": "2\n"}
 
 
 def queue_links(snapshots: Snapshots, app_name: str, **options: int) -> tuple[TestLink, TestLink]:
@@ -138,23 +133,6 @@ def test_each_event_of_a_job_names_its_link_and_the_last_one_its_end(snapshots: 
     *_, synced, ended = events_in(snapshots.work("--log-format", "json").stderr)
     assert (synced["outcome"], synced["files"]) == ("synced", 1)
     assert synced["error_message"] is ended["outcome"] is None
-
-
-def test_a_killed_job_and_one_that_is_cut_off_have_an_end_too(snapshots: Snapshots) -> None:
-
-    link, _ = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
-    arguments = ("--log-format", "json", "--grace", "1")
-    with held_worker(snapshots, *arguments) as (gate, worker):
-        os.kill(worker.horse(), SIGKILL)
-        eventually(lambda: worker.log.count('"outcome": "tried_again"') == 1, "a failure")
-        worker.await_line("try 2 of 5")
-        worker.signal(SIGTERM)
-        assert worker.end() == 0
-        gate.release()
-    ends = [event for event in events_in(worker.log) if event["outcome"]]
-    assert [end["outcome"] for end in ends] == ["tried_again", "cut_off"]
-    assert [end["job_id"] for end in ends] == [link.job_id] * 2
-    assert "its process was killed" in ends[0]["error_message"]
 
 
 def test_an_error_that_ends_a_worker_is_an_event_too(snapshots: Snapshots) -> None:

@@ -143,18 +143,6 @@ def test_a_failed_link_that_another_producer_queues_fails_again(snapshots: Snaps
 
 
 @pytest.mark.slow
-def test_a_killed_job_of_a_failed_link_fails_again(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
-    link, _ = snapshots.add_queued(FILES, max_retry_attempts=1)
-    with held_worker(snapshots, MAX_RETRY_ATTEMPTS="1") as (gate, worker):
-        os.kill(worker.horse(), SIGKILL)
-        gate.release()
-        eventually(lambda: recorded(docora) != [], "the end")
-    assert [end.outcome for end in recorded(docora)] == ["failed_again"]
-    assert docora.status(link) == "failed"
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("status", ["failed", "scanning"])
 def test_a_link_that_is_healed_without_a_file_gets_an_entry(
     snapshots: Snapshots, status: str
@@ -171,18 +159,22 @@ def test_a_link_that_is_healed_without_a_file_gets_an_entry(
 
 
 @pytest.mark.slow
-def test_a_job_that_was_killed_is_recorded_once(snapshots: Snapshots) -> None:
+def test_each_kill_of_a_job_is_recorded_once_and_the_last_one_as_failed_again(
+    snapshots: Snapshots,
+) -> None:
     docora = snapshots.docora
-    snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
-    with held_worker(snapshots) as (gate, worker):
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=2, retry_base_delay_ms=0)
+    with held_worker(snapshots, MAX_RETRY_ATTEMPTS="2") as (_gate, worker):
         os.kill(worker.horse(), SIGKILL)
-        gate.release()
-        eventually(lambda: len(recorded(docora)) == 2, "both tries")
-    killed, synced = recorded(docora)
+        worker.await_line("began, try 2 of 2")
+        os.kill(worker.horse(), SIGKILL)
+        eventually(lambda: len(recorded(docora)) == 2, "both ends")
+    killed, last = recorded(docora)
     assert (killed.outcome, killed.try_number) == ("tried_again", 1)
+    assert (last.outcome, last.try_number) == ("failed_again", 2)
     assert "its process was killed" in (killed.error_message or "")
-    assert killed.link_id == synced.link_id
-    assert (synced.outcome, synced.try_number) == ("synced", 2)
+    assert killed.link_id == last.link_id
+    assert docora.status(link) == "failed"
 
 
 @pytest.mark.parametrize("answer", [200, 500])

@@ -111,21 +111,6 @@ def test_a_burst_with_another_key_ends_with_an_error_and_touches_nothing(
     assert snapshots.docora.status(link) == "pending_snapshot"
 
 
-def test_a_pause_stays_an_order_and_no_trouble(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
-    with running(snapshots) as worker:
-        worker.await_ready()
-        assert docora.run("pause", "--yes").code == 0
-        worker.await_line("takes no job: workers are suspended")
-        assert rows(docora, "status")[0] == "1, takes no job: suspended"
-        code, state, finding = doctor(docora)
-        assert (code, state) == (0, "warning")
-        assert finding.startswith("1 on snapshot-queue, and no job waits; workers are suspended")
-        assert docora.run("resume").code == 0
-        worker.await_line("takes jobs again")
-        assert rows(docora, "status") == ["1, 0 busy"]
-
-
 @pytest.mark.parametrize(
     ("written", "code", "message"),
     [
