@@ -118,7 +118,6 @@ def test_failures_fall_rise_and_end(docora: Docora, now: datetime) -> None:
         ),
         ([5, 40, 60, 80], "steady", r"Failures neither fall nor rise clearly: .*"),
         ([200] * 9, "none", r"No link has failed for 80 minutes: 9 in the hour from .*"),
-        ([], "none", r"No link failed since the record began at \S+Z\.\n"),
     ):
         docora.redis.flushdb()
         record(docora, [*old, *spread(now, minutes)])
@@ -195,14 +194,19 @@ def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> N
             *spread(now, [200] * 3, app_id=app, error_message="HTTP 502 on created docs/a.md"),
             *spread(now, [100] * 2, app_id=app, error_message="fatal: no route to host"),
             *spread(now, [90] * 4, app_id=other, error_message="HTTP 502 on updated b"),
+            *spread(
+                now, [80], app_id=other, error_message="HTTP 502: 10.0.0.3 is gone"
+            ),
             *spread(now, [300], JobEnd.SYNCED, app_id=app, created=7),
         ],
     )
     for options, failed, synced in (
-        ([], 9, 1),
+        ([], 10, 1),
         (["acme s"], 5, 1),
-        (["Quiet Harbor"], 4, 0),
-        (["--error", "http 502"], 7, 0),
+        (["Quiet Harbor"], 5, 0),
+        (["--error", "http 502"], 8, 0),
+        (["--error", "HTTP 502"], 7, 0),  # as `failed --group-by error` shows this group
+        (["--error", "HTTP 502: * is gone"], 1, 0),
         (["--error", "HTTP 502 on created *"], 3, 0),
         (["--error", "HTTP*created"], 0, 0),
         (["Acme Search", "--error", "502"], 3, 0),
@@ -216,23 +220,7 @@ def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> N
     assert docora.run("trend", "--by", "week").code == 2
     assert docora.run("trend", "--since", "2100-01-01").code == 2
     without = docora.run("trend", "--json", env={"DATABASE_URL": "postgres://127.0.0.1:1/x"})
-    assert totals(without)["failed"] == 9
-
-
-def test_the_text_of_a_group_of_errors_counts_its_failures(docora: Docora, now: datetime) -> None:
-    errors = [
-        f"HTTP 502: upstream 10.0.0.{host} is gone on created src/{host}.ts" for host in (3, 4)
-    ]
-    others = ["HTTP 502", "HTTP 502: upstream 10.0.0.5 is gone, it seems", "fatal: no route"]
-    for error in errors:
-        docora.add_link(last_error=error)
-    ends = [outcome(now, JobEnd.FAILED, error_message=error) for error in errors + others]
-    record(docora, ends)
-    [group] = docora.run("failed", "--group-by", "error", "--json").data
-    text = group["error_message"]
-    assert "*" in text
-    for wanted, failed in ((text, 2), ("http 502: UPSTREAM *", 3), ("HTTP 502", 1), ("502", 4)):
-        assert totals(docora.run("trend", "--error", wanted, "--json"))["failed"] == failed, wanted
+    assert totals(without)["failed"] == 10
 
 
 def test_many_asterisks_in_a_pattern_take_no_longer(docora: Docora, now: datetime) -> None:
@@ -275,11 +263,3 @@ def test_the_screen_has_bars_in_blocks_or_ascii(docora: Docora, now: datetime) -
         assert re.match(r"Failures fall: 20 in the hour from .* Counted since \S+Z\.", said)
         bars = [line.split(" ")[-1] for line in lines if line.endswith(("█", "#", "▌"))]
         assert sorted(bars, key=len) == [smallest, tallest], env
-
-
-def test_the_clock_of_redis_is_read_once(docora: Docora, now: datetime) -> None:
-    record(docora, spread(now, [5, 40]))
-    docora.redis.config_resetstat()
-    assert docora.run("trend").code == 0
-    stats: Any = docora.redis.info("commandstats")
-    assert stats["cmdstat_time"]["calls"] == 2  # once with the look at the workers

@@ -9,7 +9,6 @@ import pytest
 from docora_ops.actions import verification
 from docora_ops.actions.drift import Suspects
 from docora_ops.actions.verification import Verification, verify
-from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result
 from tests.support.read_only import frozen, read_only
@@ -396,13 +395,6 @@ def test_a_statement_that_takes_too_long_is_tried_with_fewer_links(docora: Docor
             b"ALTER TABLE real_snapshots RENAME TO repository_snapshots"
         )
     assert (result.code, result.data["differing"]) == (6, 8), result
-
-
-def test_it_needs_postgres_only(bullmq: Bullmq) -> None:
-    add(bullmq.docora, {})
-    environment = bullmq.environment(REDIS_URL="redis://127.0.0.1:1", **ONE_LOOK)
-    result = bullmq.docora.run("verify", "--json", env=environment)
-    assert (result.code, result.data["differing"]) == (6, 1), result
 
 
 def test_a_held_app_is_named_because_nothing_is_sent_to_it(docora: Docora) -> None:

@@ -129,22 +129,11 @@ def test_an_app_runs_on_its_share_of_the_slots_and_alone_leaves_one_free(
         at.wait(*(job_id for app in waiting for job_id in jobs(app, 10)))
         at.take_all()
         assert "".join(at.running()) == expected
-    with desk(docora, slots, reserves=False) as at:
-        docora.redis.flushdb()
+    docora.redis.flushdb()
     with desk(docora, slots, reserves=False) as at:
         at.wait(*(job_id for app in waiting for job_id in jobs(app, 10)))
         at.take_all()
         assert "".join(at.running()) == ("a" * slots if waiting == "a" else expected)
-
-
-def test_a_share_grows_as_soon_as_nothing_else_waits_or_runs(docora: Docora) -> None:
-    with desk(docora, 6) as at:
-        at.wait(*jobs("a", 10), "b-0")
-        at.take_all()
-        assert "".join(at.running()) == "aaab"
-        at.end("b-0")
-        at.take_all()
-        assert "".join(at.running()) == "aaaaa"
 
 
 def test_a_killed_workers_job_takes_no_share_and_one_just_taken_does(docora: Docora) -> None:
