@@ -20,10 +20,7 @@ def job_ids_in_order(docora: Docora) -> list[str]:
 def test_apps_take_turns_in_the_queue(docora: Docora, bulk: BulkAction) -> None:
     bulk.add_links(docora, 30, apps=1 if bulk is RESYNC else 7)
     for link in reversed(docora.links()[::3]):  # rows in another order
-        docora.connection.execute(
-            "UPDATE app_repositories SET retry_count = 3 WHERE repository_id = %s",
-            (link.repository_id,),
-        )
+        docora.set_link(link, retry_count=3)
     bulk.run(docora.actions(), batch_size=3)
     assert docora.waiting() == job_ids_in_order(docora)
 

@@ -62,10 +62,7 @@ def test_the_name_confirms_it(docora: Docora, env: Env) -> None:
 @pytest.mark.parametrize("words", MASS_CHANGES[::2], ids=lambda words: words[0])
 def test_the_name_is_typed_in_place_of_yes(docora: Docora, env: Env, words: list[str]) -> None:
     """That each mass change wants the name: the tests above."""
-    docora.connection.execute(
-        "UPDATE app_repositories SET status = 'scanning', retry_count = 0 WHERE repository_id = %s",
-        (f"repo_{1:024x}",),
-    )
+    docora.set_link(docora.links()[0], status="scanning", retry_count=0)
     docora.age_links()
     env = {**env, "DOCORA_OPS_DRIFT_GRACE": "0"}
     arguments = [*words, "--target", "prod"]

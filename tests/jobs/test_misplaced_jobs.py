@@ -145,10 +145,7 @@ def test_doctor_and_repair_look_at_failed_and_due_links_too(docora: Docora) -> N
     failed, due = lost(docora), lost(docora, "synced")
     docora.age_links()
     recent = lost(docora, "synced")
-    docora.connection.execute(
-        "UPDATE app_repositories SET last_scanned_at = now() WHERE repository_id = %s",
-        (recent.repository_id,),
-    )
+    docora.set_link(recent, last_scanned_at=now())
     waiting, none = docora.add_link(), docora.add_link()
     docora.enqueue(waiting.job_id)
     rows = {link: docora.row(link) for link in docora.links()}

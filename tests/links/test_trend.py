@@ -194,9 +194,7 @@ def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> N
             *spread(now, [200] * 3, app_id=app, error_message="HTTP 502 on created docs/a.md"),
             *spread(now, [100] * 2, app_id=app, error_message="fatal: no route to host"),
             *spread(now, [90] * 4, app_id=other, error_message="HTTP 502 on updated b"),
-            *spread(
-                now, [80], app_id=other, error_message="HTTP 502: 10.0.0.3 is gone"
-            ),
+            *spread(now, [80], app_id=other, error_message="HTTP 502: 10.0.0.3 is gone"),
             *spread(now, [300], JobEnd.SYNCED, app_id=app, created=7),
         ],
     )

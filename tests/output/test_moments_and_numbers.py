@@ -27,10 +27,7 @@ def test_an_infinite_time_of_a_scan_costs_no_list(docora: Docora) -> None:
     """Postgres 16 and older can't tell how long ago that is."""
     for number, moment in enumerate(("-infinity", "infinity")):
         link = docora.add_link(last_error=f"HTTP 50{number}")
-        docora.connection.execute(
-            "UPDATE app_repositories SET last_scanned_at = %s WHERE app_id = %s",
-            (moment, link.app_id),
-        )
+        docora.set_link(link, last_scanned_at=moment)
     for command in ("failed", "failed --group-by error", "apps", "links --overdue", "status"):
         result = docora.run(*command.split(), env=AT_ONCE)
         assert (result.code, result.stdout != "") == (0, True), result

@@ -214,11 +214,7 @@ def scanned(docora: Docora, link: TestLink, *, stored_at: str, ended_at: str) ->
         " WHERE repository_id = %s",
         (stored_at, link.repository_id),
     )
-    docora.connection.execute(
-        "UPDATE app_repositories SET last_scanned_at = %s::text::timestamptz"
-        " WHERE app_id = %s AND repository_id = %s",
-        (ended_at, *link.ids),
-    )
+    docora.set_link(link, last_scanned_at=ended_at)
 
 
 def doubts(result: Result) -> dict[str, str]:

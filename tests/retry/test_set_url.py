@@ -282,11 +282,7 @@ def test_the_running_jobs_of_docora_ops_count_too(docora: Docora, link: TestLink
         "the link as synced: octo/api.\n" in changed.stderr
     )
     # The job ends at the old URL.
-    docora.connection.execute(
-        "UPDATE app_repositories SET status = 'synced', last_scanned_at = now()"
-        " WHERE repository_id = %s",
-        (link.repository_id,),
-    )
+    docora.set_link(link, status="synced", last_scanned_at=docora.one("SELECT now()"))
     planned = docora.run(*shlex.split(resync_after(changed))[1:], "--dry-run", "--json")
     assert [each["job_id"] for each in planned.data["planned_links"]] == [link.job_id], before
 

@@ -26,6 +26,7 @@ TOKEN = "ghp_averysecrettoken"
 AUTH_KEY = "a-very-secret-auth-key"
 
 Files = Mapping[str | bytes, str | bytes | None]  # contents by path; None removes a file
+FILES: Files = {"a": "1\n", "b": "2\n"}
 
 
 def encrypt(text: str, key: bytes = KEY) -> str:

@@ -12,6 +12,7 @@ from docora_ops.queue import holds
 from docora_ops.queue.holds import HOLDS
 from docora_ops.queue.rq_jobs import JOB_FUNCTION
 from docora_ops.worker import snapshot_job
+from tests.support.delivery_checks import link_row
 from tests.support.docora import QUEUE, Docora
 from tests.support.privileges import without_rule
 from tests.support.proxy import eventually
@@ -61,12 +62,7 @@ def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_rel
         assert "wrong URL; 2 files of this snapshot already sent" in worker.log
         eventually(lambda: docora.waiting() == [link.job_id], "the job in the list")
         assert sent(snapshots) == ["a", "b"]
-        row = docora.row(link)
-        assert (row["status"], row["retry_count"], row["last_error"]) == (
-            "pending_snapshot",
-            0,
-            None,
-        )
+        assert link_row(snapshots, link) == ("pending_snapshot", 0, None)
         assert docora.job(link).retries_left == 2
         shown = docora.run("show", *link.ids)
         assert "some of its files are out" in shown.stdout, shown

@@ -13,6 +13,7 @@ from docora_ops.queue import connect
 from docora_ops.queue.take import JobTaker
 from docora_ops.worker.reasons import Reasons
 from tests.support.delivery_checks import link_row, repository_row
+from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora
 from tests.support.full_disk import with_own_mounts, worker_on_disk
 from tests.support.proxy import eventually
@@ -55,8 +56,8 @@ def test_a_full_disk_counts_against_no_link_and_no_circuit_and_jobs_wait_until_t
         )
         status = docora.run("status")
         assert f"1, takes no job: {os.uname().nodename} can't write to " in status.stdout
-        doctor = docora.run("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"})
-        [workers] = [each for each in doctor.data["checks"] if each["name"] == "workers"]
+        doctor = examine(docora)
+        workers = check(doctor, "workers")
         assert (doctor.code, workers["state"]) == (6, "critical")
         assert FULL in workers["finding"]
         disk.free()

@@ -23,7 +23,7 @@ from tests.support.proxy import Fault, Proxy, eventually
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.running_commands import terminate_sessions
-from tests.support.snapshots import TOKEN, Files, Snapshots, Upstream
+from tests.support.snapshots import FILES, TOKEN, Snapshots, Upstream
 from tests.support.worker_processes import (
     expire_heartbeats,
     has_live_job,
@@ -33,7 +33,6 @@ from tests.support.worker_processes import (
     running_program,
 )
 
-FILES: Files = {"a": "1\n", "b": "2\n"}
 RQ = Path(sys.executable).parent / "rq"
 
 

@@ -17,11 +17,10 @@ from tests.support.docora import COMMAND, QUEUE, WIP, Result
 from tests.support.git_over_http import GitHandler, GitSite, gate_at
 from tests.support.proxy import eventually, patience
 from tests.support.rows import TestLink
-from tests.support.snapshots import KEY, Files, Snapshots
+from tests.support.snapshots import FILES, KEY, Snapshots
 from tests.support.worker_processes import children_of, held_worker, running, running_program
 
 PASSWORD = "hunter2"
-FILES: Files = {"a": "1\n", "b": "2\n"}
 
 
 @pytest.fixture

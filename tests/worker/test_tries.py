@@ -44,7 +44,7 @@ from tests.support.raw_app import Talk, raw_app
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_locks
-from tests.support.snapshots import AUTH_KEY, Files, Snapshots, Upstream, encrypt
+from tests.support.snapshots import AUTH_KEY, FILES, Snapshots, Upstream, encrypt
 from tests.support.worker_processes import (
     expire_heartbeats,
     has_live_job,
@@ -317,7 +317,6 @@ def test_a_killed_job_is_judged_once_its_session_has_ended(snapshots: Snapshots)
     assert link_row(snapshots, link) == ("synced", 0, None)
 
 
-FILES: Files = {"a": "1\n", "b": "2\n"}
 CUT_OFF = "the snapshot was cut off: its worker's heartbeat stopped"
 
 
