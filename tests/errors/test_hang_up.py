@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.support.docora import Docora, finish
-from tests.support.proxy import patience
+from tests.support.proxy import eventually, patience
 from tests.support.running_commands import LOCK_TABLE, PATIENT, await_locks
 
 
@@ -27,8 +27,7 @@ def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_ent
         process = docora.fork_server.start(command, docora.environment(), streams)
     with process:
         os.close(slave)
-        while not docora.waiting():
-            assert process.poll() is None
+        eventually(lambda: docora.waiting() != [], "the first job")
         os.close(master)
         assert process.wait(patience()) == 129
     document = json.loads(output.read_text("utf-8"))["data"]
@@ -79,43 +78,30 @@ import os, signal, sys
 
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name == "docora_ops.cli.context":
-            os.kill(os.getpid(), signal.SIGHUP)
+        if name == "{module}":
+            {interrupt}
 
 sys.meta_path.insert(0, Interrupt())
 """
+HANG_UP = "os.kill(os.getpid(), signal.SIGHUP)"
 
 
-def test_a_signal_before_the_start_is_reported_as_any_other_interrupt(
-    docora: Docora, tmp_path: Path
+@pytest.mark.parametrize(
+    ("module", "interrupt"),
+    [
+        ("docora_ops.cli.context", HANG_UP),
+        ("docora_ops.actions.one_link", f"exec('{HANG_UP}')"),  # as while a class is made
+    ],
+    ids=["before the start", "in exec"],
+)
+def test_a_signal_at_an_import_is_reported_as_any_other_interrupt(
+    docora: Docora, tmp_path: Path, module: str, interrupt: str
 ) -> None:
     link = docora.add_link()
-    (tmp_path / "sitecustomize.py").write_text(AT_AN_IMPORT, encoding="utf-8")
-    arguments = ("retry", *link.ids, "--json")
-    result = docora.run(*arguments, env={"PYTHONPATH": str(tmp_path)})
+    text = AT_AN_IMPORT.format(module=module, interrupt=interrupt)
+    (tmp_path / "sitecustomize.py").write_text(text, encoding="utf-8")
+    command = (sys.executable, "-m", "docora_ops", "retry", *link.ids, "--json")
+    result = finish(docora.start_program(*command, env={"PYTHONPATH": str(tmp_path)}))
     assert (result.code, result.json["code"]) == (129, "hung_up"), result
     assert result.stderr == "Error: hung up (SIGHUP)\n"
-    assert docora.status(link) == "failed"
-
-
-IN_EXEC = """
-import os, signal, sys
-
-class Interrupt:
-    def find_spec(self, name, path=None, target=None):
-        if name == "docora_ops.actions.one_link":
-            exec("os.kill(os.getpid(), signal.SIGHUP)")
-
-sys.meta_path.insert(0, Interrupt())
-"""
-
-
-def test_a_signal_that_comes_while_a_class_is_made_does_not_change_the_exit_code(
-    docora: Docora, tmp_path: Path
-) -> None:
-    link = docora.add_link()
-    (tmp_path / "sitecustomize.py").write_text(IN_EXEC, encoding="utf-8")
-    command = (sys.executable, "-m", "docora_ops", "retry", *link.ids)
-    result = finish(docora.start_program(*command, env={"PYTHONPATH": str(tmp_path)}))
-    assert (result.code, result.stderr) == (129, "Error: hung up (SIGHUP)\n")
     assert docora.status(link) == "failed"

@@ -1,6 +1,7 @@
 """A change of one link is cut off midway: the link is as it was or done, never without a job."""
 
 import signal
+from collections.abc import Callable
 
 import pytest
 
@@ -24,10 +25,7 @@ class Change:
         docora.add_deliveries(self.link, DELIVERIES)
         self.row = docora.row(self.link)
 
-    def is_killed(self, marker: bytes, fault: Fault) -> None:
-        assert self.meets(marker, fault, kill=True).code == -signal.SIGKILL
-
-    def meets(self, marker: bytes, fault: Fault, *, kill: bool = False) -> Result:
+    def meets(self, marker: bytes, fault: Fault, *, kill: bool) -> Result:
         with (
             Proxy.before_redis(self.docora.redis_url) as redis,
             Proxy.before_postgres(self.docora.database_url) as postgres,
@@ -75,45 +73,34 @@ class Change:
         assert self.docora.deliveries(self.link) == 0
 
 
-@pytest.fixture
-def change(docora: Docora) -> Change:
-    return Change(docora)
+KILLED = None
+REDIS, POSTGRES = ("redis", "broke the connection"), ("postgres", "Postgres database")
+CUTS: dict[str, tuple[bytes, Fault, tuple[str, str] | None, Callable[[Change], None]]] = {
+    "killed before its push": (PUSH, Fault.HOLD_REQUEST, KILLED, Change.has_done_nothing),
+    "killed after its push": (PUSH, Fault.HOLD_REPLY, KILLED, Change.has_only_pushed),
+    "killed before its commit": (COMMIT, Fault.HOLD_REQUEST, KILLED, Change.has_only_pushed),
+    "killed after its commit": (COMMIT, Fault.HOLD_REPLY, KILLED, Change.is_done),
+    "reply to its push lost": (PUSH, Fault.LOSE_REPLY, REDIS, Change.has_only_pushed),
+    "its commit lost": (COMMIT, Fault.LOSE_REQUEST, POSTGRES, Change.has_only_pushed),
+    "reply to its commit lost": (COMMIT, Fault.LOSE_REPLY, POSTGRES, Change.is_done),
+}
+"""Per cut: where it comes, how, the error (none for a command that is killed), what was done."""
+IN_SHORT = {"killed before its commit", "reply to its push lost", "reply to its commit lost"}
+"""The cuts that `make test` looks at."""
 
 
-@pytest.mark.slow
-def test_killed_before_its_push_it_has_done_nothing(change: Change) -> None:
-    change.is_killed(PUSH, Fault.HOLD_REQUEST)
-    change.has_done_nothing()
-
-
-@pytest.mark.slow
-def test_killed_after_its_push_it_leaves_only_a_job(change: Change) -> None:
-    change.is_killed(PUSH, Fault.HOLD_REPLY)
-    change.has_only_pushed()
-
-
-def test_killed_before_its_commit_it_leaves_only_a_job(change: Change) -> None:
-    change.is_killed(COMMIT, Fault.HOLD_REQUEST)
-    change.has_only_pushed()
-
-
-@pytest.mark.slow
-def test_killed_after_its_commit_it_is_done(change: Change) -> None:
-    change.is_killed(COMMIT, Fault.HOLD_REPLY)
-    change.is_done()
-
-
-def test_if_the_reply_to_its_push_is_lost_it_fails_and_leaves_only_a_job(change: Change) -> None:
-    refuses(change.meets(PUSH, Fault.LOSE_REPLY), "redis", "broke the connection")
-    change.has_only_pushed()
-
-
-@pytest.mark.slow
-def test_if_its_commit_is_lost_it_fails_and_leaves_only_a_job(change: Change) -> None:
-    refuses(change.meets(COMMIT, Fault.LOSE_REQUEST), "postgres", "Postgres database")
-    change.has_only_pushed()
-
-
-def test_if_the_reply_to_its_commit_is_lost_it_fails_and_is_done(change: Change) -> None:
-    refuses(change.meets(COMMIT, Fault.LOSE_REPLY), "postgres", "Postgres database")
-    change.is_done()
+@pytest.mark.parametrize(
+    "cut",
+    [cut if cut in IN_SHORT else pytest.param(cut, marks=pytest.mark.slow) for cut in CUTS],
+)
+def test_a_change_of_one_link_that_is_cut_off_is_done_or_leaves_only_a_job(
+    docora: Docora, cut: str
+) -> None:
+    marker, fault, error, has_ended_well = CUTS[cut]
+    change = Change(docora)
+    result = change.meets(marker, fault, kill=error is KILLED)
+    if error is KILLED:
+        assert result.code == -signal.SIGKILL
+    else:
+        refuses(result, *error)
+    has_ended_well(change)
