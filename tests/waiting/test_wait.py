@@ -13,6 +13,7 @@ from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
 from tests.support.own_servers import OwnRedis
+from tests.support.proxy import eventually
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_line, terminate_sessions
@@ -151,8 +152,7 @@ def test_an_interrupt_ends_the_wait_and_shows_what_is_known(
 def test_a_run_that_is_interrupted_is_not_waited_for(docora: Docora) -> None:
     docora.add_links(500)
     process = docora.start("retry-all-failed", "--batch-size", "1", "--wait", "--json")
-    while not docora.waiting():
-        assert process.poll() is None
+    eventually(lambda: docora.waiting() != [], "the first job")
     process.send_signal(signal.SIGINT)
     result = finish(process)
     assert result.code == 130, result
