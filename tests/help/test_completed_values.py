@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.support.docora import Docora, Result
 from tests.support.hostile_texts import EVIL
+from tests.support.proxy import patience
 
 NOTHING_SET = {"DATABASE_URL": None, "REDIS_URL": None}
 LONG = {f"DOCORA_OPS_{name}_TIMEOUT": "3600" for name in ("CONNECT", "STATEMENT", "LOCK")}
@@ -99,11 +100,14 @@ def test_an_option_and_its_help_are_one_line_however_narrow_the_terminal(docora:
 
 
 def test_whatever_goes_wrong_nothing_is_offered_and_the_shell_does_not_wait(docora: Docora) -> None:
-    docora.add_app("Acme")
+    docora.link(docora.add_app("Acme"), docora.add_repository("octo/api"))
+    assert offers(docora, "show", "Acme", "o") == ["octo/api"]
     with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(patience())
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         for env in (
             {"DATABASE_URL": f"postgres://{where}/x", "REDIS_URL": f"redis://{where}", **LONG},
             {"DATABASE_URL": "nonsense", "REDIS_URL": "nonsense"},
         ):
             assert answer(docora, "show", "Acme", "o", **env).stdout == "", env
+        silent.accept()[0].close()  # it was asked
