@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from rq.job import JobStatus
 
-from docora_ops.database import link_scans
+from docora_ops.database import Session, link_scans
 from docora_ops.database.link_scans import begin_scan
 from docora_ops.errors import SnapshotError
 from docora_ops.worker import clone, snapshot_job
@@ -75,8 +75,11 @@ def test_a_job_that_begins_before_its_producer_has_committed_waits(snapshots: Sn
     assert_synced(snapshots, link, upstream)
 
 
-def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link(FILES)
+def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(
+    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_job, "LOCK_TIMEOUT", 0.2)
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=1)
     before = []
 
     def answer(request: Request) -> int:
@@ -86,10 +89,11 @@ def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(snapshots: Sn
         return 200
 
     snapshots.receiver.answer = answer
-    snapshots.run_job(link)
+    snapshots.work_here()
     assert snapshots.docora.row(link) == before[0]
     assert before[0]["status"] == "scanning"
     assert events(snapshots) == [("create", "a")]
+    assert has_live_job(snapshots.docora, link)
 
 
 @pytest.mark.slow
@@ -316,9 +320,10 @@ def test_a_job_that_loses_its_lock_sends_nothing(
         psycopg.connect(access.worker) as other,
     ):
 
-        def begin(*arguments: object) -> object:
+        def begin(session: Session, *ids: str) -> object:
+            assert session.id  # connects
             other.execute("SELECT 1")  # in the session that the job has had so far
-            return begin_scan(*arguments)  # type: ignore[arg-type]
+            return begin_scan(session, *ids)
 
         monkeypatch.setattr(link_scans, "begin_scan", begin)
         snapshots.settings_changes = {"database_url": SecretStr(access.worker)}

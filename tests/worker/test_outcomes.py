@@ -7,6 +7,7 @@ from signal import SIGKILL
 
 import pytest
 
+from docora_ops.database.link_scans import Ending
 from docora_ops.jobs import JobEnd
 from docora_ops.queue import outcomes
 from docora_ops.queue.outcomes import (
@@ -117,7 +118,8 @@ def test_a_job_tells_whether_its_link_was_failed_until_another_job_has_its_id(
     docora: Docora,
 ) -> None:
     def end(link: TestLink) -> JobEnd:
-        return Tries(docora.job(link)).final_end(number=1, limit=5)
+        failed = Ending("failed", retry_count=1, link_id="")
+        return Tries(docora.job(link)).settle(failed, limit=5)
 
     failed, synced = docora.add_link("failed"), docora.add_link("synced")
     docora.set_link(synced, last_scanned_at=None)
