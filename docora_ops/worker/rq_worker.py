@@ -96,7 +96,6 @@ class SnapshotWorker(JobRunner):
         keeps the worker from taking jobs, unless workers are suspended.
         """
         self._grace = grace
-        rq_faults.require_info(self.connection)
         self._taker.holds_fault()  # our registration tells whether we may read holds
         host.measure_clock(self.connection)
         handle_ending(self.handle_signal)
