@@ -38,7 +38,7 @@ from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.rq_jobs import keep_files
 from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host
-from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
+from docora_ops.worker.clone import LOCK_PAUSE, Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
 from docora_ops.worker.git import Git
 from docora_ops.worker.log import record, tell
@@ -335,7 +335,7 @@ class _Snapshot:
         self.session.close()  # releases the link's lock, which the updates of the link need
         message = self.cleaner.clean(self._describe(error))
         if isinstance(error, RepositoryBusyError):
-            self._give_back(message, JobEnd.WAITS, f"queued again in {error.pause} s", error.pause)
+            self._give_back(message, JobEnd.WAITS, f"queued again in {LOCK_PAUSE} s", LOCK_PAUSE)
         if isinstance(error, AppHeldError | HoldsUnreadableError):
             sent = amount(self.sent.total(), "file")
             out = f"; {sent} of this snapshot already sent" if self.sent else ""

@@ -1,6 +1,5 @@
 """The locks of links and repositories, and jobs that lose Postgres or begin too early."""
 
-import re
 import signal
 import sys
 from pathlib import Path
@@ -229,12 +228,6 @@ def test_the_lock_of_a_killed_host_takes_no_slot_and_no_try_of_another_apps_job(
     queue = docora.run("queue", "--json").data
     assert [job["error_message"] for job in queue["jobs"] if job["status"] == "delayed"] == [None]
     assert docora.run("doctor", "--json", env=ONE_LOOK).data["drift"]["total"] == 0
-    # Silent for so long, the job that has the lock will not release it: the others wait until then.
-    docora.redis.pexpire(KEY, 80_000)
-    make_delayed_jobs_due(docora)
-    pause = re.search(r"in (\d+) s; no failure is counted", snapshots.work().stderr)
-    assert pause is not None
-    assert 10 < int(pause[1]) <= 80
     docora.redis.delete(KEY)  # it has expired
     make_delayed_jobs_due(docora)
     assert snapshots.work().code == 0
@@ -248,7 +241,7 @@ def test_a_job_that_is_cut_off_while_it_gives_its_slot_back_is_not_lost(
 ) -> None:
     link, upstream = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
     docora = snapshots.docora
-    docora.redis.set(KEY, "another job", px=80_000)
+    docora.redis.set(KEY, "another job")
     with Proxy.before_redis(docora.redis_access.worker) as proxy:
         plan = proxy.plan(b"failed_job_count", Fault.LOSE_REQUEST)
         with running(snapshots, "--burst", REDIS_URL=proxy.url) as worker:

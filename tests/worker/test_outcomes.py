@@ -97,7 +97,7 @@ def test_a_link_that_was_failed_fails_again_until_it_is_in_sync(
     work(["schedule"])
     # A try that does not count makes the link pending.
     lock = "docora:repo-lock:octo/api"
-    docora.redis.set(lock, "another job", px=80_000)
+    docora.redis.set(lock, "another job")
     shutil.rmtree(snapshots.repos)
     work(again)
     assert docora.status(link) == "pending_snapshot"
