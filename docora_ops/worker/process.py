@@ -100,7 +100,7 @@ def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdo
                     code = 0
                 os._exit(code)
             children[pid] = slot
-            watchdog.begin(slot, pid)
+            watchdog.begin(slot)
 
     before = handle_ending(stop)
     # The alarm interrupts the wait for a child. Children do not inherit it.
