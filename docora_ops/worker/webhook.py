@@ -9,11 +9,9 @@ import socket
 import ssl
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -24,6 +22,7 @@ from urllib3.util import Url, parse_url
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.worker import host
+from docora_ops.worker.secrets import basic_login
 
 # The bytes of a body, or a function that yields its pieces, the same ones at each call.
 Body = bytes | Callable[[], Iterable[bytes]]
@@ -276,10 +275,7 @@ def _address(url: Url) -> str:
 
 def _login(header: str, auth: str | None) -> dict[str, str]:
     """Returns the header for the `USER:PASSWORD` of a URL; none without a login."""
-    if not auth:
-        return {}
-    login = unquote(auth) if ":" in auth else f"{unquote(auth)}:"
-    return {header: f"Basic {b64encode(login.encode(errors='replace')).decode()}"}
+    return {header: f"Basic {basic_login(auth)}"} if auth else {}
 
 
 def _proxy_for(url: Url) -> Url | None:
