@@ -340,7 +340,8 @@ class _Snapshot:
             sent = amount(self.sent.total(), "file")
             out = f"; {sent} of this snapshot already sent" if self.sent else ""
             self._give_back(f"{message}{out}", JobEnd.HELD, "queued again")
-        if host.is_scarcity(error) and self.resources.is_hosts_fault():
+        is_hosts_fault = host.is_scarcity(error) and self.resources.is_hosts_fault()
+        if is_hosts_fault and self.tries.may_blame_host():
             self._give_back(message, JobEnd.CUT_OFF, "the host's fault, queued again at once")
         self._fail(error, message)
 

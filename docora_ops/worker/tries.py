@@ -13,6 +13,7 @@ from docora_ops.database.link_scans import Ending, Refusal
 from docora_ops.jobs import JobEnd
 from docora_ops.links import LinkStatus
 
+_MOST_HOST_FAULTS = 3
 _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own
 
 
@@ -84,6 +85,16 @@ class Tries:
         self.job.retries_left = left
         if isinstance(self.job, SnapshotJob):
             self.job.pause = pause
+
+    def may_blame_host(self) -> bool:
+        """Counts an error that is the host's fault. Returns False from the job's third one on.
+
+        Otherwise, a repository that is too large for the host could stop all workers.
+        """
+        with suppress(RedisError):
+            faults = self.job.connection.hincrby(self.job.key, "host_faults", 1)
+            return faults < _MOST_HOST_FAULTS
+        return True
 
     def settle(self, ending: Ending | None, limit: int, *, was_failed: bool = False) -> JobEnd:
         """Decides whether another try follows, and returns how the job ends.
