@@ -165,6 +165,7 @@ class Webhook:
         self._connection: HTTPConnection | None = None  # stays open for the next POST
         # A connection forgets its socket when the server is about to close it.
         self._socket: socket.socket | None = None
+        self._guard = threading.Lock()  # no POST ends while its deadline is acted on
         self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -201,7 +202,8 @@ class Webhook:
         except FAILURES as error:
             raise self._route.explain(error, self._timeout, expired=self._expired) from error
         finally:
-            self._deadline = math.inf
+            with self._guard:
+                self._deadline = math.inf
             if not is_success:
                 self._disconnect()
         if not is_success:
@@ -260,9 +262,9 @@ class Webhook:
         # The timer of the job must interrupt the main thread, which waits for the app.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while not self._closed.wait(_WATCH_INTERVAL):
-            if time.monotonic() > self._deadline:
-                self._expired = True
-                with suppress(OSError):
+            with self._guard, suppress(OSError):
+                if time.monotonic() > self._deadline:
+                    self._expired = True
                     # While a proxy opens a tunnel, only the connection knows the socket.
                     connection = self._connection  # another thread may drop it
                     if sock := (connection and connection.sock) or self._socket:
