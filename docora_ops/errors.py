@@ -181,14 +181,7 @@ class GitError(SnapshotError, code="git"):
 
 
 class RepositoryBusyError(SnapshotError, code="repository_busy"):
-    """Another job has the lock of the repository. Does not count as a failure.
-
-    pause: seconds until the next attempt.
-    """
-
-    def __init__(self, full_name: str, pause: int) -> None:
-        super().__init__(f"another job has the lock of {full_name}")
-        self.pause = pause
+    """Another job has the lock of the repository. Does not count as a failure."""
 
 
 class BrokenCloneError(GitError, code="broken_clone"):

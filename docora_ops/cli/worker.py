@@ -92,7 +92,7 @@ def worker(
             alone="each link would be worked on twice",
         )
         settings = context.docora.settings
-        process.check(settings)
+        process.prepare(settings)
         if settings.protected:
             _ask(context)
     except DocoraOpsError as error:

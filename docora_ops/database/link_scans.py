@@ -29,15 +29,13 @@ SELECT {STATE}, l.github_token_encrypted, a.client_auth_key_encrypted, EXISTS (S
 {OF_LINK}
 """
 
-_HOLDS_LINK = f"""EXISTS (
+# A proxy that pools transactions may run this in a session that does not hold the lock.
+_KEEPS_LINK = f"""pg_backend_pid() = %(session_id)s AND EXISTS (
     SELECT FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid = %(session_id)s
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
       AND (classid::bigint << 32) | objid::bigint = {_KEY}
 )"""
-
-# A proxy that pools transactions may run this in a session that does not hold the lock.
-_KEEPS_LINK = f"pg_backend_pid() = %(session_id)s AND {_HOLDS_LINK}"
 
 END_SCAN = f"""
 WITH ended AS (
@@ -110,18 +108,15 @@ class Refusal(StrEnum):
 class Ending:
     """A link's status and failures after its job has failed.
 
-    is_counted: False if the job itself had already counted the failure.
+    status: `Refusal.GONE` if the link is gone.
+    is_counted: False if the job itself had counted the failure, or had not begun and has tries
+        left.
     """
 
     status: str
     retry_count: int
     link_id: str
     is_counted: bool = True
-
-    @property
-    def is_final(self) -> bool:
-        """Tells whether the job must not be tried again."""
-        return self.status == LinkStatus.FAILED
 
 
 def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link, Payload] | Refusal:
@@ -139,7 +134,8 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
     [(*state, token, auth_key, has_begun)] = rows
     link = as_link(tuple(state))
     if not has_begun:
-        return _held(link)
+        # The row is locked, so the status can't change meanwhile.
+        return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD
     payload = Payload(*(*state[1:8], token, auth_key))
     return replace(link, payload=payload), payload
 
@@ -179,64 +175,28 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
     return None if exists else Refusal.GONE
 
 
-def fail_scan(database: Database, failure: Failure, session_id: int) -> Ending | Refusal:
-    """Counts a failure of a job.
-
-    Returns a Refusal if the link is gone, or a session other than the job's holds the link's lock.
-    """
-    with database.transaction():
-        link = _lock_of_job(database, failure.app_id, failure.repository_id, session_id)
-        return link if isinstance(link, Refusal) else _count(database, link, failure)
-
-
-def release_scan(database: Database, app_id: str, repository_id: str, session_id: int) -> None:
-    """Sets the link of a job from `scanning` to `pending_snapshot`.
-
-    Changes nothing if a session other than the job's holds the link's lock.
-    """
-    with database.transaction():
-        link = _lock_of_job(database, app_id, repository_id, session_id)
-        if isinstance(link, Link):
-            database.execute(RELEASE_SCAN, {"app_id": app_id, "repository_id": repository_id})
-
-
-def _lock_of_job(
-    database: Database, app_id: str, repository_id: str, session_id: int
-) -> Link | Refusal:
-    """Locks the link's row, and returns the link.
-
-    Returns a Refusal if the link is gone, or a session other than the job's holds the link's lock.
-    """
-    link = lock_link(database, app_id, repository_id)
-    if link is None:
-        return Refusal.GONE
-    values = {"job_id": link.ref.job_id, "session_id": session_id}
-    # If no session holds the lock, this transaction takes it.
-    sql = f"SELECT {_HOLDS_LINK} OR pg_try_advisory_xact_lock({_KEY})"
-    return link if database.rows(sql, values) == [(True,)] else _held(link)
-
-
-def fail_killed_scan(database: Database, failure: Failure) -> Ending | Refusal:
-    """Counts a failure of a job whose process was killed, unless the job itself has counted it.
+def fail_scan(database: Database, failure: Failure) -> Ending:
+    """Counts a failure of a job, unless the job itself has, or had not begun and has tries left.
 
     Waits for the link's lock, which the end of the job's session releases. Raises LinkLockedError
-    if a session holds the lock for too long. Returns a Refusal if the link is gone.
+    if a session holds the lock for too long.
     """
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{failure.app_id}-{failure.repository_id}"})
         link = lock_link(database, failure.app_id, failure.repository_id)
         if link is None:
-            return Refusal.GONE
+            return Ending(Refusal.GONE, 0, "", is_counted=False)
         is_uncounted = link.status == LinkStatus.SCANNING or (
             link.status == LinkStatus.PENDING_SNAPSHOT and failure.tries_left <= 0
         )
-        if is_uncounted:
-            return _count(database, link, failure)
-        return Ending(link.status, link.retry_count, link.ref.id, is_counted=False)
+        if not is_uncounted:
+            return Ending(link.status, link.retry_count, link.ref.id, is_counted=False)
+        [(status, retry_count)] = database.rows(FAIL_SCAN, asdict(failure) | {"id": link.ref.id})
+        return Ending(status, retry_count, link.ref.id)
 
 
-def release_cut_off_scan(database: Database, app_id: str, repository_id: str) -> None:
-    """Sets the link of an interrupted job from `scanning` to `pending_snapshot`.
+def release_scan(database: Database, app_id: str, repository_id: str) -> None:
+    """Sets the link of a job from `scanning` to `pending_snapshot`.
 
     Waits for the link's lock, which the end of the job's session releases. Raises LinkLockedError
     if a session holds the lock for too long.
@@ -244,17 +204,6 @@ def release_cut_off_scan(database: Database, app_id: str, repository_id: str) ->
     with database.transaction():
         database.execute(AWAIT_LINK, {"job_id": f"{app_id}-{repository_id}"})
         database.execute(RELEASE_SCAN, {"app_id": app_id, "repository_id": repository_id})
-
-
-def _count(database: Database, link: Link, failure: Failure) -> Ending:
-    values = asdict(failure) | {"id": link.ref.id}
-    [(status, retry_count)] = database.rows(FAIL_SCAN, values)
-    return Ending(status, retry_count, link.ref.id)
-
-
-def _held(link: Link) -> Refusal:
-    # The row is locked, so the status can't change meanwhile.
-    return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD
 
 
 SOME_AUTH_KEYS = """

@@ -111,6 +111,11 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
         pipeline.smembers(EXECUTIONS_OF_WORKER.format(name))
         pipeline.pttl(prefix + name)
     answers = pipeline.execute()
+    executions = [run for runs in answers[::2] for run in sorted(runs)]
+    known = read_hashes(client, [EXECUTION + text_of(run) for run in executions], ("created_at",))
+    running = [run for run, [at] in zip(executions, known, strict=True) if at]
+    read = read_jobs(client, [job_id_of(run) for run in running], "active")
+    jobs = dict(zip(running, read, strict=True))
     workers, killed = [], []
     for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
         birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason, *others = row
@@ -122,9 +127,6 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
             continue
         heartbeat_at = moment_of(last_heartbeat)
         seconds = max(0, int(now - heartbeat_at.timestamp())) if heartbeat_at else None
-        executions = [EXECUTION + text_of(run) for run in sorted(runs)]
-        known = read_hashes(client, executions, ("created_at",))
-        running = [job_id_of(run) for run, [at] in zip(sorted(runs), known, strict=True) if at]
         workers.append(
             Worker(
                 name=name,
@@ -132,7 +134,7 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
                 hostname=optional_text_of(hostname),
                 pid=whole_number(pid),
                 last_heartbeat_at=heartbeat_at,
-                jobs=read_jobs(client, running, "active"),
+                jobs=[jobs[run] for run in sorted(runs) if run in jobs],
                 silent_seconds=seconds if _is_silent(state, reason, seconds, ttl) else None,
                 clock_ahead_seconds=whole_number(clock_ahead, signed=True),
                 no_job_reason=_no_job_reason(state, reason),

@@ -84,9 +84,12 @@ end
 
 local slots = #config.workers
 if slots > 1 then
-  for _, run in ipairs(redis.call('SUNION', unpack(config.workers))) do
-    if redis.call('EXISTS', config.execution_prefix .. run) == 1 then
-      add(string.match(run, '^(.*):'))
+  for first = 1, slots, 1000 do -- Lua passes no more than about 8,000 arguments
+    local last = math.min(first + 999, slots)
+    for _, run in ipairs(redis.call('SUNION', unpack(config.workers, first, last))) do
+      if redis.call('EXISTS', config.execution_prefix .. run) == 1 then
+        add(string.match(run, '^(.*):'))
+      end
     end
   end
   for _, id in ipairs(redis.call('LRANGE', config.intermediate, 0, -1)) do
@@ -98,7 +101,7 @@ if slots > 1 then
 end
 
 if mode == 'count' then
-  local apps, names, first = {}, {}, tonumber(ARGV[3])
+  local apps, first = {}, tonumber(ARGV[3])
   for app in pairs(running) do
     apps[app] = true
   end
@@ -108,11 +111,12 @@ if mode == 'count' then
       apps[app] = true
     end
   end
-  for app in pairs(apps) do
-    table.insert(names, app)
-  end
   first = first + config.page
-  return {'counted', may_read, first < length and first or -1, unpack(names)}
+  local answer = {'counted', may_read, first < length and first or -1}
+  for app in pairs(apps) do
+    table.insert(answer, app)
+  end
+  return answer
 end
 
 local function share(apps)

@@ -5,7 +5,6 @@ Each worker that takes jobs is a slot, because it runs one job at a time.
 
 import json
 import time
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
 
@@ -39,14 +38,6 @@ class Finding(StrEnum):
     UNREADABLE = "unreadable"  # the holds cannot be read, so no job may be taken
 
 
-@dataclass(frozen=True)
-class Found:
-    """The result of a search, with the id of the job that was taken, if any."""
-
-    finding: Finding
-    job_id: str = ""
-
-
 class JobTaker:
     """Takes the next job for a worker, in place of RQ's `Queue.dequeue_any`.
 
@@ -74,13 +65,14 @@ class JobTaker:
         self._slots_until = self._apps_until = 0.0
         self.obeys_holds = True
 
-    def take(self) -> Found:
+    def take(self) -> tuple[Finding, str]:
         """Takes the first job that may run: moves its id to RQ's intermediate list.
 
+        Returns the result of the search, and the id of the job, which is empty if none was taken.
         Unless the finding is TAKEN or MORE, call `wait` before the next call.
         """
         if self._is_empty:  # until `wait` sees a job
-            return Found(Finding.EMPTY)
+            return Finding.EMPTY, ""
         if time.monotonic() >= self._slots_until:
             workers = workers_by_name(self._client, NO_JOB_REASON)
             self._slots = [name for name, reason in workers.items() if not reason]
@@ -89,15 +81,15 @@ class JobTaker:
         answer, *rest = self._run("take", self._look)
         if answer == b"uncounted":
             self._count_apps()
-            return Found(Finding.MORE)  # even if the count broke off
+            return Finding.MORE, ""  # even if the count broke off
         finding = Finding(text_of(answer))
         self._look = rest[0] if rest and finding is not Finding.UNREADABLE else b""
         self._is_empty = finding is Finding.EMPTY
         if finding is Finding.FULL and self._apps > int(rest[1]):
             # All waiting apps have running jobs or are held, so there are fewer apps than counted.
             self._apps, self._look = int(rest[1]), b""
-            return Found(Finding.MORE)
-        return Found(finding, text_of(rest[1]) if finding is Finding.TAKEN else "")
+            return Finding.MORE, ""
+        return finding, text_of(rest[1]) if finding is Finding.TAKEN else ""
 
     def wait(self, seconds: int) -> None:
         """Waits for `seconds`. If `take` found no job in the list, waits only until one is added.

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
-from math import ceil
 from pathlib import Path
 from typing import IO, NamedTuple
 from uuid import uuid4
@@ -23,18 +22,15 @@ from docora_ops.errors import BrokenCloneError, GitError, RepositoryBusyError, S
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.text import inert
 from docora_ops.worker import host
-from docora_ops.worker.git import KEEP_ALIVE_INTERVAL, PIECE, Git, stop
+from docora_ops.worker.git import PIECE, Git, stop
 from docora_ops.worker.log import log
 
 _HEAD = "refs/docora-ops/head"
 _MAIN = "refs/heads/main"
 _COMMIT = re.compile("[0-9a-f]{40}")
 _LOCK_TTL = 120  # seconds, as in Docora's own workers
-# Seconds. A job renews the TTL every 20 s while git runs. If less than this is left, the job was
-# killed, hangs, or is one of Docora's own worker, which does not renew the TTL.
-_LEAST_TTL = _LOCK_TTL - 1.5 * KEEP_ALIVE_INTERVAL
-LOCK_TIMEOUT = 3.0  # seconds that a job keeps its slot to wait for the lock of a living job
-_LOCK_PAUSE = 10  # seconds until the next try, in which other jobs can use the slot
+LOCK_TIMEOUT = 3.0  # seconds that a job keeps its slot to wait for the lock
+LOCK_PAUSE = 10  # seconds until the next try, in which other jobs can use the slot
 # git's maintenance takes two processes, so it runs only if the commit id begins with this: 1 in 16.
 _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
@@ -112,12 +108,9 @@ class RepositoryLock:
     def held(self) -> Iterator[None]:
         """Holds the lock in the block. Raises RedisError, RepositoryBusyError."""
         with redis_errors(self._client):
-            left = self._client.pttl(self._lock.name) / 1000  # negative if nobody has the lock
-            is_silent = 0 <= left < _LEAST_TTL
-            timeout, pause = (0, ceil(left)) if is_silent else (LOCK_TIMEOUT, _LOCK_PAUSE)
-            is_ours = self._lock.acquire(blocking_timeout=timeout, token=self._owner)
+            is_ours = self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner)
         if not is_ours:
-            raise RepositoryBusyError(self._full_name, pause)
+            raise RepositoryBusyError(f"another job has the lock of {self._full_name}")
         try:
             yield
         finally:

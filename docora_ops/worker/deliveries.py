@@ -54,15 +54,11 @@ def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list
     """Returns the changes that an app needs: first deletions, then creations, then updates.
 
     Logs and leaves out new files whose path is too long for Docora's tables. Of files that have the
-    same path once bytes that are not UTF-8 are replaced, keeps the first and logs the others.
+    same path once bytes that are not UTF-8 are replaced, keeps the last.
 
     delivered: path and SHA-256 of each file that the app has received.
     """
-    by_name: dict[str, File] = {}
-    for file in files:
-        # Different paths that are not UTF-8 may have the same name.
-        if by_name.setdefault(file.path, file) is not file:
-            log.warning("not sent, another file has the same name in UTF-8: %s", inert(file.path))
+    by_name = {file.path: file for file in files}
     deletions, creations, updates = [], [], []
     for path, sha in delivered:
         known = by_name.pop(path, None)

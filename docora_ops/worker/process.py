@@ -6,11 +6,9 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from tempfile import TemporaryFile
 from types import FrameType
 
 from docora_ops.database.postgres_server import require_session
-from docora_ops.errors import ConfigurationError, HostFaultError
 from docora_ops.queue import connect
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
@@ -25,22 +23,18 @@ from docora_ops.worker.watchdog import INTERVAL, Watchdog
 _PAUSE = 1.0  # seconds before a killed child is replaced
 
 
-def check(settings: Settings) -> None:
-    """Raises ConfigurationError or PoolingError for settings with which every job would fail."""
+def prepare(settings: Settings) -> None:
+    """Makes this process, and all that it starts, trust the authorities that the settings name.
+
+    Raises DocoraOpsError if every job would fail on this host or with these settings.
+    """
     settings.require_database_url()
     settings.require_encryption_key()
     require_git()
-    base = settings.repos_base_path
-    try:
-        base.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=base):
-            pass
-    except OSError as error:
-        raise ConfigurationError(
-            f"REPOS_BASE_PATH {str(base)!r} can't be written to: {error.strerror}",
-            hint="set it to a folder for the clones that the worker's user may write to",
-        ) from None
+    if fault := host.find_fault(settings.repos_base_path):
+        raise fault
     require_session(settings)
+    host.use_authorities(settings, settings.repos_base_path)
 
 
 def serve(
@@ -58,13 +52,6 @@ def serve(
     """
     client = connect(settings)
     use_settings(settings, client)
-    try:
-        host.use_authorities(settings, settings.repos_base_path)
-    except OSError as error:
-        raise HostFaultError(
-            f"the authorities for git can't be written: {host.words_of(error)}",
-            hint="make room there, or see the limits of the worker's user",
-        ) from error
     with redis_errors(client):
         worker = SnapshotWorker(settings, client, name, parent, watchdog)
         worker.run_jobs(burst=burst, grace=grace)
@@ -113,7 +100,7 @@ def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdo
                     code = 0
                 os._exit(code)
             children[pid] = slot
-            watchdog.begin(slot, pid)
+            watchdog.begin(slot)
 
     before = handle_ending(stop)
     # The alarm interrupts the wait for a child. Children do not inherit it.

@@ -2,7 +2,6 @@
 
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -40,7 +39,6 @@ _PAUSE, _LONGEST_PAUSE = 1, 10  # seconds between two looks at a fault that goes
 # Seconds between the clocks of a worker and of Redis, so at most twice that between two workers. RQ
 # renews a job's heartbeat every 30 s; by another host's clock, it expires after 60 s or more.
 _LARGEST_CLOCK_DIFFERENCE = 20
-_MOST_FAULTS = 3  # of the host in a row for one job: a giant repository must not stop everybody
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,6 @@ class Reasons:
         self._mark = StoredMark()
         self.may_record = True  # whether our user of Redis may write the record of outcomes
         self._pair = Doubt(self._try_pair)
-        self._faults: Counter[str] = Counter()
 
     def find(self) -> Bar | None:
         """Returns why no job may be taken now; None if jobs may be taken. Raises RedisError."""
@@ -165,21 +162,6 @@ class Reasons:
     def look_again(self) -> None:
         """Makes the next call of `find` ask Redis at once: another server may answer now."""
         self._next_look = 0.0
-
-    def is_hosts_fault(self, job_id: str) -> bool:
-        """Tells whether the error of a job is the host's fault. Tries what jobs need of the host.
-
-        Returns True at most twice for a job until it succeeds: its third error counts as a failure
-        of the link, even if the host is still at fault.
-        """
-        if self.host.look() is None:
-            return False
-        self._faults[job_id] += 1
-        return self._faults[job_id] < _MOST_FAULTS
-
-    def forget_faults(self, job_id: str) -> None:
-        """Forgets how many errors of a job were the host's fault. Call it after a success."""
-        del self._faults[job_id]
 
     def _judge_clock(self) -> Bar | None:
         ahead = host.seconds_ahead()

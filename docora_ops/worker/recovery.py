@@ -10,13 +10,7 @@ from rq.job import Job
 from docora_ops.actions.change import CUT_OFF
 from docora_ops.actions.repairs import STUCK_ERROR, recover_abandoned
 from docora_ops.database import Database
-from docora_ops.database.link_scans import (
-    Ending,
-    Failure,
-    Refusal,
-    fail_killed_scan,
-    release_cut_off_scan,
-)
+from docora_ops.database.link_scans import Failure, fail_scan, release_scan
 from docora_ops.errors import DocoraOpsError
 from docora_ops.jobs import JobEnd
 from docora_ops.queue import Redis, RqQueue
@@ -51,23 +45,16 @@ class LinkRecovery:
             return
         tries, limit = Tries(job), self._settings.max_retry_attempts
         error = f"the snapshot was cut off: {reason}"
-        end, ending = JobEnd.TRIED_AGAIN, None
+        ending = None
         try:
             with closing(Database(self._settings)) as database:
-                ending = fail_killed_scan(database, Failure(*ids, error, tries.left, limit))
+                ending = fail_scan(database, Failure(*ids, error, tries.left, limit))
+            result = f"the link is {ending.status}"
         except DocoraOpsError as trouble:
             # Another job holds the link, or Postgres is away: the next try updates the link.
-            tries.keep()
             result = f"not marked: {trouble.message}"
-        else:
-            result = f"the link is {getattr(ending, 'status', 'gone')}"
-            if isinstance(ending, Refusal):
-                end = JobEnd.NOTHING_TO_DO
-            elif ending.is_final:
-                end = tries.final_end(ending.retry_count, limit)
-            if end is not JobEnd.TRIED_AGAIN:
-                tries.end()
-        counted = ending if isinstance(ending, Ending) and ending.is_counted else None
+        end = tries.settle(ending, limit)
+        counted = ending if ending and ending.is_counted else None
         link_id, number = (counted.link_id, counted.retry_count) if counted else (None, None)
         outcome = SnapshotOutcome(
             host.now(), *ids, link_id, end, number, limit, error, worker=job.worker_name
@@ -84,7 +71,7 @@ class LinkRecovery:
             return
         # If this fails, the next try updates the link.
         with suppress(DocoraOpsError), closing(Database(self._settings)) as database:
-            release_cut_off_scan(database, *ids)
+            release_scan(database, *ids)
         worker = job.worker_name
         outcome = SnapshotOutcome(host.now(), *ids, None, JobEnd.CUT_OFF, worker=worker)
         text = "cut off, and queued again at once; no failure is counted"

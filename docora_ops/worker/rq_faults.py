@@ -14,15 +14,6 @@ _MAINTENANCE_TTL = 120  # seconds
 _STUCK_JOB_TTL = 90
 
 
-def require_info(client: Redis) -> None:
-    """Raises NoPermissionError if the user may not run INFO.
-
-    RQ 3.0, `rq.utils.get_version`: without INFO, RQ does not put the jobs that it takes into the
-    intermediate list. A worker that is killed then loses its job.
-    """
-    client.info("server")
-
-
 def register_again(worker: Worker, pipeline: Pipeline) -> None:
     """Adds the whole registration of a worker to the pipeline of its heartbeat.
 

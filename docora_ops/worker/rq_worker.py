@@ -96,7 +96,6 @@ class SnapshotWorker(JobRunner):
         keeps the worker from taking jobs, unless workers are suspended.
         """
         self._grace = grace
-        rq_faults.require_info(self.connection)
         self._taker.holds_fault()  # our registration tells whether we may read holds
         host.measure_clock(self.connection)
         handle_ending(self.handle_signal)
@@ -239,14 +238,14 @@ class SnapshotWorker(JobRunner):
         If the host lacks the resources to read the job, puts the job back and waits. Drops a job
         that is gone, or that can't be read for another reason.
         """
-        found, [queue] = self._taker.take(), self.queues
-        if found.finding is Finding.UNREADABLE:
+        finding, job_id = self._taker.take()
+        if finding is Finding.UNREADABLE:
             self._reasons.holds.suspect()
-        if found.finding is not Finding.TAKEN:
-            return None, found.finding
-        job_id = found.job_id
+        if finding is not Finding.TAKEN:
+            return None, finding
+        [queue] = self.queues
         try:
-            return self.job_class.fetch(job_id, self.connection, self.serializer), found.finding
+            return self.job_class.fetch(job_id, self.connection, self.serializer), finding
         except RedisError:
             raise
         except NoSuchJobError:
@@ -259,10 +258,10 @@ class SnapshotWorker(JobRunner):
                     pipeline.execute()
                 self._reasons.host.suspect()
                 self._wait(_PAUSE)
-                return None, found.finding
+                return None, finding
             log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
         queue.intermediate_queue.remove(job_id)
-        return None, found.finding
+        return None, finding
 
     def _queue_due_jobs(self) -> None:
         """Queues the delayed jobs that are due, at most once a second and in one worker at a time.

@@ -10,6 +10,12 @@ _LONGEST_ERROR = 1000  # characters of `last_error`: an error may quote a whole 
 _SHORTEST_SECRET = 8  # characters: any text could contain a shorter part of a URL by chance
 
 
+def basic_login(login: str) -> str:
+    """Returns the `USER:PASSWORD` of a URL as HTTP's Basic authentication sends it."""
+    whole = unquote(login) if ":" in login else f"{unquote(login)}:"
+    return b64encode(whole.encode(errors="replace")).decode()
+
+
 class Cleaner:
     """Removes known secrets from texts."""
 
@@ -33,8 +39,7 @@ class Cleaner:
         forms = {form(value) for value in values for form in (str, unquote, unquote_plus)}
         self.learn(form for form in forms if len(form) >= _SHORTEST_SECRET)
         if login:
-            whole = unquote(login) if ":" in login else f"{unquote(login)}:"
-            self._secrets.add(b64encode(whole.encode(errors="replace")).decode())
+            self._secrets.add(basic_login(login))
 
     def clean(self, text: str) -> str:
         """Returns the text without known secrets, truncated to 1,000 characters.

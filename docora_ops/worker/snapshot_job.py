@@ -17,7 +17,7 @@ from rq.timeouts import JobTimeoutException
 from docora_ops.actions.encryption import decrypt
 from docora_ops.database import Database, circuits
 from docora_ops.database import link_scans as scans
-from docora_ops.database.link_scans import Ending, Failure, Refusal
+from docora_ops.database.link_scans import Failure, Refusal
 from docora_ops.errors import (
     AppHeldError,
     BrokenCloneError,
@@ -33,12 +33,12 @@ from docora_ops.errors import (
 from docora_ops.jobs import JobEnd
 from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 from docora_ops.queue.holds import find_hold, read_holds
-from docora_ops.queue.outcomes import SnapshotOutcome
+from docora_ops.queue.outcomes import FAILURES, SnapshotOutcome
 from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.rq_jobs import keep_files
 from docora_ops.text import amount, inert, moment
 from docora_ops.worker import host
-from docora_ops.worker.clone import Clone, Commit, File, Objects, RepositoryLock, scan
+from docora_ops.worker.clone import LOCK_PAUSE, Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Sender, compare, fits_index, post_sync_failed
 from docora_ops.worker.git import Git
 from docora_ops.worker.log import record, tell
@@ -116,13 +116,10 @@ class _Snapshot:
         self.reads_repository = False  # while it does, a failure counts for the circuit
         self.session = resources.take_session()
         self.has_locks = True
-        self.session_id = 0
 
     def work(self) -> Exception | None:
         """Runs the job. Returns its error; None if the link is synced or nothing is to be done."""
         try:
-            # Known before the lock is taken: the session may fail at any moment afterwards.
-            self.session_id = self.session.id
             self.link, payload = self._begin()
             self.about, number = asdict(payload), self.link.retry_count + 1
             tell(self.about, f"began, {self._try_number(number)}")
@@ -171,8 +168,8 @@ class _Snapshot:
             commit_sha=self.commit.sha[:12] if self.commit else None,
         )
         tell(self.about, text, level, outcome)
-        if end is JobEnd.WAITS or (end is JobEnd.TRIED_AGAIN and try_number is None):
-            return  # no outcome yet
+        if end is JobEnd.WAITS or (try_number is None and end in {JobEnd.TRIED_AGAIN, *FAILURES}):
+            return
         was_synced = self.link is not None and self.link.status == LinkStatus.SYNCED
         is_routine = end is JobEnd.SYNCED and was_synced and not self.sent
         keep_entry = not (is_routine or end is JobEnd.NOTHING_TO_DO)
@@ -333,21 +330,23 @@ class _Snapshot:
     def end_without_success(self, error: Exception) -> None:
         """Counts a failure or, if the link is not to blame, has RQ queue the job again.
 
-        Raises SnapshotError, unless the link is gone or another job is at work on it.
+        Raises SnapshotError, unless the link is gone.
         """
+        self.session.close()  # releases the link's lock, which the updates of the link need
         message = self.cleaner.clean(self._describe(error))
         if isinstance(error, RepositoryBusyError):
-            self._give_back(message, JobEnd.WAITS, f"queued again in {error.pause} s", error.pause)
+            self._give_back(message, JobEnd.WAITS, f"queued again in {LOCK_PAUSE} s", LOCK_PAUSE)
         if isinstance(error, AppHeldError | HoldsUnreadableError):
             sent = amount(self.sent.total(), "file")
             out = f"; {sent} of this snapshot already sent" if self.sent else ""
             self._give_back(f"{message}{out}", JobEnd.HELD, "queued again")
-        if host.is_scarcity(error) and self.resources.is_hosts_fault():
+        is_hosts_fault = host.is_scarcity(error) and self.resources.is_hosts_fault()
+        if is_hosts_fault and self.tries.may_blame_host():
             self._give_back(message, JobEnd.CUT_OFF, "the host's fault, queued again at once")
         self._fail(error, message)
 
     def _open_database(self) -> Database:
-        """Returns a new connection: the job's own may be lost, or in the middle of a statement."""
+        """Returns a connection that waits until the job's own session has ended."""
         return Database(self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT}))
 
     def _give_back(self, message: str, end: JobEnd, when: str, pause: int = 0) -> NoReturn:
@@ -355,7 +354,7 @@ class _Snapshot:
         self.tries.give_back(pause)
         # If this fails, the next try updates the link.
         with suppress(DocoraOpsError), closing(self._open_database()) as database:
-            scans.release_scan(database, *self.ids, self.session_id)
+            scans.release_scan(database, *self.ids)
         text = f"{when}; no failure is counted: {message}"
         level = logging.INFO if end is JobEnd.WAITS else logging.WARNING
         self._tell_end(end, text, level, message)
@@ -365,10 +364,11 @@ class _Snapshot:
         """Counts a failure of the link, and raises SnapshotError.
 
         A GitError also counts for the circuit. Ends the tries if the link is failed now. If the
-        failure can't be counted, the job is tried again. If the link is gone, or another job is at
-        work on it, logs and records this, and does not raise.
+        failure can't be counted, the job is tried again. If the link is gone, logs and records
+        this, and does not raise.
         """
         settings, circuit, ending = self.settings, None, None
+        limit = settings.max_retry_attempts
         with closing(self._open_database()) as database:
             try:
                 if isinstance(error, GitError):
@@ -378,30 +378,23 @@ class _Snapshot:
                         threshold=settings.circuit_breaker_threshold,
                         cooldown=settings.circuit_breaker_cooldown_ms / 1000,
                     )
-                limit = settings.max_retry_attempts
                 failure = Failure(*self.ids, message, self.tries.left, limit)
-                ending = scans.fail_scan(database, failure, self.session_id)
+                ending = scans.fail_scan(database, failure)
             except ServerError as trouble:
                 text = f"its link can't be marked: {trouble.message}"
                 tell(self.about, text, logging.WARNING)
+        # First: the limit of the job's time may cut off what follows.
+        was_failed = self.link is not None and self.link.status == LinkStatus.FAILED
+        end = self.tries.settle(ending, limit, was_failed=was_failed)
         if circuit is not None and circuit.opened and self.link is not None:
             text = f"the circuit is open until {moment(circuit.open_until)}"
             tell(self.about, text, logging.WARNING)
             self._announce(self.link, circuit, message)
-        if isinstance(ending, Refusal) and ending in _NOTHING_TO_DO:
-            text = f"nothing to do: {_NOTHING_TO_DO[ending]}, {self._time}"
-            self._tell_end(JobEnd.NOTHING_TO_DO, text)
+        if end is JobEnd.NOTHING_TO_DO:
+            self._tell_end(end, f"nothing to do: {_NOTHING_TO_DO[Refusal.GONE]}, {self._time}")
             return
-        end, number, counted = JobEnd.TRIED_AGAIN, None, "not marked"
-        if isinstance(ending, Ending):
-            number = ending.retry_count
-            counted = self._try_number(number)
-            if ending.is_final:
-                self.tries.end()  # first: the limit of the job's time may cut off what follows
-                was_failed = self.link is not None and self.link.status == LinkStatus.FAILED
-                end = self.tries.final_end(number, limit, was_failed=was_failed)
-        else:  # so the link needs another try
-            self.tries.keep()
+        number = ending.retry_count if ending and ending.is_counted else None
+        counted = "not counted" if number is None else self._try_number(number)
         text = f"failed after {self._time}, {counted}: {message}; {self.tries.outlook}"
         self._tell_end(end, text, logging.WARNING, message, number)
         raise SnapshotError(inert(message))  # `rq worker` logs the text as it is

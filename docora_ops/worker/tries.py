@@ -9,8 +9,11 @@ from redis.client import Pipeline
 from rq import Queue
 from rq.job import Job, JobStatus
 
+from docora_ops.database.link_scans import Ending, Refusal
 from docora_ops.jobs import JobEnd
+from docora_ops.links import LinkStatus
 
+_MOST_HOST_FAULTS = 3
 _KEPT_DELAY = 10  # seconds until the next try of a job that has no delays of its own
 
 
@@ -83,18 +86,33 @@ class Tries:
         if isinstance(self.job, SnapshotJob):
             self.job.pause = pause
 
-    def end(self) -> None:
-        """Makes this try the last one."""
-        self.job.retries_left = 0
+    def may_blame_host(self) -> bool:
+        """Counts an error that is the host's fault. Returns False from the job's third one on.
 
-    def final_end(self, number: int, limit: int, *, was_failed: bool = False) -> JobEnd:
-        """Returns FAILED_AGAIN if the link was failed before it was queued, otherwise FAILED.
+        Otherwise, a repository that is too large for the host could stop all workers.
+        """
+        with suppress(RedisError):
+            faults = self.job.connection.hincrby(self.job.key, "host_faults", 1)
+            return faults < _MOST_HOST_FAULTS
+        return True
 
-        number: the failures of the link since it was last in sync, or retried.
+    def settle(self, ending: Ending | None, limit: int, *, was_failed: bool = False) -> JobEnd:
+        """Decides whether another try follows, and returns how the job ends.
+
+        Returns FAILED_AGAIN instead of FAILED if the link was failed before it was queued.
+
+        ending: the link after the failure. None if that is unknown, so that the link needs a try.
         limit: `MAX_RETRY_ATTEMPTS`.
         was_failed: whether the link was failed when this try began.
         """
-        was_failed |= number > limit
+        if ending is None:
+            self.keep()
+        if ending is None or ending.status not in {LinkStatus.FAILED, Refusal.GONE}:
+            return JobEnd.TRIED_AGAIN
+        self.job.retries_left = 0
+        if ending.status == Refusal.GONE:
+            return JobEnd.NOTHING_TO_DO
+        was_failed |= ending.retry_count > limit
         with suppress(RedisError):
             job = self.job
             field, created_at = job.connection.hmget(job.key, "was_failed", "created_at")

@@ -14,7 +14,6 @@ from docora_ops.worker.log import log
 
 INTERVAL = 1.0  # seconds between two heartbeats
 _SHORTEST_LIMIT = 180  # seconds
-_SILENCE = 60  # seconds after which a worker is named in the log
 _CALLS = 5  # calls to a slow server, one after another, between two heartbeats
 
 
@@ -37,7 +36,6 @@ class Watchdog:
         self._limit = silence_limit(settings)
         # Time of the last heartbeat by slot. 0: has not begun. Infinity: has ended.
         self._beats = memoryview(mmap.mmap(-1, 8 * count)).cast("d")
-        self._pids: dict[int, int] = {}  # by slot
         self._slot = 0
         self._is_main = True
         self._told = 0.0  # the last time that was passed on
@@ -60,12 +58,11 @@ class Watchdog:
 
     # In the main process
 
-    def begin(self, slot: int, pid: int) -> None:
+    def begin(self, slot: int) -> None:
         """Assigns a slot to a new worker.
 
         A worker that replaces another must send its first heartbeat within `silence_limit`.
         """
-        self._pids[slot] = pid
         if self._beats[slot] == math.inf:
             self._beats[slot] = time.monotonic()
 
@@ -74,14 +71,8 @@ class Watchdog:
         self._beats[slot] = math.inf
 
     def tell(self) -> None:
-        """Passes on the oldest heartbeat, if it has changed. Logs a silent worker once."""
-        beats = list(self._beats)  # a copy, because workers go on writing
-        oldest = min(beats)
-        silence = time.monotonic() - oldest
-        if oldest and silence > _SILENCE:
-            pid = self._pids.pop(beats.index(oldest), None)
-            if pid is not None:
-                log.warning("the worker of process %d has been silent for %.0f s", pid, silence)
+        """Passes on the oldest heartbeat, if it has changed."""
+        oldest = min(self._beats)
         if not self._told < oldest < math.inf:
             return
         states = ["WATCHDOG=1"] if self._told else ["READY=1", "WATCHDOG=1"]

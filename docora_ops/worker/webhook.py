@@ -9,11 +9,9 @@ import socket
 import ssl
 import threading
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -24,6 +22,7 @@ from urllib3.util import Url, parse_url
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.worker import host
+from docora_ops.worker.secrets import basic_login
 
 # The bytes of a body, or a function that yields its pieces, the same ones at each call.
 Body = bytes | Callable[[], Iterable[bytes]]
@@ -166,6 +165,7 @@ class Webhook:
         self._connection: HTTPConnection | None = None  # stays open for the next POST
         # A connection forgets its socket when the server is about to close it.
         self._socket: socket.socket | None = None
+        self._guard = threading.Lock()  # no POST ends while its deadline is acted on
         self._closed = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -202,7 +202,8 @@ class Webhook:
         except FAILURES as error:
             raise self._route.explain(error, self._timeout, expired=self._expired) from error
         finally:
-            self._deadline = math.inf
+            with self._guard:
+                self._deadline = math.inf
             if not is_success:
                 self._disconnect()
         if not is_success:
@@ -261,9 +262,9 @@ class Webhook:
         # The timer of the job must interrupt the main thread, which waits for the app.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while not self._closed.wait(_WATCH_INTERVAL):
-            if time.monotonic() > self._deadline:
-                self._expired = True
-                with suppress(OSError):
+            with self._guard, suppress(OSError):
+                if time.monotonic() > self._deadline:
+                    self._expired = True
                     # While a proxy opens a tunnel, only the connection knows the socket.
                     connection = self._connection  # another thread may drop it
                     if sock := (connection and connection.sock) or self._socket:
@@ -276,10 +277,7 @@ def _address(url: Url) -> str:
 
 def _login(header: str, auth: str | None) -> dict[str, str]:
     """Returns the header for the `USER:PASSWORD` of a URL; none without a login."""
-    if not auth:
-        return {}
-    login = unquote(auth) if ":" in auth else f"{unquote(auth)}:"
-    return {header: f"Basic {b64encode(login.encode(errors='replace')).decode()}"}
+    return {header: f"Basic {basic_login(auth)}"} if auth else {}
 
 
 def _proxy_for(url: Url) -> Url | None:

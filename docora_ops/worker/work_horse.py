@@ -143,8 +143,6 @@ class JobRunner(Worker):
             except ConnectionError:
                 message = b""
             if message == _SUCCEEDED:
-                if self.execution is not None:
-                    self._reasons.forget_faults(self.execution.job_id)
                 return self.horse_pid, os.EX_OK, None
             if message == _ASKS:
                 self._answer()
@@ -156,11 +154,9 @@ class JobRunner(Worker):
 
     def _answer(self) -> None:
         """Answers a work-horse that asks whether the error of its job is the host's fault."""
-        assert self.execution is not None  # noqa: S101 - it runs
         with deferred((signal.SIGALRM,)), suppress(OSError):  # it was killed meanwhile
             self._to_horse.recv(1)
-            is_hosts = self._reasons.is_hosts_fault(self.execution.job_id)
-            self._to_horse.send(_OF_HOST if is_hosts else _OF_LINK)
+            self._to_horse.send(_OF_HOST if self._reasons.host.look() else _OF_LINK)
 
     def end_work_horse(self) -> None:
         """Ends a work-horse that waits for a job."""

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.connection import AbstractConnection
 from rq import Worker
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 from rq.scheduler import RQScheduler
 from rq.utils import now, utcformat
 
+from docora_ops.queue.rq_workers import read_workers
 from tests.support.docora import QUEUE, Docora
 from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
@@ -251,6 +253,34 @@ def test_an_idle_worker_beside_jobs_that_wait_is_explained(backlog: Docora) -> N
     other = docora.add_link()  # which it is about to take
     assert docora.run("retry", *other.ids).code == 0
     assert free not in docora.run("queue").stdout
+
+
+def test_many_busy_workers_are_read_in_as_many_round_trips_as_one(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = []
+    send = AbstractConnection.send_packed_command
+
+    def counted(connection: AbstractConnection, *arguments: Any, **options: Any) -> None:
+        requests.append(arguments)
+        send(connection, *arguments, **options)  # type: ignore[no-untyped-call]
+
+    def count() -> int:
+        requests.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(AbstractConnection, "send_packed_command", counted)
+            workers, _ = read_workers(docora.redis, 0)
+        assert [[job.job_id for job in worker.jobs] for worker in workers] == [
+            [f"app_{worker.name}-repo"] for worker in workers
+        ]
+        return len(requests)
+
+    counts = []
+    for number in range(3):
+        docora.add_worker(f"w{number}")
+        docora.start_job(f"app_w{number}-repo", worker=f"w{number}")
+        counts.append(count())
+    assert len(set(counts)) == 1, counts
 
 
 def test_a_long_queue_with_many_workers_fits_one_screen(docora: Docora) -> None:

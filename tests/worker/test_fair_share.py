@@ -52,24 +52,24 @@ class Desk:
 
     def take(self, slot: int = 0, *, begins: bool = True) -> str:
         """The id of the job that is taken, or what was found."""
-        found = self.slots[slot].take()
-        while found.finding is Finding.MORE:
-            found = self.slots[slot].take()
-        if found.finding is Finding.EMPTY and (waiting := self._docora.waiting()):
+        finding, job_id = self.slots[slot].take()
+        while finding is Finding.MORE:
+            finding, job_id = self.slots[slot].take()
+        if finding is Finding.EMPTY and (waiting := self._docora.waiting()):
             self.slots[slot].wait(1)  # takes nothing
             assert self._docora.waiting() == waiting
-            found = self.slots[slot].take()
-        if found.finding is not Finding.TAKEN:
-            return found.finding.value
-        self.taken.append(found.job_id)
+            finding, job_id = self.slots[slot].take()
+        if finding is not Finding.TAKEN:
+            return finding.value
+        self.taken.append(job_id)
         if begins:
-            job = self._docora.leave_job(found.job_id, JobStatus.STARTED)
+            job = self._docora.leave_job(job_id, JobStatus.STARTED)
             with self._docora.redis.pipeline() as pipeline:
                 name = self._names[slot]
-                self._runs[found.job_id] = Execution.create(job, 90, pipeline, worker_name=name)
-                pipeline.lrem(INTERMEDIATE, 1, found.job_id)
+                self._runs[job_id] = Execution.create(job, 90, pipeline, worker_name=name)
+                pipeline.lrem(INTERMEDIATE, 1, job_id)
                 pipeline.execute()
-        return found.job_id
+        return job_id
 
     def take_all(self) -> list[str]:
         """What each slot takes."""
@@ -224,6 +224,17 @@ def test_behind_100_000_jobs_that_must_wait_another_is_found_in_50_short_looks(
         at.end("c-0")
         at.end("a-0")
         assert at.take(1) == "a-100"
+
+
+def test_more_slots_and_apps_than_lua_passes_arguments_can_be_counted(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots, apps = range(20_000), range(9_000)
+    monkeypatch.setattr(take, "workers_by_name", lambda *_: dict.fromkeys(map(str, slots)))
+    docora.redis.rpush(INTERMEDIATE, *(f"{app}-running" for app in apps))
+    with desk(docora, 1) as at:
+        at.wait("1-waiting")
+        assert at.take() == "1-waiting"
 
 
 # Holds

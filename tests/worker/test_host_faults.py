@@ -9,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from docora_ops.queue import connect
-from docora_ops.queue.take import JobTaker
-from docora_ops.worker.reasons import Reasons
+from docora_ops.worker.tries import Tries
 from tests.support.delivery_checks import link_row, repository_row
 from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora
@@ -97,19 +95,32 @@ def test_a_repository_that_is_too_large_for_the_disk_counts_as_the_links_own_fau
     assert "host's fault" not in worker.log
 
 
-def test_the_host_is_blamed_for_one_link_twice_and_then_the_link(snapshots: Snapshots) -> None:
-    base = snapshots.folder / "file"
-    base.write_text("")  # so that no folder can be made below it
-    settings = snapshots.settings.model_copy(update={"repos_base_path": base})
-    with connect(settings) as client:
-        reasons = Reasons(settings, client, JobTaker(client, reserves=True))
-        assert [reasons.is_hosts_fault("giant") for _ in range(4)] == [True, True, False, False]
-        assert reasons.is_hosts_fault("other") is True
-        reasons.forget_faults("giant")
-        assert reasons.is_hosts_fault("giant") is True
-        bar = reasons.find()
-        assert bar is not None
-        assert bar.code == "host"
+def test_the_host_is_blamed_for_one_job_twice_and_then_the_link(docora: Docora) -> None:
+    giant, other = docora.add_link(), docora.add_link()
+    for link in (giant, other):
+        docora.enqueue(link.job_id)
+    tries = [Tries(docora.job(giant)) for _ in range(4)]  # each in another worker
+    assert [each.may_blame_host() for each in tries] == [True, True, False, False]
+    assert Tries(docora.job(other)).may_blame_host() is True
+
+
+@pytest.mark.slow
+@with_own_mounts
+def test_a_fault_of_the_host_long_after_two_others_counts_against_no_link(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_link({"a": "0\n"})
+    with worker_on_disk(snapshots) as (disk, worker):
+        for number in range(1, 4):
+            disk.fill()
+            upstream.commit({"a": f"{number}\n"})
+            snapshots.queue(link, **ONE_TRY)
+            worker.await_line("takes no job: ", number)
+            assert_uncounted(snapshots, link)
+            assert snapshots.work().code == 0  # on a host whose disk has room
+            assert link_row(snapshots, link) == ("synced", 0, None)
+            disk.free()
+            worker.await_line("takes jobs again", number)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from signal import SIGKILL
 
 import pytest
 
+from docora_ops.database.link_scans import Ending
 from docora_ops.jobs import JobEnd
 from docora_ops.queue import outcomes
 from docora_ops.queue.outcomes import (
@@ -95,7 +96,7 @@ def test_a_link_that_was_failed_fails_again_until_it_is_in_sync(
     work(["schedule"])
     # A try that does not count makes the link pending.
     lock = "docora:repo-lock:octo/api"
-    docora.redis.set(lock, "another job", px=80_000)
+    docora.redis.set(lock, "another job")
     shutil.rmtree(snapshots.repos)
     work(again)
     assert docora.status(link) == "pending_snapshot"
@@ -116,7 +117,8 @@ def test_a_job_tells_whether_its_link_was_failed_until_another_job_has_its_id(
     docora: Docora,
 ) -> None:
     def end(link: TestLink) -> JobEnd:
-        return Tries(docora.job(link)).final_end(number=1, limit=5)
+        failed = Ending("failed", retry_count=1, link_id="")
+        return Tries(docora.job(link)).settle(failed, limit=5)
 
     failed, synced = docora.add_link("failed"), docora.add_link("synced")
     docora.set_link(synced, last_scanned_at=None)

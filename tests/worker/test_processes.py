@@ -37,19 +37,23 @@ def assert_untouched(snapshots: Snapshots, link: TestLink) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "code", "sentence"),
     [
-        ({"ENCRYPTION_KEY": None}, "ENCRYPTION_KEY is not set"),
-        ({"DATABASE_URL": f"mysql://ada:{PASSWORD}@db/docora"}, "DATABASE_URL: must look like"),
-        ({"PATH": ""}, "git is not on PATH"),
-        ({"REPOS_BASE_PATH": "/dev/null/repos"}, "REPOS_BASE_PATH '/dev/null/repos' can't be"),
+        ({"ENCRYPTION_KEY": None}, 2, "ENCRYPTION_KEY is not set"),
+        ({"DATABASE_URL": f"mysql://ada:{PASSWORD}@db/docora"}, 2, "DATABASE_URL: must look like"),
+        ({"PATH": ""}, 2, "git is not on PATH"),
+        ({"REPOS_BASE_PATH": "/dev/null/a"}, 4, "can't write to '/dev/null/a/.docora-ops': Not a"),
     ],
 )
 def test_what_can_not_work_is_refused_before_a_job_is_taken(
-    snapshots: Snapshots, waiting: TestLink, changes: dict[str, str | None], sentence: str
+    snapshots: Snapshots,
+    waiting: TestLink,
+    changes: dict[str, str | None],
+    code: int,
+    sentence: str,
 ) -> None:
     result = snapshots.work(**changes)
-    assert (result.code, result.stdout) == (2, "")
+    assert (result.code, result.stdout) == (code, "")
     assert result.stderr.startswith("Error: ")
     assert sentence in result.stderr
     assert "Hint: " in result.stderr

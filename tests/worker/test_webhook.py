@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event, Lock
 
 import pytest
 import trustme
@@ -119,6 +120,47 @@ def test_a_post_has_its_time_however_it_is_used(talk: Callable[[Talk], None]) ->
         assert error == f"no answer from {app.host} within 0.3 s"
         assert time.monotonic() - begun < patience() / 2, "it was the app that ended it"
     assert app.connections == 1
+
+
+def test_a_post_that_ends_at_its_deadline_does_not_end_the_next_one() -> None:
+    noticed, goes_on = Event(), Event()
+
+    class SlowWatch(Webhook):
+        """Between noticing a deadline and acting on it, the watch lets the POST end if it may."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name == "_expired" and value is True:
+                noticed.set()
+                goes_on.wait(patience())
+            super().__setattr__(name, value)
+
+    class Guard:
+        def __init__(self) -> None:
+            self._lock = Lock()
+
+        def __enter__(self) -> None:
+            if not self._lock.acquire(blocking=False):
+                goes_on.set()
+                self._lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self._lock.release()
+
+    def talk(talk: Talk) -> None:
+        talk.read()
+        if not noticed.is_set():
+            webhook._deadline = 0
+            noticed.wait(patience())
+        talk.send(OK)
+        if talk.read() is not None:  # the next POST
+            goes_on.set()
+            talk.wait_for_hangup()
+
+    with serving(talk) as app, closing(SlowWatch(app.base_url, "app_1", AUTH_KEY, 30)) as webhook:
+        webhook._guard = Guard()  # type: ignore[assignment]
+        for body in SMALL[:2]:
+            webhook.post("create", body)
+    assert app.connections == 2
 
 
 # Connections that stay open, and those that end
