@@ -171,9 +171,6 @@ class BullmqQueue:
         replies = self._script.run(arguments) if job_ids else ()
         return answers_of_script(job_ids, replies)
 
-    def prepare(self) -> None:
-        self._script.load()
-
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
         return is_pending and answer.state is not JobState.UNREADABLE

@@ -150,9 +150,6 @@ class LinkQueue(Protocol):
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job according to its own keys; writes nothing."""
 
-    def prepare(self) -> None:
-        """Loads what a push needs, in one round trip. Call it before rows are locked."""
-
     def push(
         self,
         requests: Sequence[PushRequest],
@@ -168,8 +165,8 @@ class LinkQueue(Protocol):
         Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
         `disproved`. Returns the state of each job before the push.
 
-        Call it after `prepare`, with the rows of the links locked in Postgres. Waits at most 4 s
-        for Redis, because Docora may be waiting for these rows.
+        Call it with the rows of the links locked in Postgres. Waits at most 4 s for a reply of
+        Redis, because Docora may be waiting for these rows.
 
         leaves_waiting: also treat waiting jobs as jobs that can't be pushed.
         front: put each new job at the head of the queue, which reverses their order.

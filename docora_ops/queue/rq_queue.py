@@ -191,8 +191,8 @@ class RqQueue:
     ) -> list[Answer]:
         if not requests:
             return []
-        # The clock of Redis is the only one that all processes share.
-        now = utcformat(datetime.fromtimestamp(self._script.server_time(), UTC))
+        with redis_errors(self._client):  # its clock is the only one that all processes share
+            now = utcformat(datetime.fromtimestamp(server_time(self._script.client), UTC))
         config = SCRIPT_KEYS | {
             "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
             "front": front,
@@ -224,9 +224,6 @@ class RqQueue:
             for place in Place:
                 for page in self.sweep.pages(place, now):
                     yield list(map(place.job_id_of, page)), place in TO_RUN_OR_FAILED
-
-    def prepare(self) -> None:
-        self._script.load()
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:  # noqa: ARG002
         return not self.choice.is_clear and status != LinkStatus.FAILED
