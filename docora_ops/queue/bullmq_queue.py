@@ -74,6 +74,7 @@ from docora_ops.queue.redis_answers import (
 from docora_ops.queue.redis_client import describe, redis_errors, server_time
 from docora_ops.queue.rq_jobs import LONGEST_FAILURE
 from docora_ops.queue.rq_keys import TO_REMOVE_RQ_JOBS
+from docora_ops.queue.rq_workers import WORKER, workers_by_name
 from docora_ops.text import mask
 
 _ENDED = ("completed", "failed")
@@ -131,11 +132,11 @@ class BullmqQueue:
             for name in ("wait", "paused"):
                 pipeline.lrange(BULLMQ + name, 0, SAMPLE - 1)
             is_paused, wait, paused = answers_of(pipeline)
-        other = OtherQueue.LEFT_JOBS if signs.rq_jobs else OtherQueue.UNUSED
-        if signs.rq_workers:
+        other = OtherQueue.LEFT_JOBS if signs.rq.jobs else OtherQueue.UNUSED
+        if signs.rq.is_at_work:
             other = OtherQueue.WORKED_ON
         return QueueUse(
-            signs.bullmq_workers,
+            signs.bullmq.workers,
             other,
             _PAUSED if is_paused else None,
             list(map(text_of, [*(wait or ()), *(paused or ())][:SAMPLE])),
@@ -178,8 +179,8 @@ class BullmqQueue:
     def seconds_until_others_forgotten(self) -> int | None:
         pipeline = self._client.pipeline(transaction=False)
         with redis_errors(self._client):
-            for key in read_signs(self._client).rq_workers:
-                pipeline.pttl(key)
+            for name in workers_by_name(self._client, "birth"):
+                pipeline.pttl(WORKER + name)
             left = [milliseconds for milliseconds in pipeline.execute() if milliseconds > 0]
         return ceil(max(left) / 1000) if left else None
 
@@ -222,7 +223,7 @@ class BullmqQueue:
             # Workers renew the locks of their jobs. A lock expires after half a minute.
             locks = [f"{BULLMQ}{text_of(job_id)}:lock" for job_id in active]
             live_runs = int(client.exists(*locks)) if locks else 0
-            workers = bullmq_workers(client)
+            workers, _ = bullmq_workers(client)
         count = dict(zip(BULLMQ_PLACES, counts, strict=True))
         jobs = [
             *running,

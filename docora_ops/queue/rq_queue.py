@@ -136,11 +136,11 @@ class RqQueue:
             pipeline.lrange(LIST, 0, SAMPLE - 1)
             pipeline.zrange(REGISTRIES["failed"], 0, SAMPLE - 1)
             *suspension, waiting, failed = answers_of(pipeline)
-        other = OtherQueue.LEFT_JOBS if signs.bullmq_jobs else OtherQueue.UNUSED
-        if signs.bullmq_is_at_work:
+        other = OtherQueue.LEFT_JOBS if signs.bullmq.jobs else OtherQueue.UNUSED
+        if signs.bullmq.is_at_work:
             other = OtherQueue.WORKED_ON
         return QueueUse(
-            len(signs.rq_workers),
+            signs.rq.workers,
             other,
             suspension_of(*suspension),
             list(map(text_of, [*(waiting or ()), *(failed or ())][:SAMPLE])),

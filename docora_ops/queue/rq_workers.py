@@ -1,7 +1,7 @@
 """Reads which RQ workers are alive and what they do; suspends and resumes them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from math import ceil
@@ -26,7 +26,6 @@ from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.processes import Process, this_process
 from docora_ops.queue.redis_answers import (
-    answers_of,
     mapping_of,
     moment_of_timestamp,
     optional_text_of,
@@ -48,7 +47,8 @@ _WORKER_FIELDS = (
     *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
     *(NO_JOB_REASON, MAY_COMPARE, MAY_RECORD, OBEYS_HOLDS),
 )
-_OF_QUEUE = WORKERS_BY_QUEUE_KEY % QUEUE_NAME  # a set of the keys of workers
+WORKERS = WORKERS_BY_QUEUE_KEY % QUEUE_NAME  # the set of the keys of the queue's workers
+WORKER = RQWorker.redis_worker_namespace_prefix  # prefix of a worker's key
 # The TTL of a worker's key falls below this only if the worker misses heartbeats: each heartbeat
 # sets the TTL to at least 60 s more than the time until the next heartbeat.
 _LEAST_TTL_MS = 50_000
@@ -56,32 +56,21 @@ _LEAST_TTL_MS = 50_000
 _SILENT, _SILENT_BUSY = 10, 75
 
 
-def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
-    """Returns the keys of the workers that are registered and not known to be dead.
-
-    Raises the client's RedisError.
-    """
-    pipeline = client.pipeline(transaction=False)
-    for key in keys:
-        pipeline.exists(key)
-        pipeline.hmget(key, _PROCESS_FIELDS)
-    answers = answers_of(pipeline, keeps_denials=True)
-    return [
-        key
-        for key, exists, row in zip(keys, answers[::2], answers[1::2], strict=True)
-        if exists == 1 and not (isinstance(row, list) and _is_known_dead(row))
-    ]
-
-
-def workers_by_name(client: Redis, field: str) -> dict[str, bytes | None]:
+def workers_by_name(
+    client: Redis, field: str, members: Iterable[bytes] | None = None
+) -> dict[str, bytes | None]:
     """Returns the value of `field` in each live worker's registration, by worker name.
 
+    members: the keys of the registered workers if they are known; None to read them.
+
     Raises the client's RedisError.
     """
-    keys = sorted(map(text_of, cast("set[bytes]", client.smembers(_OF_QUEUE))))
+    if members is None:
+        members = cast("set[bytes]", client.smembers(WORKERS))
+    keys = sorted(map(text_of, members))
     rows = read_hashes(client, keys, ("birth", "death", field, *_PROCESS_FIELDS))
     return {
-        key.removeprefix(RQWorker.redis_worker_namespace_prefix): value
+        key.removeprefix(WORKER): value
         for key, (birth, death, value, *process) in zip(keys, rows, strict=True)
         if birth and not death and not _is_known_dead(process)
     }
@@ -102,14 +91,13 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
 
     A worker that was killed on another host counts as live until Redis forgets it.
     """
-    prefix = RQWorker.redis_worker_namespace_prefix
-    keys = cast("set[bytes]", client.smembers(_OF_QUEUE))
-    names = sorted(text_of(key).removeprefix(prefix) for key in keys)
-    rows = read_hashes(client, [prefix + name for name in names], _WORKER_FIELDS + _PROCESS_FIELDS)
+    keys = cast("set[bytes]", client.smembers(WORKERS))
+    names = sorted(text_of(key).removeprefix(WORKER) for key in keys)
+    rows = read_hashes(client, [WORKER + name for name in names], _WORKER_FIELDS + _PROCESS_FIELDS)
     pipeline = client.pipeline(transaction=False)
     for name in names:
         pipeline.smembers(EXECUTIONS_OF_WORKER.format(name))
-        pipeline.pttl(prefix + name)
+        pipeline.pttl(WORKER + name)
     answers = pipeline.execute()
     workers, killed = [], []
     for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
@@ -249,7 +237,7 @@ def read_workers_of_all_queues(client: Redis) -> list[AnyWorker]:
     workers = []
     for key, (birth, death, state, queues) in zip(keys, rows, strict=True):
         if birth is not None and death is None:
-            name = key.removeprefix(RQWorker.redis_worker_namespace_prefix)
+            name = key.removeprefix(WORKER)
             names = text_of(queues or b"").split(",")
             workers.append(AnyWorker(name, optional_text_of(state), list(filter(None, names))))
     return workers
