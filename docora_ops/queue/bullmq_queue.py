@@ -27,7 +27,6 @@ from docora_ops.jobs import (
     JobState,
     OtherQueue,
     QueuedJob,
-    QueueHealth,
     QueueOverview,
     Suspension,
     longest_wait,
@@ -105,6 +104,7 @@ class BullmqQueue:
     backend: ClassVar = Backend.BULLMQ
     can_push: ClassVar = False
     advice: ClassVar = ADVICE[Backend.BULLMQ]
+    to_remove_others: ClassVar = TO_REMOVE_RQ_JOBS
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = ()
     script_files = ("with_change.lua", "bullmq.lua")
     sweep = None
@@ -184,19 +184,13 @@ class BullmqQueue:
             left = [milliseconds for milliseconds in pipeline.execute() if milliseconds > 0]
         return ceil(max(left) / 1000) if left else None
 
-    def health(self) -> QueueHealth:
-        overview, other = self.overview(1), self.read_use().other
-        with redis_errors(self._client):
-            meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
-        version = text_of(meta.get(b"version", b"")) if meta else None
-        return QueueHealth(overview, other, TO_REMOVE_RQ_JOBS, bullmq_version=version)
-
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, LEAST_WAITING)
+        use = self.read_use()
         with redis_errors(client):
             now = server_time(client)
             pipeline = client.pipeline(transaction=False)
-            pipeline.hget(f"{BULLMQ}meta", "paused")
+            pipeline.hgetall(f"{BULLMQ}meta")
             for name in BULLMQ_LISTS:
                 pipeline.llen(BULLMQ + name)
             for name in BULLMQ_SETS:
@@ -210,7 +204,7 @@ class BullmqQueue:
             recently = int((now - RECENT) * 1000), cast("int", "+inf")
             pipeline.zrange(f"{BULLMQ}failed", *recently, byscore=True, offset=0, num=_PAGE)
             pipeline.zrange(f"{BULLMQ}failed", -1, -1, withscores=True)
-            is_paused, *answers = pipeline.execute()
+            meta, *answers = pipeline.execute()
             *counts, wait, paused, active, due, recent, newest = answers
             first_ids = [*reversed(wait), *reversed(paused)]
             first = self._jobs(first_ids, "waiting")
@@ -234,7 +228,6 @@ class BullmqQueue:
             ),
         ]
         oldest, seconds = longest_wait(first, now)
-        suspension = _PAUSED if is_paused else None
         return QueueOverview(
             backend=Backend.BULLMQ,
             waiting=count["wait"] + count["paused"],
@@ -245,17 +238,20 @@ class BullmqQueue:
             queue_name=QUEUE_NAME,
             oldest_waiting_at=oldest,
             oldest_waiting_seconds=seconds,
-            suspended=suspension is not None,
-            suspension=suspension,
+            suspended=use.suspension is not None,
+            suspension=use.suspension,
+            other_queue=use.other,
             workers=workers,
             scheduler=None,
             jobs=jobs[:limit],
+            first_due_at=moment_of_timestamp(due[0][1] / _PER_SECOND) if due else None,
             last_failed_at=moment_of_timestamp(newest[0][1] / 1000) if newest else None,
             backend_source=self.choice.source,
             failed_recently=len(recent),
             live_runs=live_runs,
             last_began_at=max(filter(None, begins), default=None),
             read_at=moment_of_timestamp(now),
+            bullmq_version=text_of(meta.get(b"version", b"")) if meta else None,
         )
 
     def _jobs(self, job_ids: Sequence[bytes], status: str) -> list[QueuedJob]:

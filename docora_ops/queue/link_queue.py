@@ -13,7 +13,6 @@ from docora_ops.jobs import (
     JobState,
     OtherQueue,
     QueuedJob,
-    QueueHealth,
     QueueOverview,
     Suspension,
 )
@@ -127,6 +126,8 @@ class LinkQueue(Protocol):
     """If False, Docora's scheduler queues pending links: changes only reset links, `push` queues
     nothing, and docora-ops can neither suspend workers nor remove jobs."""
     advice: ClassVar[Advice]
+    to_remove_others: ClassVar[str]
+    """The shell command that removes the jobs of the other backend."""
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]]
     """The Redis commands that a push needs, with their arguments, but without the key."""
     choice: BackendChoice
@@ -187,9 +188,6 @@ class LinkQueue(Protocol):
 
         None if the other backend has no workers, or if Redis forgets dead workers at once.
         """
-
-    def health(self) -> QueueHealth:
-        """Reads what `doctor` checks."""
 
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""

@@ -17,6 +17,7 @@ from redis import Redis
 from rq import Queue, Retry
 from rq.job import Job
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
+from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcformat
 
 from docora_ops.errors import HoldsUnreadableError
@@ -31,7 +32,6 @@ from docora_ops.jobs import (
     JobRecord,
     OtherQueue,
     QueuedJob,
-    QueueHealth,
     QueueOverview,
     Scheduler,
     Worker,
@@ -73,7 +73,7 @@ from docora_ops.queue.rq_jobs import (
     read_record,
 )
 from docora_ops.queue.rq_keys import EXECUTION, INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
-from docora_ops.queue.rq_workers import ask_suspension, read_workers, suspension_of
+from docora_ops.queue.rq_workers import read_workers, suspension_of
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
 
 _LIVE_PLACES = {
@@ -97,6 +97,7 @@ class RqQueue:
     backend: ClassVar = Backend.RQ
     can_push: ClassVar = True
     advice: ClassVar = ADVICE[Backend.RQ]
+    to_remove_others: ClassVar = TO_REMOVE_BULLMQ_JOBS
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = (
         *(("DEL",), ("HSET", "x", "x"), ("PERSIST",), ("SADD", "x")),
         *(("LREM", 0, "x"), ("LSET", 0, "x"), ("LPOS", "x"), ("LPUSH", "x"), ("RPUSH", "x")),
@@ -132,7 +133,9 @@ class RqQueue:
             if signs.denial:
                 raise signs.denial
             pipeline = client.pipeline(transaction=False)
-            ask_suspension(pipeline)
+            pipeline.time()
+            pipeline.pttl(WORKERS_SUSPENDED)
+            pipeline.get(WORKERS_SUSPENDED)
             pipeline.lrange(LIST, 0, SAMPLE - 1)
             pipeline.zrange(REGISTRIES["failed"], 0, SAMPLE - 1)
             *suspension, waiting, failed = answers_of(pipeline)
@@ -231,16 +234,6 @@ class RqQueue:
     def seconds_until_others_forgotten(self) -> None:
         return None  # Redis forgets a BullMQ worker with its connection
 
-    def health(self) -> QueueHealth:
-        overview, other, client = self.overview(1), self.read_use().other, self._client
-        with redis_errors(client):
-            due = cast(
-                "list[tuple[bytes, float]]",
-                client.zrange(REGISTRIES["scheduled"], 0, 0, withscores=True),
-            )
-            first_delayed_in = due[0][1] - server_time(client) if due else None
-        return QueueHealth(overview, other, TO_REMOVE_BULLMQ_JOBS, first_delayed_in)
-
     def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
         return read_outcomes(self._client, which)
 
@@ -252,11 +245,11 @@ class RqQueue:
         holds: Mapping[str, Hold] = {}
         with suppress(HoldsUnreadableError):  # the workers report that, and take no job
             holds = read_holds(client)
+        use = self.read_use()
         with redis_errors(client):
             now = server_time(client)
             not_expired = f"({now}", cast("int", "+inf")
             pipeline = client.pipeline(transaction=False)
-            ask_suspension(pipeline)
             pipeline.llen(LIST)
             pipeline.zcard(REGISTRIES["scheduled"])
             pipeline.zcount(REGISTRIES["finished"], *not_expired)
@@ -273,9 +266,8 @@ class RqQueue:
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % QUEUE_NAME)
             pipeline.get(_SCHEDULE)
             *answers, lock, last = pipeline.execute()
-            suspension = suspension_of(*answers[:3])
-            length, delayed, finished, failed, recent = answers[3:8]
-            head, intermediate, executions, due, newest = answers[8:]
+            length, delayed, finished, failed, recent = answers[:5]
+            head, intermediate, executions, due, newest = answers[5:]
             last_pass = whole_number(last)
             active = list(dict.fromkeys(job_id_of(member) for member in executions))
             taken = [job_id for job_id in map(text_of, intermediate) if job_id not in active]
@@ -325,11 +317,13 @@ class RqQueue:
             queue_name=QUEUE_NAME,
             oldest_waiting_at=oldest,
             oldest_waiting_seconds=seconds,
-            suspended=suspension is not None,
-            suspension=suspension,
+            suspended=use.suspension is not None,
+            suspension=use.suspension,
+            other_queue=use.other,
             workers=workers,
             scheduler=scheduler,
             jobs=jobs[:limit],
+            first_due_at=next(iter(due_at.values()), None),
             last_failed_at=max(filter(None, ends), default=None),
             last_pass_at=None if last_pass is None else moment_of_timestamp(last_pass),
             last_pass_seconds=None if last_pass is None else max(0, int(now - last_pass)),

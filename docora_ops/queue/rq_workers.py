@@ -8,7 +8,6 @@ from math import ceil
 from typing import cast
 
 from redis import Redis
-from redis.client import Pipeline
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import Worker as RQWorker
 from rq.worker import WorkerStatus
@@ -198,13 +197,6 @@ def resume_workers(client: Redis, change: Change) -> None:
         pipeline.delete(WORKERS_SUSPENDED)
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()
-
-
-def ask_suspension(pipeline: Pipeline) -> None:
-    """Adds three commands to the pipeline. `suspension_of` takes their replies."""
-    pipeline.time()
-    pipeline.pttl(WORKERS_SUSPENDED)
-    pipeline.get(WORKERS_SUSPENDED)
 
 
 def suspension_of(clock: tuple[int, int], left: int, value: bytes | None) -> Suspension | None:
