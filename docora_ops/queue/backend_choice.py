@@ -186,7 +186,7 @@ def open_queue(settings: Settings, client: Redis) -> LinkQueue:
     if choice.backend is Backend.BULLMQ:
         from docora_ops.queue.bullmq_queue import BullmqQueue
 
-        return BullmqQueue(client, choice, signs)
+        return BullmqQueue(settings, client, choice, signs)
     from docora_ops.queue.rq_queue import RqQueue
 
     return RqQueue(settings, client, choice, signs)

@@ -22,39 +22,34 @@ from rq.utils import utcformat
 
 from docora_ops.errors import HoldsUnreadableError
 from docora_ops.jobs import (
-    ADVICE,
     QUEUE_NAME,
     Backend,
-    BackendChoice,
-    BackendSource,
     HeldApp,
     Hold,
     JobRecord,
-    OtherQueue,
     QueuedJob,
     QueueOverview,
     Scheduler,
+    Suspension,
     Worker,
     longest_wait,
 )
 from docora_ops.links import LinkStatus
-from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS, Signs, read_signs
+from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS
 from docora_ops.queue.holds import HOLDS, read_holds
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,
     SAMPLE,
     Answer,
+    LinkQueue,
     PushRequest,
-    QueueUse,
     answers_of_script,
     arguments_of,
-    first_ids,
 )
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes, read_outcomes
 from docora_ops.queue.redis_answers import (
     Command,
-    Script,
     answers_of,
     moment_of_timestamp,
     optional_text_of,
@@ -62,7 +57,7 @@ from docora_ops.queue.redis_answers import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import describe, redis_errors, server_time
+from docora_ops.queue.redis_client import redis_errors, server_time
 from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, Place, QueueSweep
 from docora_ops.queue.rq_jobs import (
     JOB_FUNCTION,
@@ -74,7 +69,7 @@ from docora_ops.queue.rq_jobs import (
 )
 from docora_ops.queue.rq_keys import EXECUTION, INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
 from docora_ops.queue.rq_workers import read_workers, suspension_of
-from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
+from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 
 _LIVE_PLACES = {
     Place.SCHEDULED: "delayed",
@@ -87,68 +82,34 @@ _PAGE, _MOST_SEARCHED = 5000, 100_000  # waiting jobs to search for some whose a
 _NEWEST = 10  # failed jobs to search for the last one, since the registry is sorted by expiry
 _SCHEDULE = "docora-ops:schedule"
 """The key with the Unix time of the last pass of `schedule`, by the clock of Redis."""
-_SET = BackendChoice(Backend.RQ, BackendSource.SETTING)
 _PASS_EXPIRY = 7 * 86_400  # seconds
 
 
-class RqQueue:
-    """The queue of RQ: a LinkQueue that accepts jobs."""
+class RqQueue(LinkQueue):
+    """The queue of RQ, which accepts jobs."""
 
     backend: ClassVar = Backend.RQ
     can_push: ClassVar = True
-    advice: ClassVar = ADVICE[Backend.RQ]
     to_remove_others: ClassVar = TO_REMOVE_BULLMQ_JOBS
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = (
         *(("DEL",), ("HSET", "x", "x"), ("PERSIST",), ("SADD", "x")),
         *(("LREM", 0, "x"), ("LSET", 0, "x"), ("LPOS", "x"), ("LPUSH", "x"), ("RPUSH", "x")),
         *(("APPEND", "x"), ("ZREM", "x"), ("ZSCORE", "x"), ("HDEL", "x")),
     )
-    script_files = ("with_change.lua", "denials.lua", "judge.lua", "look_and_push.lua")
+    script_files: ClassVar = ("with_change.lua", "denials.lua", "judge.lua", "look_and_push.lua")
+    script_keys: ClassVar = SCRIPT_KEYS
+    delayed_key: ClassVar = REGISTRIES["scheduled"]
+    scores_per_second: ClassVar = 1
 
-    def __init__(
-        self,
-        settings: Settings,
-        client: Redis,
-        choice: BackendChoice = _SET,
-        signs: Signs | None = None,
-    ) -> None:
-        self._settings, self._signs = settings, signs
-        self._client = client
-        self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
-        self.choice, self.where = choice, describe(client)
-
-    @cached_property
-    def _script(self) -> Script:  # read only when needed, as few reading commands need it
-        return Script(self._client, *self.script_files)
-
-    def read_use(self) -> QueueUse:
-        vars(self).pop("use", None)
-        return self.use
-
-    @cached_property
-    def use(self) -> QueueUse:
-        client = self._client
-        with redis_errors(client):
-            signs, self._signs = self._signs or read_signs(client), None
-            if signs.denial:
-                raise signs.denial
-            pipeline = client.pipeline(transaction=False)
-            pipeline.time()
-            pipeline.pttl(WORKERS_SUSPENDED)
-            pipeline.get(WORKERS_SUSPENDED)
-            pipeline.lrange(LIST, 0, SAMPLE - 1)
-            pipeline.zrange(REGISTRIES["failed"], 0, SAMPLE - 1)
-            *suspension, waiting, failed = answers_of(pipeline)
-        other = OtherQueue.LEFT_JOBS if signs.bullmq.jobs else OtherQueue.UNUSED
-        if signs.bullmq.is_at_work:
-            other = OtherQueue.WORKED_ON
-        return QueueUse(
-            signs.rq.workers,
-            other,
-            suspension_of(*suspension),
-            list(map(text_of, [*(waiting or ()), *(failed or ())][:SAMPLE])),
-            signs.mark,
-        )
+    def _read_suspension_and_sample(self) -> tuple[Suspension | None, list[bytes]]:
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.pttl(WORKERS_SUSPENDED)
+        pipeline.get(WORKERS_SUSPENDED)
+        pipeline.lrange(LIST, 0, SAMPLE - 1)
+        pipeline.zrange(REGISTRIES["failed"], 0, SAMPLE - 1)
+        *suspension, waiting, failed = answers_of(pipeline)
+        return suspension_of(*suspension), [*(waiting or ()), *(failed or ())]
 
     @cached_property
     def sweep(self) -> QueueSweep:
@@ -176,11 +137,6 @@ class RqQueue:
             if name not in _VARIABLE_FIELDS
             for text in (name, str(getattr(value, "value", value)))
         ]
-
-    def look(self, job_ids: Sequence[str]) -> list[Answer]:
-        arguments = ["look", json.dumps(SCRIPT_KEYS), *job_ids]
-        replies = self._script.run(arguments) if job_ids else ()
-        return answers_of_script(job_ids, replies)
 
     def push(
         self,
@@ -373,12 +329,6 @@ class RqQueue:
                     break
             return jobs + read_jobs(self._client, ids[:LEAST_WAITING], "waiting")
 
-    def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
-        with redis_errors(self._client):
-            prefixes = tuple(f"{app_id}-" for app_id in app_ids)
-            count, first = first_ids(self._live_ids(prefixes), limit)
-            return count, [job for status, ids in first for job in self._read_jobs(ids, status)]
-
     def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
         now = server_time(self._client)
         for place, status in _LIVE_PLACES.items():
@@ -392,17 +342,8 @@ class RqQueue:
         ids = dict.fromkeys(map(job_id_of, cast("list[bytes]", executions)))
         yield "active", [job_id for job_id in ids if job_id.startswith(prefixes)]
 
-    def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
-        jobs = read_jobs(self._client, job_ids, status)
-        if status != "delayed":
-            return jobs
-        pipeline = self._client.pipeline(transaction=False)
-        for job_id in job_ids:
-            pipeline.zscore(REGISTRIES["scheduled"], job_id)
-        return [
-            replace(job, due_at=None if score is None else moment_of_timestamp(score))
-            for job, score in zip(jobs, pipeline.execute(), strict=True)
-        ]
+    def _jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        return read_jobs(self._client, job_ids, status)
 
 
 def keep_pass(client: Redis) -> None:
