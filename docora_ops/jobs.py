@@ -242,16 +242,6 @@ def refusal_of(workers: Sequence[Worker]) -> NoJobSummary | None:
 
 
 @dataclass(frozen=True)
-class Scheduler:
-    """The process that queues delayed jobs when they are due."""
-
-    name: str
-    hostname: str | None
-    pid: int | None
-    last_heartbeat_at: datetime | None
-
-
-@dataclass(frozen=True)
 class AnyWorker:
     """A live worker of any queue in this Redis."""
 
@@ -350,7 +340,7 @@ class QueueOverview:
     suspension: Suspension | None
     other_queue: OtherQueue
     workers: Sequence[Worker]
-    scheduler: Scheduler | None
+    scheduler: str | None  # the process of RQ that queues delayed jobs when they are due
     jobs: Sequence[QueuedJob]  # the first jobs: running, then waiting, then delayed
     first_due_at: datetime | None  # of the delayed jobs
     last_failed_at: datetime | None  # the latest end of a failed job that the queue still keeps

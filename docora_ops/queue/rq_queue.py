@@ -16,7 +16,7 @@ from typing import ClassVar, cast
 from redis import Redis
 from rq import Queue, Retry
 from rq.job import Job
-from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
+from rq.scheduler import SCHEDULER_LOCKING_KEY_TEMPLATE
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcformat
 
@@ -29,7 +29,6 @@ from docora_ops.jobs import (
     JobRecord,
     QueuedJob,
     QueueOverview,
-    Scheduler,
     Suspension,
     Worker,
     longest_wait,
@@ -249,17 +248,6 @@ class RqQueue(LinkQueue):
                 *(replace(job, due_at=due_at[job.job_id]) for job in later),
             ]
             workers, killed = read_workers(client, now)
-            scheduler = None
-            if lock:
-                key = SCHEDULER_KEY_TEMPLATE % text_of(lock)
-                fields = ("hostname", "pid", "last_heartbeat")
-                [(hostname, pid, heartbeat)] = read_hashes(client, [key], fields)
-                scheduler = Scheduler(
-                    text_of(lock),
-                    optional_text_of(hostname),
-                    whole_number(pid),
-                    moment_of(heartbeat),
-                )
         names = {job.app_id: job.app_name for job in first}
         waiting = self._not_held(first, holds) if holds else first
         oldest, seconds = longest_wait(waiting, now)
@@ -277,7 +265,7 @@ class RqQueue(LinkQueue):
             suspension=use.suspension,
             other_queue=use.other,
             workers=workers,
-            scheduler=scheduler,
+            scheduler=optional_text_of(lock),
             jobs=jobs[:limit],
             first_due_at=next(iter(due_at.values()), None),
             last_failed_at=max(filter(None, ends), default=None),
