@@ -130,8 +130,7 @@ class BullmqQueue(LinkQueue):
         arguments += arguments_of(commands)
         for request in requests:
             arguments += (request.job_id, "queue" if request.payload else "")
-        job_ids = [request.job_id for request in requests]
-        return answers_of_script(job_ids, self._script.run(arguments))
+        return answers_of_script(self._script.run(arguments))
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT

@@ -86,22 +86,21 @@ class Answer:
     is_left: whether the job can't be pushed, so that the push has pushed no job at all.
     """
 
-    job_id: str
     state: JobState
     error_message: str | None = None
     is_delayed: bool = False
     is_left: bool = False
 
 
-def answers_of_script(job_ids: Sequence[str], replies: Sequence[str]) -> list[Answer]:
+def answers_of_script(replies: Sequence[str]) -> list[Answer]:
     """Parses the replies of a script, one per job."""
     answers = []
-    for job_id, reply in zip(job_ids, replies, strict=True):
+    for reply in replies:
         word, _, reason = reply.removeprefix("left ").partition(":")
         error = f"its Redis key does not hold a job: {reason}" if reason else None
         is_delayed, is_left = word == "delayed", reply.startswith("left ")
         state = JobState.WAITING if is_delayed else JobState(word)
-        answers.append(Answer(job_id, state, error, is_delayed, is_left))
+        answers.append(Answer(state, error, is_delayed, is_left))
     return answers
 
 
@@ -202,8 +201,7 @@ class LinkQueue(ABC):
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job according to its own keys; writes nothing."""
         arguments = ["look", json.dumps(self.script_keys), *job_ids]
-        replies = self._script.run(arguments) if job_ids else ()
-        return answers_of_script(job_ids, replies)
+        return answers_of_script(self._script.run(arguments) if job_ids else ())
 
     @abstractmethod
     def push(

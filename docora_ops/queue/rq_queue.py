@@ -173,8 +173,7 @@ class RqQueue(LinkQueue):
                 payload.description if payload else b"",
                 now if request.was_failed else "",
             )
-        job_ids = [request.job_id for request in requests]
-        return answers_of_script(job_ids, self._script.run(arguments))
+        return answers_of_script(self._script.run(arguments))
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         with redis_errors(self._client):
