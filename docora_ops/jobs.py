@@ -333,7 +333,6 @@ class QueueOverview:
     completed_jobs: int
     failed_jobs: int
     delayed: int
-    queue_name: str
     oldest_waiting_at: datetime | None  # of the jobs of apps that are not held
     oldest_waiting_seconds: int | None  # by the clock of Redis
     suspended: bool  # workers take no jobs
@@ -467,7 +466,6 @@ class JobPlace:
     """A place in the queue that holds the id of a job."""
 
     where: str  # `list`, `intermediate`, `execution`, or the name of a registry
-    queue_name: str
     position: int | None = None  # in a list, counted from 1
     score_at: datetime | None = None  # the score: when the entry is due, was added, or expires
     alive: bool | None = None  # for an execution: whether its heartbeat has not expired

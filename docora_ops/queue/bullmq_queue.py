@@ -192,7 +192,6 @@ class BullmqQueue(LinkQueue):
             completed_jobs=count["completed"],
             failed_jobs=count["failed"],
             delayed=count["delayed"],
-            queue_name=QUEUE_NAME,
             oldest_waiting_at=oldest,
             oldest_waiting_seconds=seconds,
             suspended=use.suspension is not None,
@@ -275,7 +274,7 @@ class BullmqQueue(LinkQueue):
             retries_left=retries_left,
             worker=optional_text_of(worker),
             expires_in=None,
-            places=[JobPlace(status, QUEUE_NAME)] if exists and status else [],
+            places=[JobPlace(status)] if exists and status else [],
             last_failure=failure,
         )
 

@@ -257,7 +257,6 @@ class RqQueue(LinkQueue):
             completed_jobs=finished,
             failed_jobs=failed,
             delayed=delayed,
-            queue_name=QUEUE_NAME,
             oldest_waiting_at=oldest,
             oldest_waiting_seconds=seconds,
             suspended=use.suspension is not None,
