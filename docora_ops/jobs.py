@@ -242,16 +242,6 @@ def refusal_of(workers: Sequence[Worker]) -> NoJobSummary | None:
 
 
 @dataclass(frozen=True)
-class Scheduler:
-    """The process that queues delayed jobs when they are due."""
-
-    name: str
-    hostname: str | None
-    pid: int | None
-    last_heartbeat_at: datetime | None
-
-
-@dataclass(frozen=True)
 class AnyWorker:
     """A live worker of any queue in this Redis."""
 
@@ -325,6 +315,14 @@ class HeldApp:
     held: Hold
 
 
+class OtherQueue(StrEnum):
+    """The state of the queue of the other backend, which should not be in use."""
+
+    UNUSED = "unused"
+    LEFT_JOBS = "left_jobs"  # jobs wait, but no worker runs
+    WORKED_ON = "worked_on"  # a worker runs
+
+
 @dataclass(frozen=True)
 class QueueOverview:
     """The queue at one moment."""
@@ -335,14 +333,15 @@ class QueueOverview:
     completed_jobs: int
     failed_jobs: int
     delayed: int
-    queue_name: str
     oldest_waiting_at: datetime | None  # of the jobs of apps that are not held
     oldest_waiting_seconds: int | None  # by the clock of Redis
     suspended: bool  # workers take no jobs
     suspension: Suspension | None
+    other_queue: OtherQueue
     workers: Sequence[Worker]
-    scheduler: Scheduler | None
+    scheduler: str | None  # the process of RQ that queues delayed jobs when they are due
     jobs: Sequence[QueuedJob]  # the first jobs: running, then waiting, then delayed
+    first_due_at: datetime | None  # of the delayed jobs
     last_failed_at: datetime | None  # the latest end of a failed job that the queue still keeps
     last_pass_at: datetime | None = None  # the last pass of `docora-ops schedule`, with RQ
     last_pass_seconds: int | None = None  # since then, by the clock of Redis
@@ -357,6 +356,12 @@ class QueueOverview:
     read_at: datetime | None = None  # by the clock of Redis
     # Idle workers that take no waiting job, because the apps of these jobs have their full share.
     spare_slots: int = 0
+    bullmq_version: str | None = None  # empty if the BullMQ queue's metadata does not name it
+
+    @property
+    def has_only_others(self) -> bool:
+        """Tells whether only workers of the other backend run."""
+        return not self.workers and self.other_queue is OtherQueue.WORKED_ON
 
     @property
     def lost_words(self) -> str | None:
@@ -461,7 +466,6 @@ class JobPlace:
     """A place in the queue that holds the id of a job."""
 
     where: str  # `list`, `intermediate`, `execution`, or the name of a registry
-    queue_name: str
     position: int | None = None  # in a list, counted from 1
     score_at: datetime | None = None  # the score: when the entry is due, was added, or expires
     alive: bool | None = None  # for an execution: whether its heartbeat has not expired
@@ -512,30 +516,6 @@ class JobEnd(StrEnum):
     NOTHING_TO_DO = "nothing_to_do"  # the link or its app is gone, or another job is at work on it
 
 
-class OtherQueue(StrEnum):
-    """The state of the queue of the other backend, which should not be in use."""
-
-    UNUSED = "unused"
-    LEFT_JOBS = "left_jobs"  # jobs wait, but no worker runs
-    WORKED_ON = "worked_on"  # a worker runs
-
-
 def when_docora_queues(workers: int, scan_interval: str) -> str:
     """Says when Docora's scheduler queues a link. `workers`: the number of BullMQ workers."""
     return f"within {scan_interval}" if workers else "once a worker of Docora runs"
-
-
-@dataclass(frozen=True)
-class QueueHealth:
-    """What `doctor` checks about a queue."""
-
-    overview: QueueOverview
-    other: OtherQueue
-    to_remove_others: str  # the shell command that removes the jobs of the other backend
-    first_delayed_in: float | None = None  # seconds until the first delayed job is due; may be < 0
-    bullmq_version: str | None = None  # empty if the queue's metadata does not name it
-
-    @property
-    def has_only_others(self) -> bool:
-        """Tells whether only workers of the other backend run."""
-        return not self.overview.workers and self.other is OtherQueue.WORKED_ON

@@ -13,11 +13,9 @@ from docora_ops.actions.holds import held_in_words
 from docora_ops.database.postgres_server import Role, Standby
 from docora_ops.jobs import (
     QUEUE_NAME,
-    Advice,
     HeldApp,
     NoJobCode,
     OtherQueue,
-    QueueHealth,
     QueueOverview,
     Worker,
     refusal_of,
@@ -206,19 +204,19 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
     yield judge(CheckName.REDIS_PERSISTENCE, fine, problem)
 
 
-def check_queue(health: QueueHealth, queue: LinkQueue, pending: int) -> Iterator[Check]:
+def check_queue(overview: QueueOverview, queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
     If only workers of the other backend are running, yields one check, which says so.
 
     pending: the number of pending links; 0 if unknown.
     """
-    is_rq, advice, overview = queue.can_push, queue.advice, health.overview
-    if health.has_only_others:
+    is_rq, advice = queue.can_push, queue.advice
+    if overview.has_only_others:
         name = CheckName.BULLMQ_QUEUE if is_rq else CheckName.WORKERS
         yield critical(name, advice.only_others, advice.to_switch)
         return
-    yield from _check_rq(health, advice) if is_rq else _check_bullmq(health, advice, pending)
+    yield from _check_rq(overview, queue) if is_rq else _check_bullmq(overview, queue, pending)
     waiting, oldest = str(overview.waiting or "none"), overview.oldest_waiting_seconds
     if oldest is not None:
         waiting = f"{overview.waiting}, the oldest for {duration(oldest)}"
@@ -229,17 +227,17 @@ def check_queue(health: QueueHealth, queue: LinkQueue, pending: int) -> Iterator
     yield judge(CheckName.WAITING_JOBS, waiting, problem)
 
 
-def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
-    queue = health.overview
+def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
+    advice = link_queue.advice
     name, finding = CheckName.BULLMQ_QUEUE, "not in use"
-    if health.other is OtherQueue.WORKED_ON:
+    if queue.other_queue is OtherQueue.WORKED_ON:
         yield critical(name, advice.others_beside, advice.to_stop_others)
-    elif health.other is OtherQueue.LEFT_JOBS:
+    elif queue.other_queue is OtherQueue.LEFT_JOBS:
         finding = (
             "the BullMQ queue holds jobs, and no BullMQ worker runs; if one is started, it sends "
         )
         finding += "files to the base_url that each app had when the job was queued"
-        yield critical(name, finding, _TO_REMOVE, command=health.to_remove_others)
+        yield critical(name, finding, _TO_REMOVE, command=link_queue.to_remove_others)
     else:
         yield ok(name, finding)
     jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
@@ -262,10 +260,11 @@ def _check_rq(health: QueueHealth, advice: Advice) -> Iterator[Check]:
         (bool(lost), warning, workers + lost, "see whether they run: docora-ops queue"),
         (bool(mute), warning, f"{workers}, and {unrecorded}", _TO_RECORD),
     )
-    name, delay = CheckName.DELAYED_JOBS, health.first_delayed_in
-    if delay is None:
+    name = CheckName.DELAYED_JOBS
+    if queue.first_due_at is None or queue.read_at is None:
         yield ok(name, "none")
         return
+    delay = (queue.first_due_at - queue.read_at).total_seconds()
     first = f"the first is due in {duration(delay)}"
     if delay < 0:
         first = f"the first was due {duration(-delay)} ago"
@@ -300,8 +299,8 @@ def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
     yield bool(refusal.troubles), kind, finding, hint or "see the log of the workers"
 
 
-def _check_bullmq(health: QueueHealth, advice: Advice, pending: int) -> Iterator[Check]:
-    queue, version = health.overview, health.bullmq_version
+def _check_bullmq(queue: QueueOverview, link_queue: LinkQueue, pending: int) -> Iterator[Check]:
+    advice, version = link_queue.advice, queue.bullmq_version
     other = f"{version} made it, and docora-ops knows the keys of BullMQ 5"
     to_compare = "see whether status and queue fit Docora's own screens"
     none = f"no queue {QUEUE_NAME} of BullMQ in this Redis"
@@ -312,16 +311,16 @@ def _check_bullmq(health: QueueHealth, advice: Advice, pending: int) -> Iterator
         (bool(_OTHER_BULLMQ.match(version or "")), warning, other, to_compare),
     )
     name, finding = CheckName.WORKERS, str(len(queue.workers))
-    if queue.workers and health.other is OtherQueue.LEFT_JOBS:
+    if queue.workers and queue.other_queue is OtherQueue.LEFT_JOBS:
         finding += "; RQ's queue holds jobs, which run if a worker of RQ is started"
-        yield critical(name, finding, _TO_REMOVE, command=health.to_remove_others)
+        yield critical(name, finding, _TO_REMOVE, command=link_queue.to_remove_others)
     else:
         jobs = queue.waiting + queue.active + queue.delayed
         problem = critical if jobs or pending else warning
         waiting = f"{amount(pending, 'pending link')} and {amount(jobs, 'job')}"
         idle = f", for {waiting}" if jobs or pending else ", and no job waits"
         none = f"no BullMQ worker is seen{idle}; {_BY_NAME}"
-        beside = health.other is OtherQueue.WORKED_ON
+        beside = queue.other_queue is OtherQueue.WORKED_ON
         suspended = (
             f"{finding}; {queue.suspension and queue.suspension.sentence}, and {waiting} wait"
         )

@@ -32,7 +32,7 @@ from docora_ops.database.postgres_server import (
     read_server,
 )
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
-from docora_ops.jobs import QUEUE_NAME, HeldApp, OtherQueue, QueueHealth, Worker
+from docora_ops.jobs import QUEUE_NAME, HeldApp, OtherQueue, QueueOverview, Worker
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
 from docora_ops.queue.outcomes import Counts, read_counts
 from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
@@ -124,7 +124,7 @@ class _Server:
     pending: int = 0  # number of pending links; 0 if unknown
     failed_links: int | None = None
     foreign_keys: int = 0  # apps whose auth keys ENCRYPTION_KEY can't decrypt; 0 if unknown
-    health: QueueHealth | None = None
+    queue: QueueOverview | None = None
     freshness: Freshness | None = None
     recorded: Counts | None = None  # how snapshots ended lately
     held: Sequence[HeldApp] = ()
@@ -173,7 +173,7 @@ def diagnose(
     if not (postgres.missing or redis.missing):
         try:
             report = _summarize((yield from find_drift(docora)))
-            workers = redis.health.overview.workers if redis.health else ()
+            workers = redis.queue.workers if redis.queue else ()
             may_only_read = read_only or postgres.may_only_read
             of_drift += _check_drift(docora, report, workers, read_only=may_only_read)
         except PostgresError as error:
@@ -203,29 +203,28 @@ def diagnose(
         held=redis.held,
         failed_links=postgres.failed_links,
         overdue_links=postgres.freshness.overdue if postgres.freshness else None,
-        worker_count=len(redis.health.overview.workers) if redis.health else None,
+        worker_count=len(redis.queue.workers) if redis.queue else None,
     )
 
 
 def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterator[Check]:
-    health, freshness = redis.health, postgres.freshness
-    if health and not (choice := docora.queue_to_read.choice).is_clear:
+    queue, freshness = redis.queue, postgres.freshness
+    if queue and not (choice := docora.queue_to_read.choice).is_clear:
         yield critical(CheckName.WORKERS, choice.sentence, choice.to_set)
-    elif health:
-        yield from checks.check_queue(health, docora.queue, postgres.pending)
-        if not (docora.queue.can_push or health.has_only_others):
+    elif queue:
+        yield from checks.check_queue(queue, docora.queue, postgres.pending)
+        if not (docora.queue.can_push or queue.has_only_others):
             yield ok(CheckName.SCHEDULE, "Docora's own scheduler, which runs in its workers")
-        elif not health.has_only_others:
-            last_pass = health.overview.last_pass_seconds
+        elif not queue.has_only_others:
+            last_pass = queue.last_pass_seconds
             yield checks.check_schedule(last_pass, freshness, docora.settings)
         if freshness and redis.recorded and not (postgres.missing or redis.missing):
-            pace = capacity(redis.recorded, freshness, health.overview, docora.settings)
+            pace = capacity(redis.recorded, freshness, queue, docora.settings)
             yield checks.check_capacity(pace if docora.queue.can_push else None)
     if freshness is not None:
-        overview = health.overview if health else None
-        yield checks.check_freshness(freshness, redis.held, overview)
+        yield checks.check_freshness(freshness, redis.held, queue)
     if ahead := postgres.ahead | redis.ahead:
-        yield checks.check_clocks(ahead, health.overview.workers if health else ())
+        yield checks.check_clocks(ahead, queue.workers if queue else ())
     if latencies := postgres.latency | redis.latency:
         yield checks.check_latency(latencies)
 
@@ -237,8 +236,8 @@ def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
     a server fails.
     """
     try:
-        if postgres.freshness and redis.health:
-            queue = redis.health.overview
+        if postgres.freshness and redis.queue:
+            queue = redis.queue
             postgres.freshness = beside_queue(docora, postgres.freshness, queue)
             redis.held = with_names(docora.database, queue.held) if queue.held else ()
     except PostgresError as error:
@@ -246,13 +245,13 @@ def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
     except RedisError as error:
         redis.lose(error)
     is_pass_missing = postgres.freshness is not None and postgres.freshness.schedule_stopped
-    return is_pass_missing or (redis.health is not None and not redis.health.overview.takes_jobs)
+    return is_pass_missing or (redis.queue is not None and not redis.queue.takes_jobs)
 
 
 def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
     try:
-        if redis.health:
-            redis.health = docora.queue_to_read.health()
+        if redis.queue:
+            redis.queue = docora.queue_to_read.overview(1)
         if postgres.freshness:
             with docora.database.snapshot():
                 counts = count_by_status(docora.database)
@@ -422,14 +421,14 @@ def _ask_redis(docora: Docora, lost: DocoraOpsError | None, *, read_only: bool) 
             hint = "ACL SETUSER the user in REDIS_URL +info"
             finding = f"{where}, but our user may not ask how it is"
             server.checks.append(warning(CheckName.REDIS, finding, hint))
-        server.health = docora.queue_to_read.health()
+        server.queue = docora.queue_to_read.overview(1)
         lately = datetime.fromtimestamp(time.time() + server.ahead["Redis"], UTC)
         server.recorded = read_counts(client, lately - timedelta(seconds=LOOKS_BACK), lately)
         if not docora.queue_to_read.choice.is_clear:
             server.missing = "DOCORA_OPS_BACKEND"
-        elif server.health.has_only_others:
+        elif server.queue.has_only_others:
             server.missing = "the right DOCORA_OPS_BACKEND"
-        elif server.health.other is OtherQueue.WORKED_ON:
+        elif server.queue.other_queue is OtherQueue.WORKED_ON:
             server.missing = "workers of one kind only"
     except (ConfigurationError, RedisError) as error:
         server.lose(error)

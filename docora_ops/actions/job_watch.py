@@ -122,7 +122,7 @@ class JobWatch:
                 elif queue.docora_picks_up(status, answer):
                     counts["waiting"] += 1
                 elif status != LinkStatus.FAILED:
-                    since = suspects[answer.job_id] = self._suspects.get(answer.job_id, now)
+                    since = suspects[ref.job_id] = self._suspects.get(ref.job_id, now)
                     grace = self.docora.settings.drift_grace
                     if status == LinkStatus.SCANNING and has_workers:
                         grace = max(grace, _CLEAN_UP)

@@ -32,7 +32,7 @@ def look_at_jobs(
         held = held_job_ids(database, job_ids)
         for link, answer in zip(batch, answers, strict=True):
             is_held = link.job_id in held
-            yield link, Answer(link.job_id, JobState.RUNNING) if is_held else answer
+            yield link, Answer(JobState.RUNNING) if is_held else answer
 
 
 def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:

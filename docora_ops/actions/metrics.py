@@ -75,7 +75,7 @@ def read_metrics(
         measure(docora.redis)
         queue = docora.queue_to_read
         overview = queue.overview(limit=1)
-        backend_ok = queue.choice.is_clear and queue.use.other is not OtherQueue.WORKED_ON
+        backend_ok = queue.choice.is_clear and overview.other_queue is not OtherQueue.WORKED_ON
         if freshness is not None:
             freshness = beside_queue(docora, freshness, overview)
         if backend_ok and not (errors or standby):  # links of a standby may be older than the jobs

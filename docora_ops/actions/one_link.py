@@ -217,7 +217,7 @@ def _not_failed(docora: Docora, link: Link) -> NotFailedError:
         hint = "its job is waiting in the queue: nothing needs to be done"
     elif job is JobState.RUNNING:
         hint = "its snapshot is running: wait for it to end"
-    elif queue.docora_picks_up(status, Answer(link.ref.job_id, job)):
+    elif queue.docora_picks_up(status, Answer(job)):
         when = when_docora_queues(queue.use.workers, docora.settings.scan_interval)
         hint = f"Docora's scheduler queues it {when}"
         if link.circuit_is_open:

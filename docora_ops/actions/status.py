@@ -162,7 +162,6 @@ class Status:
     oldest_scan_seconds: int | None = None
     standby: Standby | None = None  # None on a primary
     queue: QueueOverview | None = None
-    other_queue: OtherQueue = OtherQueue.UNUSED
     last_operation: KnownOperation | None = None
     recent_ends: RecentEnds | None = None
     failures: Trend | None = None
@@ -171,12 +170,6 @@ class Status:
     freshness: Freshness | None = None
     schedule_state: CheckState | None = None  # of the last pass of `schedule`; None if not judged
     headline: Headline = Headline(HeadlineCode.SERVER_DOWN)
-
-    @property
-    def has_only_others(self) -> bool:
-        """Tells whether only workers of the other backend run."""
-        queue = self.queue
-        return bool(queue and not queue.workers and self.other_queue is OtherQueue.WORKED_ON)
 
 
 def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
@@ -189,11 +182,9 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         status = replace(status, redis_latency_ms=round(latency * 1000))
         if latency * 1000 > TOO_SLOW_MS:
             raise RedisError(f"Redis at {status.redis} is too slow", hint=_TOO_SLOW)
-        queue = docora.queue_to_read
         status = replace(
             status,
-            queue=queue.overview(1),
-            other_queue=queue.use.other,
+            queue=docora.queue_to_read.overview(1),
             last_operation=next(iter(read_operations(docora.redis)), None),
         )
     with keeping_errors(errors), database.snapshot():
@@ -233,7 +224,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         if overview := status.queue:
             status = _beside_queue(docora, status, overview)
             is_judged = overview.backend_source is not BackendSource.UNCLEAR
-            is_judged &= status.other_queue is not OtherQueue.WORKED_ON
+            is_judged &= overview.other_queue is not OtherQueue.WORKED_ON
             # The links of a standby may be older than their jobs.
             if status.freshness and is_judged and not status.standby:
                 status = replace(status, drift=count_drift(docora, overview, twice=True))
@@ -253,7 +244,7 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
     status = replace(status, queue=overview, freshness=fresh)
     if not queue.can_push:
         return status
-    if queue.choice.is_clear and not status.has_only_others:
+    if queue.choice.is_clear and not overview.has_only_others:
         state = judge_pass(overview.last_pass_seconds, fresh, docora.settings)
         status = replace(status, schedule_state=state)
     now = overview.read_at or read_clock(docora.redis)
@@ -280,7 +271,7 @@ def headline_of(status: Status) -> Headline:
     queue, freshness, counts = status.queue, status.freshness, status.links_by_status
     if queue is None or freshness is None or counts is None:
         return Headline(HeadlineCode.SERVER_DOWN)
-    stop = _stop_of(status, queue, freshness, counts)
+    stop = _stop_of(queue, freshness, counts)
     if stop is not None:
         return stop
     drift = status.drift or DriftCounts(0, 0)
@@ -308,14 +299,14 @@ def headline_of(status: Status) -> Headline:
 
 
 def _stop_of(
-    status: Status, queue: QueueOverview, freshness: Freshness, counts: Mapping[LinkStatus, int]
+    queue: QueueOverview, freshness: Freshness, counts: Mapping[LinkStatus, int]
 ) -> Headline | None:
     """Returns why no link is scanned; None if links are scanned, or need not be."""
     last = freshness.last_scanned_seconds
     refusal, suspension = refusal_of(queue.workers), queue.suspension
     if queue.backend_source is BackendSource.UNCLEAR:
         return Headline(HeadlineCode.BACKEND_UNCLEAR)
-    if status.has_only_others:
+    if queue.has_only_others:
         return Headline(HeadlineCode.WRONG_WORKERS, seconds=last)
     if not queue.workers and (freshness.due or freshness.overdue or queue.waiting):
         return Headline(HeadlineCode.NO_WORKER, seconds=last)

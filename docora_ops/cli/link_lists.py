@@ -14,7 +14,7 @@ from docora_ops.cli.app_page import show_app
 from docora_ops.cli.context import context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.errors import UsageError
-from docora_ops.jobs import Backend
+from docora_ops.jobs import QUEUE_NAME, Backend
 from docora_ops.links import AppSort, LinkGroup, LinkSort, LinkStatus, arguments
 from docora_ops.render.columns import Column, Pairs, cell, named_values, one_line, style_of, words
 from docora_ops.render.link_tables import GOOD_UNTIL, group_columns
@@ -383,7 +383,7 @@ def _whole_screen(details: LinkDetails) -> Pairs:
 
 
 def _place(place: JobPlace) -> str:
-    text = f"{place.queue_name}: {place.where}"
+    text = f"{QUEUE_NAME}: {place.where}"
     if place.position is not None:
         text += f", position {place.position}"
     if place.worker:

@@ -12,7 +12,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.jobs import NoJobCode
+from docora_ops.jobs import QUEUE_NAME, NoJobCode
 from docora_ops.render.columns import NO_ERROR
 from docora_ops.text import inert
 
@@ -121,11 +121,11 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
             "completed": queue.completed_jobs,
             "failed": queue.failed_jobs,
         }
-        add("docora_queue_jobs", jobs, queue=queue.queue_name, status="")
+        add("docora_queue_jobs", jobs, queue=QUEUE_NAME, status="")
         if queue.held:
             add("docora_app_held", {inert(app.app_id): 1 for app in queue.held}, app_id="")
         if (oldest := queue.oldest_waiting_seconds) is not None:
-            add("docora_queue_oldest_seconds", {"": oldest}, queue=queue.queue_name)
+            add("docora_queue_oldest_seconds", {"": oldest}, queue=QUEUE_NAME)
         states = Counter(map(_state, queue.workers))
         add("docora_workers", {state: states[state] for state in _STATES}, state="")
         refusals = (worker.no_job_reason for worker in queue.workers)

@@ -380,7 +380,7 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         yield "Workers", workers_cell(queue)
         if (capacity := status.capacity) and capacity.slots and capacity.due_per_minute:
             yield "", cell(f"  {capacity.words}", "yellow" if capacity.missing_slots else "")
-    elif status.has_only_others:
+    elif queue.has_only_others:
         yield "Workers", _heading(advice.only_others, advice.to_switch, "red")
     else:
         none = advice.no_worker_short

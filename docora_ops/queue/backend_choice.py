@@ -1,31 +1,24 @@
-"""Reads who uses this Redis. If the settings name no backend, chooses the one that is in use.
+"""Reads who uses this Redis, and chooses the backend that is in use.
 
 BullMQ is recognized by the keys of Docora's own queue, and its workers by their connections.
 """
-
-from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
 
 from redis import Redis
 from redis.exceptions import NoPermissionError
-from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource, Worker
 from docora_ops.queue.pair_mark import PAIR_KEY, StoredMark, mark_of
-from docora_ops.queue.redis_answers import answers_of, text_of
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_answers import answers_of
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
-from docora_ops.queue.rq_workers import live_rq_workers
-from docora_ops.settings import Settings
+from docora_ops.queue.rq_workers import WORKERS, workers_by_name
 
-if TYPE_CHECKING:
-    from docora_ops.queue.link_queue import LinkQueue
-
+SAMPLE = 100
+"""The maximum number of ids of jobs that are read to tell what else uses Redis."""
 _PREFIX = "bull"
 BULLMQ = f"{_PREFIX}:{QUEUE_NAME}:"  # prefix of all keys of the queue
 BULLMQ_LISTS = ("wait", "paused", "active")
@@ -45,29 +38,39 @@ _BULLMQ_KEYS = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
 
 
 @dataclass(frozen=True)
-class Signs:
-    """The signs of who uses this Redis, as far as our user may read them.
+class BackendSigns:
+    """The signs that one backend is in use, as far as our user may read them.
 
-    rq_workers: the keys of the live RQ workers that listen on the queue.
-    bullmq_workers: the number of live BullMQ workers; 0 if our user may not list clients.
-    bullmq_is_at_work: whether a BullMQ worker is live or, if our user may not list clients, was
+    workers: the number of live workers that listen on its queue; of BullMQ, 0 if our user may not
+        list clients.
+    is_at_work: whether a worker is live or, with BullMQ and if our user may not list clients, was
         live in the last 30 s.
-    mark: the mark that names the database of this Redis.
-    denial: the error if our user may not read RQ's workers or some of the keys.
-    rq_keys, bullmq_keys: how many keys of each queue exist.
-    rq_jobs: how many of RQ's keys of waiting jobs exist: the list, the scheduled registry.
-    bullmq_jobs: how many of BullMQ's keys of live jobs exist: wait, paused, active, delayed.
+    keys: how many keys of its queue exist.
+    jobs: how many keys of its jobs exist: RQ's list and scheduled registry, or BullMQ's wait,
+        paused, active and delayed.
+    samples: the first ids of RQ's list and failed registry, or of BullMQ's wait and paused; None
+        for a key of another type.
     """
 
-    rq_workers: Sequence[str]
-    bullmq_workers: int
-    bullmq_is_at_work: bool
+    workers: int
+    is_at_work: bool
+    keys: int
+    jobs: int
+    samples: Sequence[Sequence[bytes] | None]
+
+
+@dataclass(frozen=True)
+class Signs:
+    """The signs of who uses this Redis.
+
+    mark: the mark that names the database of this Redis.
+    denial: the error if our user may not read RQ's workers or some of the keys.
+    """
+
+    rq: BackendSigns
+    bullmq: BackendSigns
     mark: StoredMark
     denial: NoPermissionError | None
-    rq_keys: int
-    bullmq_keys: int
-    rq_jobs: int
-    bullmq_jobs: int
 
 
 def read_signs(client: Redis) -> Signs:
@@ -79,56 +82,51 @@ def read_signs(client: Redis) -> Signs:
     pipeline.client_list()
     pipeline.exists(_STALLED_CHECK)
     pipeline.hgetall(PAIR_KEY)
-    pipeline.smembers(WORKERS_BY_QUEUE_KEY % QUEUE_NAME)
+    pipeline.smembers(WORKERS)
     pipeline.exists(*_RQ_KEYS)
-    pipeline.exists(*_BULLMQ_KEYS)
     pipeline.exists(LIST, REGISTRIES["scheduled"])
+    pipeline.lrange(LIST, 0, SAMPLE - 1)
+    pipeline.zrange(REGISTRIES["failed"], 0, SAMPLE - 1)
+    pipeline.exists(*_BULLMQ_KEYS)
     pipeline.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
-    connections, stalled_check, mark, *others = answers_of(pipeline, keeps_denials=True)
-    denial = next((answer for answer in others if isinstance(answer, NoPermissionError)), None)
-    members, *counts = (0 if isinstance(answer, NoPermissionError) else answer for answer in others)
-    workers, at_work = _count_bullmq_workers(client, connections, stalled_check)
-    live = live_rq_workers(client, sorted(map(text_of, cast("set[bytes]", members or ()))))
-    return Signs(live, workers, at_work, mark_of(mark), denial, *counts)
+    pipeline.lrange(f"{BULLMQ}wait", 0, SAMPLE - 1)
+    pipeline.lrange(f"{BULLMQ}paused", 0, SAMPLE - 1)
+    connections, stalled_check, mark, *answers = answers_of(pipeline, keeps_denials=True)
+    denials = [answer for answer in answers if isinstance(answer, NoPermissionError)]
+    members, *answers = (None if answer in denials else answer for answer in answers)
+    workers: Mapping[str, object] = {}
+    with suppress(NoPermissionError):  # beside BullMQ, our user need not see RQ's workers
+        workers = workers_by_name(client, "birth", members or ())
+    rq = BackendSigns(len(workers), bool(workers), answers[0] or 0, answers[1] or 0, answers[2:4])
+    connected, is_at_work = _bullmq_workers_among(client, connections, stalled_check)
+    keys, jobs, *samples = answers[4:]
+    bullmq = BackendSigns(len(connected), is_at_work, keys or 0, jobs or 0, samples)
+    return Signs(rq, bullmq, mark_of(mark), next(iter(denials), None))
 
 
-def bullmq_workers(client: Redis) -> list[Worker]:
-    """Returns the live workers of Docora's own queue; none if our user may not list clients."""
-    with suppress(NoPermissionError):
-        return _workers_among(client.client_list(), client)
-    return []
+def bullmq_workers(client: Redis) -> tuple[list[Worker], bool]:
+    """Returns the live workers of Docora's own queue, and whether any worker is live.
 
-
-def sees_bullmq_worker(client: Redis) -> bool:
-    """Tells whether a worker of Docora's own queue is live.
-
-    If our user may not list clients, tells whether one was live in the last 30 s.
+    If our user may not list clients, returns no workers, and whether one was live in the last 30 s.
     """
     pipeline = client.pipeline(transaction=False)
     pipeline.client_list()
     pipeline.exists(_STALLED_CHECK)
-    _, at_work = _count_bullmq_workers(client, *answers_of(pipeline, keeps_denials=True))
-    return at_work
+    return _bullmq_workers_among(client, *answers_of(pipeline, keeps_denials=True))
 
 
-def _count_bullmq_workers(
+def _bullmq_workers_among(
     client: Redis,
     connections: Sequence[Mapping[str, str]] | NoPermissionError,
     stalled_check: int | NoPermissionError,
-) -> tuple[int, bool]:
-    """Returns `bullmq_workers` and `bullmq_is_at_work` of `Signs`, from two replies of Redis."""
-    if isinstance(connections, NoPermissionError):
-        return 0, stalled_check == 1
-    workers = len(_workers_among(connections, client))
-    return workers, workers > 0
+) -> tuple[list[Worker], bool]:
+    """Returns the result of `bullmq_workers` from two replies of Redis.
 
-
-def _workers_among(connections: Sequence[Mapping[str, str]], client: Redis) -> list[Worker]:
-    """Returns the workers of Docora's own queue that are connected to the client's Redis database.
-
-    One connection of each worker is named after the queue and, if the worker has a name, after the
-    worker.
+    A worker counts if it is connected to the client's Redis database. One connection of each worker
+    is named after the queue and, if the worker has a name, after the worker.
     """
+    if isinstance(connections, NoPermissionError):
+        return [], stalled_check == 1
     database = str(client.connection_pool.connection_kwargs.get("db", 0))
     workers = []
     for connection in connections:
@@ -137,7 +135,7 @@ def _workers_among(connections: Sequence[Mapping[str, str]], client: Redis) -> l
             address = connection.get("addr", "")
             host = address.rpartition(":")[0] or None
             workers.append(Worker(own_name or address, None, host, None, None, jobs=[]))
-    return workers
+    return workers, bool(workers)
 
 
 def choose_backend(signs: Signs) -> BackendChoice:
@@ -146,7 +144,7 @@ def choose_backend(signs: Signs) -> BackendChoice:
     Live workers decide; without any, the keys of the two queues do. Two keys do not count:
     `rq:queues` is never removed, and Docora's API also writes BullMQ's `meta` with `RUN_MODE=api`.
     """
-    rq, bullmq = len(signs.rq_workers), signs.bullmq_workers
+    rq, bullmq = signs.rq.workers, signs.bullmq.workers
     source, why = BackendSource.WORKERS, "{} workers run"
     if rq and bullmq:
         why = "workers of both RQ and BullMQ run"
@@ -154,7 +152,7 @@ def choose_backend(signs: Signs) -> BackendChoice:
         return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, first)
     if not (rq or bullmq):
         source, why = BackendSource.TRACES, "only {} has keys, with no worker in sight"
-        rq, bullmq = signs.rq_keys, signs.bullmq_keys
+        rq, bullmq = signs.rq.keys, signs.bullmq.keys
     if rq and bullmq:
         why = "both RQ and BullMQ have keys, with no worker in sight"
         return BackendChoice(Backend.RQ, BackendSource.UNCLEAR, why, _START)
@@ -173,24 +171,3 @@ EMPTIED = BackendChoice(
     f"check REDIS_URL; {_START}",
 )
 """The choice if Redis has no key of either queue although links were scanned."""
-
-
-def open_queue(settings: Settings, client: Redis) -> LinkQueue:
-    """Returns the queue of the backend that is set or, without a setting, in use.
-
-    Raises RedisError.
-    """
-    signs = None
-    if settings.backend is not None:
-        choice = BackendChoice(settings.backend, BackendSource.SETTING)
-    else:
-        with redis_errors(client):
-            signs = read_signs(client)
-        choice = choose_backend(signs)
-    if choice.backend is Backend.BULLMQ:
-        from docora_ops.queue.bullmq_queue import BullmqQueue
-
-        return BullmqQueue(client, choice, signs)
-    from docora_ops.queue.rq_queue import RqQueue
-
-    return RqQueue(settings, client, choice, signs)

@@ -6,28 +6,22 @@ row, so the worker waits for our commit.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from functools import cached_property
 from math import ceil
 from typing import ClassVar, cast
 
 from redis import Redis
 
 from docora_ops.jobs import (
-    ADVICE,
     QUEUE_NAME,
     Backend,
-    BackendChoice,
     JobEnd,
     JobFailure,
     JobPlace,
     JobRecord,
     JobState,
-    OtherQueue,
     QueuedJob,
-    QueueHealth,
     QueueOverview,
     Suspension,
     longest_wait,
@@ -38,20 +32,16 @@ from docora_ops.queue.backend_choice import (
     BULLMQ_LISTS,
     BULLMQ_PLACES,
     BULLMQ_SETS,
-    Signs,
     bullmq_workers,
-    read_signs,
 )
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,
-    SAMPLE,
     Answer,
+    LinkQueue,
     PushRequest,
-    QueueUse,
     answers_of_script,
     arguments_of,
-    first_ids,
 )
 from docora_ops.queue.outcomes import (
     ALL_OUTCOMES,
@@ -62,8 +52,6 @@ from docora_ops.queue.outcomes import (
 )
 from docora_ops.queue.redis_answers import (
     Command,
-    Script,
-    answers_of,
     mapping_of,
     moment_of_timestamp,
     optional_text_of,
@@ -71,9 +59,10 @@ from docora_ops.queue.redis_answers import (
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import describe, redis_errors, server_time
+from docora_ops.queue.redis_client import redis_errors, server_time
 from docora_ops.queue.rq_jobs import LONGEST_FAILURE
 from docora_ops.queue.rq_keys import TO_REMOVE_RQ_JOBS
+from docora_ops.queue.rq_workers import WORKER, workers_by_name
 from docora_ops.text import mask
 
 _ENDED = ("completed", "failed")
@@ -93,58 +82,30 @@ _LIVE_PLACES = {
 }
 _PAGE = 5000
 _FAILED_KEPT = 200  # number of failed jobs that BullMQ keeps, as set by Docora
-_PER_SECOND = 0x1000 * 1000  # steps of a delayed job's score
 _JOB_FIELDS = ("name", "data", "timestamp", "processedOn", "ats", "opts")
 _RECORD_FIELDS = ("timestamp", "processedOn", "finishedOn", "pb", "opts", "atm", "failedReason")
 
 
-class BullmqQueue:
-    """Docora's own queue: a LinkQueue that never writes to BullMQ's keys."""
+class BullmqQueue(LinkQueue):
+    """Docora's own queue. Never writes to BullMQ's keys."""
 
     backend: ClassVar = Backend.BULLMQ
     can_push: ClassVar = False
-    advice: ClassVar = ADVICE[Backend.BULLMQ]
+    to_remove_others: ClassVar = TO_REMOVE_RQ_JOBS
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = ()
-    script_files = ("with_change.lua", "bullmq.lua")
+    script_files: ClassVar = ("with_change.lua", "bullmq.lua")
+    script_keys: ClassVar = {"prefix": BULLMQ}
+    delayed_key: ClassVar = f"{BULLMQ}delayed"
+    scores_per_second: ClassVar = 0x1000 * 1000
     sweep = None
 
-    def __init__(self, client: Redis, choice: BackendChoice, signs: Signs | None) -> None:
-        self._client, self._signs = client, signs
-        self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
-        self.choice, self.where = choice, describe(client)
-
-    @cached_property
-    def _script(self) -> Script:  # loaded when first used: few commands that only read use it
-        return Script(self._client, *self.script_files)
-
-    def read_use(self) -> QueueUse:
-        vars(self).pop("use", None)
-        return self.use
-
-    @cached_property
-    def use(self) -> QueueUse:
-        client = self._client
-        with redis_errors(client):
-            signs, self._signs = self._signs or read_signs(client), None
-            pipeline = client.pipeline(transaction=False)
-            pipeline.hget(f"{BULLMQ}meta", "paused")
-            for name in ("wait", "paused"):
-                pipeline.lrange(BULLMQ + name, 0, SAMPLE - 1)
-            is_paused, wait, paused = answers_of(pipeline)
-        other = OtherQueue.LEFT_JOBS if signs.rq_jobs else OtherQueue.UNUSED
-        if signs.rq_workers:
-            other = OtherQueue.WORKED_ON
-        return QueueUse(
-            signs.bullmq_workers,
-            other,
-            _PAUSED if is_paused else None,
-            list(map(text_of, [*(wait or ()), *(paused or ())][:SAMPLE])),
-            signs.mark,
-        )
+    def _read_suspension(self) -> Suspension | None:
+        return _PAUSED if self._client.hget(f"{BULLMQ}meta", "paused") else None
 
     def push(
         self,
         requests: Sequence[PushRequest],
+        created_at: float,  # noqa: ARG002
         *,
         leaves_waiting: bool = False,
         front: bool = False,  # noqa: ARG002
@@ -159,20 +120,11 @@ class BullmqQueue:
         if not requests:
             return []
         config = {"leaves_waiting": leaves_waiting, "commands": len(commands), **self.mark_to_leave}
-        arguments: list[str | bytes | int] = ["push", json.dumps({"prefix": BULLMQ, **config})]
+        arguments: list[str | bytes | int] = ["push", json.dumps(self.script_keys | config)]
         arguments += arguments_of(commands)
         for request in requests:
             arguments += (request.job_id, "queue" if request.payload else "")
-        job_ids = [request.job_id for request in requests]
-        return answers_of_script(job_ids, self._script.run(arguments))
-
-    def look(self, job_ids: Sequence[str]) -> list[Answer]:
-        arguments = ["look", json.dumps({"prefix": BULLMQ}), *job_ids]
-        replies = self._script.run(arguments) if job_ids else ()
-        return answers_of_script(job_ids, replies)
-
-    def prepare(self) -> None:
-        self._script.load()
+        return answers_of_script(self.script.run(arguments))
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT
@@ -181,24 +133,18 @@ class BullmqQueue:
     def seconds_until_others_forgotten(self) -> int | None:
         pipeline = self._client.pipeline(transaction=False)
         with redis_errors(self._client):
-            for key in read_signs(self._client).rq_workers:
-                pipeline.pttl(key)
+            for name in workers_by_name(self._client, "birth"):
+                pipeline.pttl(WORKER + name)
             left = [milliseconds for milliseconds in pipeline.execute() if milliseconds > 0]
         return ceil(max(left) / 1000) if left else None
 
-    def health(self) -> QueueHealth:
-        overview, other = self.overview(1), self.read_use().other
-        with redis_errors(self._client):
-            meta = cast("dict[bytes, bytes]", self._client.hgetall(f"{BULLMQ}meta"))
-        version = text_of(meta.get(b"version", b"")) if meta else None
-        return QueueHealth(overview, other, TO_REMOVE_RQ_JOBS, bullmq_version=version)
-
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, LEAST_WAITING)
+        use = self.read_use()
         with redis_errors(client):
             now = server_time(client)
             pipeline = client.pipeline(transaction=False)
-            pipeline.hget(f"{BULLMQ}meta", "paused")
+            pipeline.hgetall(f"{BULLMQ}meta")
             for name in BULLMQ_LISTS:
                 pipeline.llen(BULLMQ + name)
             for name in BULLMQ_SETS:
@@ -212,31 +158,27 @@ class BullmqQueue:
             recently = int((now - RECENT) * 1000), cast("int", "+inf")
             pipeline.zrange(f"{BULLMQ}failed", *recently, byscore=True, offset=0, num=_PAGE)
             pipeline.zrange(f"{BULLMQ}failed", -1, -1, withscores=True)
-            is_paused, *answers = pipeline.execute()
+            meta, *answers = pipeline.execute()
             *counts, wait, paused, active, due, recent, newest = answers
-            first_ids = [*reversed(wait), *reversed(paused)]
-            first = self._jobs(first_ids, "waiting")
-            delayed = self._jobs([job_id for job_id, _ in due[:limit]], "delayed")
-            running = self._jobs(active[::-1][:limit], "active")
+            waiting_ids = list(map(text_of, [*reversed(wait), *reversed(paused)]))
+            running_ids = list(map(text_of, reversed(active)))
+            delayed_ids = [text_of(job_id) for job_id, _ in due]
+            first = self._jobs(waiting_ids, "waiting")
+            jobs = [
+                *self._jobs(running_ids[:limit], "active"),
+                *first[:limit],
+                *self._read_jobs(delayed_ids[:limit], "delayed"),
+            ]
             # Waiting jobs may have been tried before.
-            tried = [*first_ids, *active, *(job_id for job_id, _ in due)]
-            keys = (BULLMQ + text_of(job_id) for job_id in tried)
+            tried = [*waiting_ids, *running_ids, *delayed_ids]
+            keys = (BULLMQ + job_id for job_id in tried)
             begins = [_moment(began) for [began] in read_hashes(client, keys, ["processedOn"])]
             # Workers renew the locks of their jobs. A lock expires after half a minute.
-            locks = [f"{BULLMQ}{text_of(job_id)}:lock" for job_id in active]
+            locks = [f"{BULLMQ}{job_id}:lock" for job_id in running_ids]
             live_runs = int(client.exists(*locks)) if locks else 0
-            workers = bullmq_workers(client)
+            workers, _ = bullmq_workers(client)
         count = dict(zip(BULLMQ_PLACES, counts, strict=True))
-        jobs = [
-            *running,
-            *first[:limit],
-            *(
-                replace(job, due_at=moment_of_timestamp(score / _PER_SECOND))
-                for job, (_, score) in zip(delayed, due, strict=False)
-            ),
-        ]
         oldest, seconds = longest_wait(first, now)
-        suspension = _PAUSED if is_paused else None
         return QueueOverview(
             backend=Backend.BULLMQ,
             waiting=count["wait"] + count["paused"],
@@ -244,30 +186,32 @@ class BullmqQueue:
             completed_jobs=count["completed"],
             failed_jobs=count["failed"],
             delayed=count["delayed"],
-            queue_name=QUEUE_NAME,
             oldest_waiting_at=oldest,
             oldest_waiting_seconds=seconds,
-            suspended=suspension is not None,
-            suspension=suspension,
+            suspended=use.suspension is not None,
+            suspension=use.suspension,
+            other_queue=use.other,
             workers=workers,
             scheduler=None,
             jobs=jobs[:limit],
+            first_due_at=moment_of_timestamp(due[0][1] / self.scores_per_second) if due else None,
             last_failed_at=moment_of_timestamp(newest[0][1] / 1000) if newest else None,
             backend_source=self.choice.source,
             failed_recently=len(recent),
             live_runs=live_runs,
             last_began_at=max(filter(None, begins), default=None),
             read_at=moment_of_timestamp(now),
+            bullmq_version=text_of(meta.get(b"version", b"")) if meta else None,
         )
 
-    def _jobs(self, job_ids: Sequence[bytes], status: str) -> list[QueuedJob]:
-        keys = (BULLMQ + text_of(job_id) for job_id in job_ids)
+    def _jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        keys = (BULLMQ + job_id for job_id in job_ids)
         jobs = []
-        for member, row in zip(job_ids, read_hashes(self._client, keys, _JOB_FIELDS), strict=True):
+        for job_id, row in zip(job_ids, read_hashes(self._client, keys, _JOB_FIELDS), strict=True):
             name, data, created, began, tries, options = row
             # A job that was tried or delayed was queued later than it was created.
             was_moved = (whole_number(tries) or 0) > 0 or bool(mapping_of(options).get("delay"))
-            call, job_id = mapping_of(data), text_of(member)
+            call = mapping_of(data)
             app_id, repository_id = ids_of_job(job_id) or (None, None)
             owner, repository = call.get("owner"), call.get("name")
             jobs.append(
@@ -286,12 +230,6 @@ class BullmqQueue:
             )
         return jobs
 
-    def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
-        with redis_errors(self._client):
-            prefixes = tuple(f"{app_id}-" for app_id in app_ids)
-            count, first = first_ids(self._live_ids(prefixes), limit)
-            return count, [job for status, ids in first for job in self._read_jobs(ids, status)]
-
     def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
         for name, status in _LIVE_PLACES.items():
             ids = [
@@ -302,18 +240,6 @@ class BullmqQueue:
             ]
             # The next job is at the end of each list.
             yield status, ids[::-1] if name in BULLMQ_LISTS else ids
-
-    def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
-        jobs = self._jobs([job_id.encode() for job_id in job_ids], status)
-        if status != "delayed":
-            return jobs
-        pipeline = self._client.pipeline(transaction=False)
-        for job_id in job_ids:
-            pipeline.zscore(f"{BULLMQ}delayed", job_id)
-        return [
-            replace(job, due_at=None if score is None else moment_of_timestamp(score / _PER_SECOND))
-            for job, score in zip(jobs, pipeline.execute(), strict=True)
-        ]
 
     def job(self, job_id: str) -> JobRecord:
         [answer] = self.look([job_id])
@@ -342,7 +268,7 @@ class BullmqQueue:
             retries_left=retries_left,
             worker=optional_text_of(worker),
             expires_in=None,
-            places=[JobPlace(status, QUEUE_NAME)] if exists and status else [],
+            places=[JobPlace(status)] if exists and status else [],
             last_failure=failure,
         )
 

@@ -1,34 +1,41 @@
-"""The interface of the queue of link jobs, common to RQ and Docora's own BullMQ queue."""
+"""The queue of link jobs: its interface, and what RQ's and Docora's own BullMQ queue share."""
 
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby, islice
-from typing import ClassVar, Protocol
+from typing import ClassVar
+
+from redis import Redis
 
 from docora_ops.jobs import (
-    Advice,
+    ADVICE,
     Backend,
     BackendChoice,
+    BackendSource,
     JobRecord,
     JobState,
     OtherQueue,
     QueuedJob,
-    QueueHealth,
     QueueOverview,
     Suspension,
 )
 from docora_ops.links import Payload
+from docora_ops.queue.backend_choice import SAMPLE, Signs, read_signs
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
 from docora_ops.queue.pair_mark import StoredMark
-from docora_ops.queue.redis_answers import Command
+from docora_ops.queue.redis_answers import Command, Script, moment_of_timestamp, text_of
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.rq_entries import QueueSweep
+from docora_ops.settings import Settings
 
 LEAST_WAITING = 20
 """The minimum number of jobs at the head of the queue to search for the oldest waiting job."""
-SAMPLE = 100
-"""The maximum number of jobs in `QueueUse.sample`."""
 RECENT = 900
 """Seconds during which a failed job counts as failed recently."""
+_SET = BackendChoice(Backend.RQ, BackendSource.SETTING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,22 +84,21 @@ class Answer:
     is_left: whether the job can't be pushed, so that the push has pushed no job at all.
     """
 
-    job_id: str
     state: JobState
     error_message: str | None = None
     is_delayed: bool = False
     is_left: bool = False
 
 
-def answers_of_script(job_ids: Sequence[str], replies: Sequence[str]) -> list[Answer]:
+def answers_of_script(replies: Sequence[str]) -> list[Answer]:
     """Parses the replies of a script, one per job."""
     answers = []
-    for job_id, reply in zip(job_ids, replies, strict=True):
+    for reply in replies:
         word, _, reason = reply.removeprefix("left ").partition(":")
         error = f"its Redis key does not hold a job: {reason}" if reason else None
         is_delayed, is_left = word == "delayed", reply.startswith("left ")
         state = JobState.WAITING if is_delayed else JobState(word)
-        answers.append(Answer(job_id, state, error, is_delayed, is_left))
+        answers.append(Answer(state, error, is_delayed, is_left))
     return answers
 
 
@@ -119,43 +125,87 @@ def first_ids(
     return len(statuses), [(status, list(job_ids)) for status, job_ids in first]
 
 
-class LinkQueue(Protocol):
+class LinkQueue(ABC):
     """The queue of link jobs. All methods raise RedisError."""
 
     backend: ClassVar[Backend]
     can_push: ClassVar[bool]
     """If False, Docora's scheduler queues pending links: changes only reset links, `push` queues
     nothing, and docora-ops can neither suspend workers nor remove jobs."""
-    advice: ClassVar[Advice]
+    to_remove_others: ClassVar[str]
+    """The shell command that removes the jobs of the other backend."""
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]]
     """The Redis commands that a push needs, with their arguments, but without the key."""
-    choice: BackendChoice
-    """Why this queue is in use."""
-    where: str
-    """Host and database number of Redis."""
-    mark_to_leave: Mapping[str, Mapping[str, object]]
-    """The mark that pushes leave in Redis to name the database (see `pair_mark`); may be empty."""
+    script_files: ClassVar[Sequence[str]]
+    """The Lua files that look at jobs and push them."""
+    script_keys: ClassVar[Mapping[str, object]]
+    """The keys of the queue, for the script."""
+    delayed_key: ClassVar[str]
+    """The key of the sorted set of delayed jobs."""
+    scores_per_second: ClassVar[int]
+    """The difference of two scores of delayed jobs that are due a second apart."""
 
-    @property
-    def use(self) -> QueueUse:
-        """Returns the last result of `read_use`; calls it first if there is none."""
+    def __init__(
+        self,
+        settings: Settings,
+        client: Redis,
+        choice: BackendChoice = _SET,
+        signs: Signs | None = None,
+    ) -> None:
+        """Reads nothing yet.
+
+        choice: why this queue is in use.
+        signs: who uses Redis, if that has just been read.
+        """
+        self._settings, self._client, self._signs = settings, client, signs
+        self.choice, self.advice = choice, ADVICE[self.backend]
+        # The mark that pushes leave in Redis to name the database; see `pair_mark`.
+        self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
+
+    @cached_property
+    def script(self) -> Script:
+        """The script that looks at jobs and pushes them."""
+        return Script(self._client, *self.script_files)
 
     def read_use(self) -> QueueUse:
         """Reads who uses the queue now."""
+        vars(self).pop("use", None)
+        return self.use
+
+    @cached_property
+    def use(self) -> QueueUse:
+        """Returns who used the queue when that was last read."""
+        with redis_errors(self._client):
+            signs, self._signs = self._signs or read_signs(self._client), None
+            mine, others = (signs.rq, signs.bullmq) if self.can_push else (signs.bullmq, signs.rq)
+            if self.can_push and signs.denial:
+                raise signs.denial
+            suspension = self._read_suspension()
+        state = OtherQueue.LEFT_JOBS if others.jobs else OtherQueue.UNUSED
+        if others.is_at_work:
+            state = OtherQueue.WORKED_ON
+        sample = [text_of(job_id) for job_ids in mine.samples for job_id in job_ids or ()]
+        return QueueUse(mine.workers, state, suspension, sample[:SAMPLE], signs.mark)
+
+    @abstractmethod
+    def _read_suspension(self) -> Suspension | None:
+        """Returns the suspension of the workers, if any. Raises the client's RedisError."""
 
     @property
+    @abstractmethod
     def sweep(self) -> QueueSweep | None:
         """Returns the QueueSweep of this queue; None if only Docora may remove entries."""
 
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job according to its own keys; writes nothing."""
+        arguments = ["look", json.dumps(self.script_keys), *job_ids]
+        return answers_of_script(self.script.run(arguments) if job_ids else ())
 
-    def prepare(self) -> None:
-        """Loads what a push needs, in one round trip. Call it before rows are locked."""
-
+    @abstractmethod
     def push(
         self,
         requests: Sequence[PushRequest],
+        created_at: float,
         *,
         leaves_waiting: bool = False,
         front: bool = False,
@@ -168,9 +218,11 @@ class LinkQueue(Protocol):
         Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
         `disproved`. Returns the state of each job before the push.
 
-        Call it after `prepare`, with the rows of the links locked in Postgres. Waits at most 4 s
-        for Redis, because Docora may be waiting for these rows.
+        Call it with the rows of the links locked in Postgres, but load the script before that,
+        because connecting takes time. Waits at most 4 s for Redis, because Docora may be waiting
+        for these rows.
 
+        created_at: Unix time by the clock of Redis, the only clock that all processes share.
         leaves_waiting: also treat waiting jobs as jobs that can't be pushed.
         front: put each new job at the head of the queue, which reverses their order.
         exempts: exempt the jobs from the holds of their apps, if any.
@@ -179,36 +231,65 @@ class LinkQueue(Protocol):
         commands: Redis commands to run atomically with the push.
         """
 
+    @abstractmethod
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         """Tells whether Docora itself queues a link with this status and this state of its job.
 
         If it is unclear which backend is in use, returns True for every link that is not failed.
         """
 
+    @abstractmethod
     def seconds_until_others_forgotten(self) -> int | None:
         """Returns in how many seconds Redis forgets the other backend's workers if all died now.
 
         None if the other backend has no workers, or if Redis forgets dead workers at once.
         """
 
-    def health(self) -> QueueHealth:
-        """Reads what `doctor` checks."""
-
+    @abstractmethod
     def overview(self, limit: int) -> QueueOverview:
         """Reads the counts, the workers, the scheduler and the first `limit` jobs."""
 
     def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
         """Counts the live jobs of these apps, and reads the first `limit` of them."""
+        with redis_errors(self._client):
+            prefixes = tuple(f"{app_id}-" for app_id in app_ids)
+            count, first = first_ids(self._live_ids(prefixes), limit)
+            return count, [job for status, ids in first for job in self._read_jobs(ids, status)]
 
+    @abstractmethod
+    def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+        """Yields the ids with one of these prefixes by status, as `first_ids` needs them."""
+
+    def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        jobs = self._jobs(job_ids, status)
+        if status != "delayed":
+            return jobs
+        pipeline = self._client.pipeline(transaction=False)
+        for job_id in job_ids:
+            pipeline.zscore(self.delayed_key, job_id)
+        return [
+            replace(job, due_at=moment_of_timestamp(score / self.scores_per_second))
+            if score is not None
+            else job
+            for job, score in zip(jobs, pipeline.execute(), strict=True)
+        ]
+
+    @abstractmethod
+    def _jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        """Reads jobs with this status, without the times when they are due."""
+
+    @abstractmethod
     def job(self, job_id: str) -> JobRecord:
         """Reads everything that the queue records of one job."""
 
+    @abstractmethod
     def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
         """Reads how snapshots ended.
 
         With BullMQ, which has no record of outcomes, reads the failed jobs that are kept.
         """
 
+    @abstractmethod
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         """Yields pages of all jobs' ids, and for each page whether its jobs should have links.
 

@@ -1,7 +1,6 @@
 """Runs scripts and pipelines, and decodes the replies of Redis."""
 
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -16,7 +15,6 @@ from docora_ops.queue.redis_client import client_for_locked_rows, redis_errors
 Command = Sequence[str | int | bytes]
 """A Redis command with its arguments."""
 _MOST_DIGITS = 20
-_CLOCK_KEPT = 60  # seconds: not longer, because the host of a worker may sleep meanwhile
 
 
 def script_of(*names: str) -> str:
@@ -32,27 +30,18 @@ class Script:
         """Joins the files `names` into one script."""
         self.client = client_for_locked_rows(client)
         self._script = self.client.register_script(script_of(*names))
-        self._clock: tuple[float, float] | None = None  # Redis's time, and ours at that moment
 
-    def load(self) -> tuple[float, float]:
-        """Loads the script and reads the clock of Redis, in one round trip, at most once a minute.
+    def load(self) -> float:
+        """Loads the script, and returns the Unix time by the clock of Redis, in one round trip.
 
-        Returns the Unix time that Redis gave, and `time.monotonic()` at that moment. Raises
-        RedisError.
+        Raises RedisError.
         """
-        if self._clock is None or time.monotonic() - self._clock[1] > _CLOCK_KEPT:
-            pipeline = self.client.pipeline(transaction=False)
-            pipeline.script_load(self._script.script)
-            pipeline.time()
-            with redis_errors(self.client):
-                _, (seconds, microseconds) = pipeline.execute()
-            self._clock = seconds + microseconds / 1e6, time.monotonic()
-        return self._clock
-
-    def server_time(self) -> float:
-        """Returns the Unix time by the clock of Redis. Raises RedisError."""
-        at, then = self.load()
-        return at + time.monotonic() - then
+        pipeline = self.client.pipeline(transaction=False)
+        pipeline.script_load(self._script.script)
+        pipeline.time()
+        with redis_errors(self.client):
+            _, (seconds, microseconds) = pipeline.execute()
+        return float(seconds + microseconds / 1e6)
 
     def run(self, arguments: Sequence[str | bytes | int]) -> list[str]:
         """Runs the script and returns its replies. Raises RedisError."""

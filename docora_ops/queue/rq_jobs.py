@@ -14,7 +14,6 @@ from rq.job import Job
 from rq.utils import utcparse
 
 from docora_ops.jobs import (
-    QUEUE_NAME,
     JobFailure,
     JobPlace,
     JobRecord,
@@ -164,15 +163,15 @@ def _places(client: Redis, job_id: str) -> list[JobPlace]:
     keys = [f"{EXECUTION}{job_id}:{text_of(execution)}" for execution in executions]
     known = read_hashes(client, keys, ("created_at", "worker_name"))
     return [
-        *(JobPlace("list", QUEUE_NAME, position=index + 1) for index in indexes),
-        *(JobPlace("intermediate", QUEUE_NAME, position=index + 1) for index in between),
+        *(JobPlace("list", position=index + 1) for index in indexes),
+        *(JobPlace("intermediate", position=index + 1) for index in between),
         *(
-            JobPlace(name, QUEUE_NAME, score_at=moment_of_timestamp(score))
+            JobPlace(name, score_at=moment_of_timestamp(score))
             for name, score in zip(REGISTRIES, scores, strict=True)
             if score is not None
         ),
         *(
-            JobPlace("execution", QUEUE_NAME, alive=at is not None, worker=optional_text_of(worker))
+            JobPlace("execution", alive=at is not None, worker=optional_text_of(worker))
             for at, worker in known
         ),
     ]

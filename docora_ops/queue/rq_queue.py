@@ -11,58 +11,53 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain
+from math import ceil
 from typing import ClassVar, cast
 
 from redis import Redis
 from rq import Queue, Retry
 from rq.job import Job
-from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
+from rq.scheduler import SCHEDULER_LOCKING_KEY_TEMPLATE
+from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcformat
 
 from docora_ops.errors import HoldsUnreadableError
 from docora_ops.jobs import (
-    ADVICE,
     QUEUE_NAME,
     Backend,
-    BackendChoice,
-    BackendSource,
     HeldApp,
     Hold,
     JobRecord,
-    OtherQueue,
     QueuedJob,
-    QueueHealth,
     QueueOverview,
-    Scheduler,
+    Suspension,
     Worker,
     longest_wait,
 )
 from docora_ops.links import LinkStatus
-from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS, Signs, read_signs
+from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS
 from docora_ops.queue.holds import HOLDS, read_holds
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,
-    SAMPLE,
     Answer,
+    LinkQueue,
     PushRequest,
-    QueueUse,
     answers_of_script,
     arguments_of,
-    first_ids,
 )
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes, read_outcomes
 from docora_ops.queue.redis_answers import (
     Command,
-    Script,
     answers_of,
+    mapping_of,
     moment_of_timestamp,
     optional_text_of,
     read_hashes,
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import describe, redis_errors, server_time
+from docora_ops.queue.redis_client import redis_errors, server_time
 from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, Place, QueueSweep
 from docora_ops.queue.rq_jobs import (
     JOB_FUNCTION,
@@ -73,8 +68,8 @@ from docora_ops.queue.rq_jobs import (
     read_record,
 )
 from docora_ops.queue.rq_keys import EXECUTION, INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
-from docora_ops.queue.rq_workers import ask_suspension, read_workers, suspension_of
-from docora_ops.settings import FAILURE_TTL, RESULT_TTL, Settings
+from docora_ops.queue.rq_workers import read_workers
+from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 
 _LIVE_PLACES = {
     Place.SCHEDULED: "delayed",
@@ -87,64 +82,42 @@ _PAGE, _MOST_SEARCHED = 5000, 100_000  # waiting jobs to search for some whose a
 _NEWEST = 10  # failed jobs to search for the last one, since the registry is sorted by expiry
 _SCHEDULE = "docora-ops:schedule"
 """The key with the Unix time of the last pass of `schedule`, by the clock of Redis."""
-_SET = BackendChoice(Backend.RQ, BackendSource.SETTING)
 _PASS_EXPIRY = 7 * 86_400  # seconds
 
 
-class RqQueue:
-    """The queue of RQ: a LinkQueue that accepts jobs."""
+class RqQueue(LinkQueue):
+    """The queue of RQ, which accepts jobs."""
 
     backend: ClassVar = Backend.RQ
     can_push: ClassVar = True
-    advice: ClassVar = ADVICE[Backend.RQ]
+    to_remove_others: ClassVar = TO_REMOVE_BULLMQ_JOBS
     commands_of_push: ClassVar[Sequence[tuple[str | int, ...]]] = (
         *(("DEL",), ("HSET", "x", "x"), ("PERSIST",), ("SADD", "x")),
         *(("LREM", 0, "x"), ("LSET", 0, "x"), ("LPOS", "x"), ("LPUSH", "x"), ("RPUSH", "x")),
         *(("APPEND", "x"), ("ZREM", "x"), ("ZSCORE", "x"), ("HDEL", "x")),
     )
-    script_files = ("with_change.lua", "denials.lua", "judge.lua", "look_and_push.lua")
+    script_files: ClassVar = ("with_change.lua", "denials.lua", "judge.lua", "look_and_push.lua")
+    script_keys: ClassVar = SCRIPT_KEYS
+    delayed_key: ClassVar = REGISTRIES["scheduled"]
+    scores_per_second: ClassVar = 1
 
-    def __init__(
-        self,
-        settings: Settings,
-        client: Redis,
-        choice: BackendChoice = _SET,
-        signs: Signs | None = None,
-    ) -> None:
-        self._settings, self._signs = settings, signs
-        self._client = client
-        self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
-        self.choice, self.where = choice, describe(client)
-
-    @cached_property
-    def _script(self) -> Script:  # read only when needed, as few reading commands need it
-        return Script(self._client, *self.script_files)
-
-    def read_use(self) -> QueueUse:
-        vars(self).pop("use", None)
-        return self.use
-
-    @cached_property
-    def use(self) -> QueueUse:
-        client = self._client
-        with redis_errors(client):
-            signs, self._signs = self._signs or read_signs(client), None
-            if signs.denial:
-                raise signs.denial
-            pipeline = client.pipeline(transaction=False)
-            ask_suspension(pipeline)
-            pipeline.lrange(LIST, 0, SAMPLE - 1)
-            pipeline.zrange(REGISTRIES["failed"], 0, SAMPLE - 1)
-            *suspension, waiting, failed = answers_of(pipeline)
-        other = OtherQueue.LEFT_JOBS if signs.bullmq_jobs else OtherQueue.UNUSED
-        if signs.bullmq_is_at_work:
-            other = OtherQueue.WORKED_ON
-        return QueueUse(
-            len(signs.rq_workers),
-            other,
-            suspension_of(*suspension),
-            list(map(text_of, [*(waiting or ()), *(failed or ())][:SAMPLE])),
-            signs.mark,
+    def _read_suspension(self) -> Suspension | None:
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.time()
+        pipeline.pttl(WORKERS_SUSPENDED)
+        pipeline.get(WORKERS_SUSPENDED)
+        (seconds, microseconds), left, value = answers_of(pipeline)
+        if left == -2:  # noqa: PLR2004 - Redis: no such key
+            return None
+        details = mapping_of(value)  # from `suspend_workers`; empty after `rq suspend`
+        begin, who, reason = (details.get(name) for name in ("suspended_at", "who", "reason"))
+        end = int(seconds + microseconds / 1e6 + left / 1000) if left >= 0 else None
+        return Suspension(
+            suspended_at=moment_of_timestamp(begin) if isinstance(begin, int) else None,
+            ends_at=None if end is None else moment_of_timestamp(end),
+            remaining_seconds=ceil(left / 1000) if left >= 0 else None,
+            who=str(who) if who else None,
+            reason=str(reason) if reason else None,
         )
 
     @cached_property
@@ -174,14 +147,10 @@ class RqQueue:
             for text in (name, str(getattr(value, "value", value)))
         ]
 
-    def look(self, job_ids: Sequence[str]) -> list[Answer]:
-        arguments = ["look", json.dumps(SCRIPT_KEYS), *job_ids]
-        replies = self._script.run(arguments) if job_ids else ()
-        return answers_of_script(job_ids, replies)
-
     def push(
         self,
         requests: Sequence[PushRequest],
+        created_at: float,
         *,
         leaves_waiting: bool = False,
         front: bool = False,
@@ -191,8 +160,7 @@ class RqQueue:
     ) -> list[Answer]:
         if not requests:
             return []
-        # The clock of Redis is the only one that all processes share.
-        now = utcformat(datetime.fromtimestamp(self._script.server_time(), UTC))
+        now = utcformat(datetime.fromtimestamp(created_at, UTC))
         config = SCRIPT_KEYS | {
             "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
             "front": front,
@@ -215,8 +183,7 @@ class RqQueue:
                 payload.description if payload else b"",
                 now if request.was_failed else "",
             )
-        job_ids = [request.job_id for request in requests]
-        return answers_of_script(job_ids, self._script.run(arguments))
+        return answers_of_script(self.script.run(arguments))
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         with redis_errors(self._client):
@@ -225,24 +192,11 @@ class RqQueue:
                 for page in self.sweep.pages(place, now):
                     yield list(map(place.job_id_of, page)), place in TO_RUN_OR_FAILED
 
-    def prepare(self) -> None:
-        self._script.load()
-
     def docora_picks_up(self, status: str, answer: Answer) -> bool:  # noqa: ARG002
         return not self.choice.is_clear and status != LinkStatus.FAILED
 
     def seconds_until_others_forgotten(self) -> None:
         return None  # Redis forgets a BullMQ worker with its connection
-
-    def health(self) -> QueueHealth:
-        overview, other, client = self.overview(1), self.read_use().other, self._client
-        with redis_errors(client):
-            due = cast(
-                "list[tuple[bytes, float]]",
-                client.zrange(REGISTRIES["scheduled"], 0, 0, withscores=True),
-            )
-            first_delayed_in = due[0][1] - server_time(client) if due else None
-        return QueueHealth(overview, other, TO_REMOVE_BULLMQ_JOBS, first_delayed_in)
 
     def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
         return read_outcomes(self._client, which)
@@ -255,11 +209,11 @@ class RqQueue:
         holds: Mapping[str, Hold] = {}
         with suppress(HoldsUnreadableError):  # the workers report that, and take no job
             holds = read_holds(client)
+        use = self.read_use()
         with redis_errors(client):
             now = server_time(client)
             not_expired = f"({now}", cast("int", "+inf")
             pipeline = client.pipeline(transaction=False)
-            ask_suspension(pipeline)
             pipeline.llen(LIST)
             pipeline.zcard(REGISTRIES["scheduled"])
             pipeline.zcount(REGISTRIES["finished"], *not_expired)
@@ -276,9 +230,8 @@ class RqQueue:
             pipeline.get(SCHEDULER_LOCKING_KEY_TEMPLATE % QUEUE_NAME)
             pipeline.get(_SCHEDULE)
             *answers, lock, last = pipeline.execute()
-            suspension = suspension_of(*answers[:3])
-            length, delayed, finished, failed, recent = answers[3:8]
-            head, intermediate, executions, due, newest = answers[8:]
+            length, delayed, finished, failed, recent = answers[:5]
+            head, intermediate, executions, due, newest = answers[5:]
             last_pass = whole_number(last)
             active = list(dict.fromkeys(job_id_of(member) for member in executions))
             taken = [job_id for job_id in map(text_of, intermediate) if job_id not in active]
@@ -304,17 +257,6 @@ class RqQueue:
                 *(replace(job, due_at=due_at[job.job_id]) for job in later),
             ]
             workers, killed = read_workers(client, now)
-            scheduler = None
-            if lock:
-                key = SCHEDULER_KEY_TEMPLATE % text_of(lock)
-                fields = ("hostname", "pid", "last_heartbeat")
-                [(hostname, pid, heartbeat)] = read_hashes(client, [key], fields)
-                scheduler = Scheduler(
-                    text_of(lock),
-                    optional_text_of(hostname),
-                    whole_number(pid),
-                    moment_of(heartbeat),
-                )
         names = {job.app_id: job.app_name for job in first}
         waiting = self._not_held(first, holds) if holds else first
         oldest, seconds = longest_wait(waiting, now)
@@ -325,14 +267,15 @@ class RqQueue:
             completed_jobs=finished,
             failed_jobs=failed,
             delayed=delayed,
-            queue_name=QUEUE_NAME,
             oldest_waiting_at=oldest,
             oldest_waiting_seconds=seconds,
-            suspended=suspension is not None,
-            suspension=suspension,
+            suspended=use.suspension is not None,
+            suspension=use.suspension,
+            other_queue=use.other,
             workers=workers,
-            scheduler=scheduler,
+            scheduler=optional_text_of(lock),
             jobs=jobs[:limit],
+            first_due_at=next(iter(due_at.values()), None),
             last_failed_at=max(filter(None, ends), default=None),
             last_pass_at=None if last_pass is None else moment_of_timestamp(last_pass),
             last_pass_seconds=None if last_pass is None else max(0, int(now - last_pass)),
@@ -382,12 +325,6 @@ class RqQueue:
                     break
             return jobs + read_jobs(self._client, ids[:LEAST_WAITING], "waiting")
 
-    def jobs_of_apps(self, app_ids: Sequence[str], limit: int) -> tuple[int, list[QueuedJob]]:
-        with redis_errors(self._client):
-            prefixes = tuple(f"{app_id}-" for app_id in app_ids)
-            count, first = first_ids(self._live_ids(prefixes), limit)
-            return count, [job for status, ids in first for job in self._read_jobs(ids, status)]
-
     def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
         now = server_time(self._client)
         for place, status in _LIVE_PLACES.items():
@@ -401,17 +338,8 @@ class RqQueue:
         ids = dict.fromkeys(map(job_id_of, cast("list[bytes]", executions)))
         yield "active", [job_id for job_id in ids if job_id.startswith(prefixes)]
 
-    def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
-        jobs = read_jobs(self._client, job_ids, status)
-        if status != "delayed":
-            return jobs
-        pipeline = self._client.pipeline(transaction=False)
-        for job_id in job_ids:
-            pipeline.zscore(REGISTRIES["scheduled"], job_id)
-        return [
-            replace(job, due_at=None if score is None else moment_of_timestamp(score))
-            for job, score in zip(jobs, pipeline.execute(), strict=True)
-        ]
+    def _jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
+        return read_jobs(self._client, job_ids, status)
 
 
 def keep_pass(client: Redis) -> None:

@@ -1,14 +1,12 @@
 """Reads which RQ workers are alive and what they do; suspends and resumes them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
-from math import ceil
 from typing import cast
 
 from redis import Redis
-from redis.client import Pipeline
 from rq.suspension import WORKERS_SUSPENDED
 from rq.worker import Worker as RQWorker
 from rq.worker import WorkerStatus
@@ -26,9 +24,7 @@ from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.processes import Process, this_process
 from docora_ops.queue.redis_answers import (
-    answers_of,
     mapping_of,
-    moment_of_timestamp,
     optional_text_of,
     read_hashes,
     text_of,
@@ -48,7 +44,8 @@ _WORKER_FIELDS = (
     *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
     *(NO_JOB_REASON, MAY_COMPARE, MAY_RECORD, OBEYS_HOLDS),
 )
-_OF_QUEUE = WORKERS_BY_QUEUE_KEY % QUEUE_NAME  # a set of the keys of workers
+WORKERS = WORKERS_BY_QUEUE_KEY % QUEUE_NAME  # the set of the keys of the queue's workers
+WORKER = RQWorker.redis_worker_namespace_prefix  # prefix of a worker's key
 # The TTL of a worker's key falls below this only if the worker misses heartbeats: each heartbeat
 # sets the TTL to at least 60 s more than the time until the next heartbeat.
 _LEAST_TTL_MS = 50_000
@@ -56,32 +53,21 @@ _LEAST_TTL_MS = 50_000
 _SILENT, _SILENT_BUSY = 10, 75
 
 
-def live_rq_workers(client: Redis, keys: Sequence[str]) -> list[str]:
-    """Returns the keys of the workers that are registered and not known to be dead.
-
-    Raises the client's RedisError.
-    """
-    pipeline = client.pipeline(transaction=False)
-    for key in keys:
-        pipeline.exists(key)
-        pipeline.hmget(key, _PROCESS_FIELDS)
-    answers = answers_of(pipeline, keeps_denials=True)
-    return [
-        key
-        for key, exists, row in zip(keys, answers[::2], answers[1::2], strict=True)
-        if exists == 1 and not (isinstance(row, list) and _is_known_dead(row))
-    ]
-
-
-def workers_by_name(client: Redis, field: str) -> dict[str, bytes | None]:
+def workers_by_name(
+    client: Redis, field: str, members: Iterable[bytes] | None = None
+) -> dict[str, bytes | None]:
     """Returns the value of `field` in each live worker's registration, by worker name.
 
+    members: the keys of the registered workers if they are known; None to read them.
+
     Raises the client's RedisError.
     """
-    keys = sorted(map(text_of, cast("set[bytes]", client.smembers(_OF_QUEUE))))
+    if members is None:
+        members = cast("set[bytes]", client.smembers(WORKERS))
+    keys = sorted(map(text_of, members))
     rows = read_hashes(client, keys, ("birth", "death", field, *_PROCESS_FIELDS))
     return {
-        key.removeprefix(RQWorker.redis_worker_namespace_prefix): value
+        key.removeprefix(WORKER): value
         for key, (birth, death, value, *process) in zip(keys, rows, strict=True)
         if birth and not death and not _is_known_dead(process)
     }
@@ -102,14 +88,13 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
 
     A worker that was killed on another host counts as live until Redis forgets it.
     """
-    prefix = RQWorker.redis_worker_namespace_prefix
-    keys = cast("set[bytes]", client.smembers(_OF_QUEUE))
-    names = sorted(text_of(key).removeprefix(prefix) for key in keys)
-    rows = read_hashes(client, [prefix + name for name in names], _WORKER_FIELDS + _PROCESS_FIELDS)
+    keys = cast("set[bytes]", client.smembers(WORKERS))
+    names = sorted(text_of(key).removeprefix(WORKER) for key in keys)
+    rows = read_hashes(client, [WORKER + name for name in names], _WORKER_FIELDS + _PROCESS_FIELDS)
     pipeline = client.pipeline(transaction=False)
     for name in names:
         pipeline.smembers(EXECUTIONS_OF_WORKER.format(name))
-        pipeline.pttl(prefix + name)
+        pipeline.pttl(WORKER + name)
     answers = pipeline.execute()
     executions = [run for runs in answers[::2] for run in sorted(runs)]
     known = read_hashes(client, [EXECUTION + text_of(run) for run in executions], ("created_at",))
@@ -214,35 +199,6 @@ def resume_workers(client: Redis, change: Change) -> None:
         pipeline.execute()
 
 
-def ask_suspension(pipeline: Pipeline) -> None:
-    """Adds three commands to the pipeline. `suspension_of` takes their replies."""
-    pipeline.time()
-    pipeline.pttl(WORKERS_SUSPENDED)
-    pipeline.get(WORKERS_SUSPENDED)
-
-
-def suspension_of(clock: tuple[int, int], left: int, value: bytes | None) -> Suspension | None:
-    """Returns the suspension of the workers; None if they are not suspended.
-
-    clock: the reply of Redis to TIME.
-    left: milliseconds until the suspension ends; -1 if it has no end, -2 if there is no suspension.
-    value: the value of RQ's key.
-    """
-    seconds, microseconds = clock
-    if left == -2:  # noqa: PLR2004 - Redis: no such key
-        return None
-    details = mapping_of(value)  # none after `rq suspend`
-    begin, who, reason = (details.get(name) for name in ("suspended_at", "who", "reason"))
-    end = int(seconds + microseconds / 1e6 + left / 1000) if left >= 0 else None
-    return Suspension(
-        suspended_at=moment_of_timestamp(begin) if isinstance(begin, int) else None,
-        ends_at=None if end is None else moment_of_timestamp(end),
-        remaining_seconds=ceil(left / 1000) if left >= 0 else None,
-        who=str(who) if who else None,
-        reason=str(reason) if reason else None,
-    )
-
-
 def read_workers_of_all_queues(client: Redis) -> list[AnyWorker]:
     """Reads the live workers of all queues of this Redis, ordered by name. Raises RedisError."""
     with redis_errors(client):
@@ -251,7 +207,7 @@ def read_workers_of_all_queues(client: Redis) -> list[AnyWorker]:
     workers = []
     for key, (birth, death, state, queues) in zip(keys, rows, strict=True):
         if birth is not None and death is None:
-            name = key.removeprefix(RQWorker.redis_worker_namespace_prefix)
+            name = key.removeprefix(WORKER)
             names = text_of(queues or b"").split(",")
             workers.append(AnyWorker(name, optional_text_of(state), list(filter(None, names))))
     return workers

@@ -23,7 +23,7 @@ from docora_ops.errors import (
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
-from docora_ops.queue.backend_choice import sees_bullmq_worker
+from docora_ops.queue.backend_choice import bullmq_workers
 from docora_ops.queue.holds import HOLDS
 from docora_ops.queue.outcomes import may_record
 from docora_ops.queue.pair_mark import StoredMark, read_mark
@@ -128,7 +128,7 @@ class Reasons:
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + _LOOK_INTERVAL
             host.measure_clock(self._client)
-            self._sees_bullmq = sees_bullmq_worker(self._client)
+            _, self._sees_bullmq = bullmq_workers(self._client)
             if (mark := read_mark(self._client)) != self._mark:
                 self._mark = mark
                 self._pair.suspect()

@@ -130,7 +130,6 @@ def fill_redis(docora: Docora) -> None:
     _add_operation(docora, OPERATION, *map(str.encode, TRICKS), EVIL.encode(), RAW)
     _add_change(docora, RAW)
     docora.redis.set(f"rq:scheduler-lock:{QUEUE}", EVIL)
-    docora.redis.hset(f"rq:scheduler:{EVIL}", mapping={"hostname": EVIL, "pid": EVIL})
 
 
 def _add_job(docora: Docora, link: TestLink, text: bytes, name: str) -> None:
