@@ -43,8 +43,9 @@ class Results:
 
 @dataclass(frozen=True)
 class KnownOperation:
-    """A bulk operation that is still in Redis. If `who` is None, docora-ops did not start it.
+    """A bulk operation that is still in Redis.
 
+    started_at, who, command, reason: None for operations of Docora's dashboard.
     taken_over: how many of the completed links the operation did not queue, because another
         producer had queued them, or because they no longer qualified. 0 except for a retry
         with `--in-flight`.
@@ -58,11 +59,13 @@ class KnownOperation:
     cancelled: bool
     taken_over: int
     state: OperationState
+    started_at: datetime | None
     last_step_at: datetime | None
     last_step_seconds: int | None  # since then, by the clock of Redis
     who: str | None
     command: str | None
     selection: Mapping[str, str | int | bool | list[str]]
+    reason: str | None
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
@@ -76,15 +79,12 @@ class KnownOperation:
 
 @dataclass(frozen=True)
 class OperationRecord(KnownOperation):
-    """The record of a bulk operation, which is kept for a week.
+    """A bulk operation with the links that failed. Docora's dashboard does not record them.
 
-    started_at, reason: None for operations of Docora's dashboard, which keeps no records.
     failures: the first links that could not be queued, with up to 1,000 characters of each error.
     failed_links: the first links that failed again, if their snapshots were awaited.
     """
 
-    started_at: datetime | None
-    reason: str | None
     failures: Sequence[LinkFailure]
     failed_links: Sequence[LinkFailure]
 
@@ -209,20 +209,12 @@ NO_OPTIONS = ChangeOptions()
 
 
 @dataclass(frozen=True)
-class RunningOperation:
+class RunningOperation(KnownOperation):
     """A bulk operation at work on some links of a selection.
 
     links: how many of these links still wait for the operation to queue them, or for a result.
     """
 
-    operation_id: str
-    who: str | None
-    command: str | None
-    selection: Mapping[str, str | int | bool | list[str]]
-    started_at: datetime | None
-    total: int
-    completed: int
-    taken_over: int
     links: int
 
 

@@ -102,7 +102,7 @@ def running(operation: RunningOperation) -> str:
     return f"{at_work}: {', '.join(filter(None, parts))}."
 
 
-def links_done(operation: KnownOperation | RunningOperation) -> str:
+def links_done(operation: KnownOperation) -> str:
     """Returns `40 of 455`, or `40 of 455, 3 taken over`.
 
     Taken over: another producer queued or changed these 3 links first. The 40 do not include them.

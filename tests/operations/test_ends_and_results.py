@@ -23,7 +23,7 @@ def told(docora: Docora) -> dict[str, Any]:
         for each in docora.run("history", "--json", env=NO_DATABASE).data
         if each["operation_id"] == operation_id and each["command"] != "cancel"
     ]
-    for name in ("failures", "waited"):
+    for name in ("failures", "failed_links", "waited"):
         del shown[name]
     for each in (shown, listed):
         del each["last_step_at"], each["last_step_seconds"]  # to a second

@@ -21,7 +21,7 @@ from tests.support.hostile_world import OPERATION, fill_database, fill_redis
 from tests.support.other_worker import end_job, other_worker
 from tests.support.proxy import eventually, refused_port
 from tests.support.read_only import frozen
-from tests.support.running_commands import only_operation
+from tests.support.running_commands import age_operation, only_operation
 from tests.support.terminal import assert_inert, on_terminal
 
 HOST = os.uname().nodename
@@ -128,8 +128,9 @@ def test_it_tells_of_one_operation_or_of_the_time_that_is_asked_for(docora: Doco
     everything = report(docora, "--json").data["operations"]
     assert {"bulk_0000000000000000", operation_id} < {each["operation_id"] for each in everything}
     assert len(everything) == 3
-    for record in docora.redis.keys("docora-ops:operation:*:record"):
-        docora.redis.expire(record, 6 * 86_400)  # a day ago
+    for each in everything:
+        if each["who"]:
+            age_operation(docora, each["operation_id"], 86_400)
     assert len(report(docora, "--since", "23h", "--json").data["operations"]) == 1
     assert report(docora, "--since", "0s", "--json").data["changes"] == []
     unknown, both, wrong, future = docora.run_together(
@@ -173,8 +174,7 @@ def test_a_run_that_was_killed_is_remembered_with_what_failed_until_then(docora:
         )
         process.send_signal(signal.SIGKILL)
     operation_id = only_operation(docora)
-    let_an_hour_pass(docora)
-    docora.redis.expire(f"docora-ops:operation:{operation_id}:record", 7 * 86_400 - 3_600)
+    age_operation(docora, operation_id, 3_600)
     [operation] = report(docora, "--since", "61m", "--json").data["operations"]
     assert (operation["state"], operation["results"]["failed"]) == ("owner_gone", 1)
     assert [each["job_id"] for each in operation["failed_links"]] == [first]
@@ -243,6 +243,7 @@ def test_whatever_is_in_the_stores_forms_no_link_image_mention_or_html(docora: D
     for number, trick in enumerate((*MARKDOWN, *TRICKS)):
         entry: dict[Any, Any] = {"total": 9, "completed": 3, "who": trick, "command": trick}
         entry |= {"reason": trick, "started_at": 1, "stopped_by": trick, "cancelled_by": trick}
+        entry["stepped_at"] = int(time.time() * 1000)
         entry["failed_links"] = operation_records.compressed(
             [LinkFailure("job", "app", "repo", trick, trick, trick)]
         )
