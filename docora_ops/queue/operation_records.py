@@ -48,7 +48,6 @@ _RECORD_FIELDS = (
     *("taken_over", "who", "command", "selection", "reason", "started_at", "stepped_at"),
     *("stopped_by", "results", "messages"),
 )
-_LARGEST_FIELD = 16 * 2**20  # decompressed bytes: other programs may have written the field
 _SCAN_COUNT = 1_000
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -87,7 +86,7 @@ def read_operation(
             hint="ids look like bulk_0123456789abcdef; an operation is kept for an hour after its "
             "last step, and for a week in reports",
         )
-    not_queued, failed_again = map(_decompressed, failures)
+    not_queued, failed_again = map(_failures_of, failures)
     operation = _operation_of(operation_id, now, *answers)
     return OperationRecord(**vars(operation), failures=not_queued, failed_links=failed_again)
 
@@ -181,13 +180,6 @@ def _operation_of(
     )
 
 
-def failure_of(texts: Sequence[object]) -> LinkFailure:
-    """Parses a failure that was stored as a list. Raises TypeError, ValueError."""
-    *known, app_name, repository_name = texts
-    names = (name and str(name) for name in (app_name, repository_name))
-    return LinkFailure(*map(str, known), *names)
-
-
 def results_of(text: str | None) -> Results | None:
     """Parses the results of an operation's snapshots; returns None if there are none."""
     counts = mapping_of(text)
@@ -251,11 +243,8 @@ def compressed(failures: Sequence[LinkFailure]) -> bytes:
     return zlib.compress(json.dumps([astuple(failure) for failure in shortened]).encode())
 
 
-def _decompressed(value: bytes | None) -> list[LinkFailure]:
-    """Decompresses failures; omits what other programs may have written."""
-    failures: list[LinkFailure] = []
+def _failures_of(value: bytes | None) -> list[LinkFailure]:
+    """Decompresses failures; returns an empty list if another program has written the field."""
     with suppress(ValueError, TypeError, RecursionError, zlib.error):
-        for texts in json.loads(zlib.decompressobj().decompress(value or b"", _LARGEST_FIELD)):
-            with suppress(ValueError, TypeError):
-                failures.append(failure_of(texts))
-    return failures
+        return [LinkFailure(*texts) for texts in json.loads(zlib.decompress(value or b""))]
+    return []
