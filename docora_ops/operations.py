@@ -10,6 +10,8 @@ from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import UsageError
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
+_HOUR = 3_600  # seconds for which the commands for operations know one that was killed
+
 
 class OperationState(StrEnum):
     """The state of a bulk operation. `OWNER_GONE`: its command has been silent for two minutes."""
@@ -70,6 +72,13 @@ class KnownOperation:
     cancelled_by: str | None
     results: Results | None
     messages: Sequence[str]  # the last ones of a detached command, each with its time
+
+    @property
+    def is_open(self) -> bool:
+        """Tells whether the operation is running, or was killed less than an hour ago."""
+        is_recent = self.last_step_seconds is None or self.last_step_seconds < _HOUR
+        is_killed = self.state is OperationState.OWNER_GONE
+        return self.state is OperationState.RUNNING or (is_killed and is_recent)
 
     @property
     def finished(self) -> bool:

@@ -141,7 +141,7 @@ def cancel_operation(
 
     Raises NotFoundError if the operation is unknown, OperationFinishedError if it has finished.
     """
-    operation, key = read_operation(client, operation_id), operation_key(operation_id)
+    operation = read_operation(client, operation_id)
     if operation.finished:
         raise OperationFinishedError(
             f"operation {operation_id!r} has finished: nothing is left to cancel",
@@ -149,9 +149,13 @@ def cancel_operation(
         )
     if operation.cancelled:
         return False
+    keys = {operation_key(operation_id): EXPIRY}
+    if operation.who is not None:  # operations of the dashboard have no record
+        keys[part_key(operation_id, "record")] = RECORD_EXPIRY
     with _transaction(client, audit) as pipeline:
-        pipeline.hset(key, mapping={"cancelled": "true", "cancelled_by": cancelled_by})
-        pipeline.expire(key, EXPIRY)  # the key may have expired just now
+        for key, expiry in keys.items():
+            pipeline.hset(key, mapping={"cancelled": "true", "cancelled_by": cancelled_by})
+            pipeline.expire(key, expiry)  # the key may have expired just now
         pipeline.execute()
     return True
 

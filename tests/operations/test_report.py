@@ -181,6 +181,27 @@ def test_a_run_that_was_killed_is_remembered_with_what_failed_until_then(docora:
     assert report(docora, "--since", "59m", "--json").data["operations"] == []
 
 
+@pytest.mark.parametrize("end", ["an hour later", "cancelled"])
+def test_a_killed_operation_is_open_for_an_hour_unless_it_is_cancelled(
+    docora: Docora, end: str
+) -> None:
+    docora.add_links(3)
+    with docora.start("retry-all-failed", "--in-flight", "1") as process:
+        eventually(docora.waiting, "a job")
+        process.send_signal(signal.SIGKILL)
+    operation_id = only_operation(docora)
+    age_operation(docora, operation_id, 10 * 60)
+    see = f"of 3`: `docora-ops operations {operation_id}`\n"
+    assert see in section(report(docora).stdout, "Open now")
+    if end == "cancelled":
+        assert docora.run("cancel", operation_id).code == 0
+    else:
+        age_operation(docora, operation_id, 3_700)
+    after = report(docora).stdout
+    assert operation_id in section(after, "Timeline")
+    assert operation_id not in section(after, "Open now")
+
+
 def test_records_and_their_failures_are_bounded_and_end_after_a_week(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
