@@ -334,7 +334,6 @@ class BulkWait:
     jobs_by_state: JobCounts = field(default_factory=JobCounts)  # jobs of links without a result
     suspended: bool = False  # whether the workers are suspended
     lost_links: Sequence[LinkFailure] = ()
-    unfinished_by_app: Sequence[AppCount] = ()  # set when the wait has ended
     failed_by_error: Sequence[ErrorGroup] = ()  # set by `grouped`
 
     def grouped(self) -> Self:

@@ -28,7 +28,7 @@ from docora_ops.render.columns import (
     style_of,
     words,
 )
-from docora_ops.render.link_tables import app_counts, failures, group_columns
+from docora_ops.render.link_tables import failures, group_columns
 from docora_ops.text import duration, moment
 
 _SECONDS = re.compile(r"\A([1-9][0-9]{0,8})s\Z")  # as `pause` and `hold` record --for
@@ -148,8 +148,6 @@ def wait_screens(wait: BulkWait) -> Iterator[object]:
         yield from ("", Listing(group_columns(LinkGroup.ERROR), errors, ROWS_SHOWN))
     if wait.lost_links:
         yield from ("", failures(wait.lost_links, "Lost"))
-    if wait.unfinished_by_app:
-        yield from ("", "Still to come:", app_counts(wait.unfinished_by_app))
 
 
 def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
