@@ -129,8 +129,7 @@ class HistoryEntry:
     reason: str | None
     operation_id: str | None
     counts: Mapping[str, int]
-    """Links by outcome, their `total`, and the number of delivery records: `deliveries_cleared` or,
-    with `--update`, `deliveries_marked`."""
+    """Links by outcome, their `total`, and `deliveries_cleared`: as in `BulkResult`."""
     state: HistoryState
     stopped_by: StoppedBy | None
     cancelled_by: str | None
@@ -242,6 +241,8 @@ class BulkResult:
     completed, left: add up to `total`.
     put_to_work: the sum of `queued`, `replaced_stale`, `reset` and `already_queued`.
     in_flight, taken_over: None without `--in-flight`.
+    deliveries_cleared: how many delivery records were deleted or, with `--update`, marked; None
+        except for a resync.
     circuits_reset, circuits_held: None without `--reset-circuit`.
     planned_links: None without `--dry-run`.
     running_operations: operations that were at work on the same links before this one began.
@@ -266,7 +267,6 @@ class BulkResult:
     skipped: int
     not_queued: int
     deliveries_cleared: int | None
-    deliveries_marked: int | None
     open_circuits_left_out: int | None
     held_left_out: Sequence[AppCount]  # held apps, whose links were left out
     circuits_reset: int | None

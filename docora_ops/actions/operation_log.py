@@ -114,7 +114,7 @@ class OperationLog:
     def result(self) -> BulkResult:
         """Returns the result so far."""
         plan, counts, options = self._plan, self._counts, self._plan.options
-        is_resync, is_schedule = plan.action is Action.RESYNC, plan.action is Action.SCHEDULE
+        is_schedule = plan.action is Action.SCHEDULE
         is_paced_retry = options.is_paced and plan.action is Action.RETRY
         is_cut_short = self.stopped_by is not None and self.left > 0
         return BulkResult(
@@ -129,8 +129,7 @@ class OperationLog:
             stopped_by=self.stopped_by if is_cut_short else None,
             cancelled_by=self._cancelled_by if is_cut_short else None,
             **{outcome.value: counts[outcome] for outcome in Outcome},
-            deliveries_cleared=self._deliveries if is_resync and not options.update else None,
-            deliveries_marked=self._deliveries if is_resync and options.update else None,
+            deliveries_cleared=self._deliveries if plan.action is Action.RESYNC else None,
             open_circuits_left_out=plan.selection.open_circuits_left_out,
             held_left_out=plan.selection.held_left_out,
             circuits_reset=len(self.circuits_reset) if options.reset_circuit else None,

@@ -216,10 +216,10 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
     if options.dry_run:
         yield from map(render.running, result.running_operations)
     if result.action is Action.RESYNC and result.total:
-        count = result.deliveries_cleared or result.deliveries_marked or 0
+        count = result.deliveries_cleared or 0
         records = records_in_words(count, update=options.update, is_planned=options.dry_run)
         yield f"{records}."
-        if result.deliveries_cleared and not options.dry_run:
+        if count and not (options.update or options.dry_run):
             yield kept_in_words()
     if options.front and (waited := result.already_queued):
         yield f"{amount(waited, 'job')} already waited: --front does not move waiting jobs."

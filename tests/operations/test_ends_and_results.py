@@ -104,7 +104,7 @@ def test_a_resync_tells_how_many_delivery_records_it_deleted_or_marked(docora: D
     entries, rows, report = newest(docora, 4)
     one = {"total": 1, "already_queued": 1}
     assert [each["counts"] for each in entries[::-1]] == [
-        {"total": 1, "queued": 1, "deliveries_marked": 3},
+        {"total": 1, "queued": 1, "deliveries_cleared": 3},
         {**one, "deliveries_cleared": 3},
         one,
         {"total": 1, "queued": 1, "deliveries_cleared": 1},
