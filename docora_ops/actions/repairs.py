@@ -87,7 +87,8 @@ class RepairResult:
     @property
     def counts(self) -> Mapping[RepairOutcome, int]:
         """Counts the outcomes."""
-        return Counter(item.outcome for item in self.repaired)
+        counts = Counter(item.outcome for item in self.repaired)
+        return {outcome: counts[outcome] for outcome in RepairOutcome}
 
     @property
     def by_app(self) -> Sequence[AppDrift]:
@@ -128,16 +129,8 @@ class RepairData:
 
     message: str
     dry_run: bool
-    lost: int
-    stuck: int
-    orphan: int
-    duplicate: int
-    stale_entry: int
-    queued: int
-    reset: int
-    removed: int
-    left_alone: int
-    not_repaired: int
+    by_kind: Mapping[DriftKind, int]
+    counts: Mapping[RepairOutcome, int]
     repaired: Sequence[Repaired]
 
 
