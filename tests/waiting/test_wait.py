@@ -214,8 +214,6 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
     while expected:
         line = process.stderr.readline()
         expected = {each for each in expected if each not in line}
-    docora.redis.delete("rq:suspended")
-    await_line(process, "The workers take jobs again.")
     process.send_signal(signal.SIGINT)
     result = finish(process)
     assert (result.code, result.data["waited"]["unfinished"]) == (130, 4), result
