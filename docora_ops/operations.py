@@ -10,6 +10,8 @@ from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import UsageError
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
+_HOUR = 3_600  # seconds for which the commands for operations know one that was killed
+
 
 class OperationState(StrEnum):
     """The state of a bulk operation. `OWNER_GONE`: its command has been silent for two minutes."""
@@ -43,8 +45,9 @@ class Results:
 
 @dataclass(frozen=True)
 class KnownOperation:
-    """A bulk operation that is still in Redis. If `who` is None, docora-ops did not start it.
+    """A bulk operation that is still in Redis.
 
+    started_at, who, command, reason: None for operations of Docora's dashboard.
     taken_over: how many of the completed links the operation did not queue, because another
         producer had queued them, or because they no longer qualified. 0 except for a retry
         with `--in-flight`.
@@ -58,15 +61,24 @@ class KnownOperation:
     cancelled: bool
     taken_over: int
     state: OperationState
+    started_at: datetime | None
     last_step_at: datetime | None
     last_step_seconds: int | None  # since then, by the clock of Redis
     who: str | None
     command: str | None
     selection: Mapping[str, str | int | bool | list[str]]
+    reason: str | None
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
     messages: Sequence[str]  # the last ones of a detached command, each with its time
+
+    @property
+    def is_open(self) -> bool:
+        """Tells whether the operation is running, or was killed less than an hour ago."""
+        is_recent = self.last_step_seconds is None or self.last_step_seconds < _HOUR
+        is_killed = self.state is OperationState.OWNER_GONE
+        return self.state is OperationState.RUNNING or (is_killed and is_recent)
 
     @property
     def finished(self) -> bool:
@@ -76,15 +88,12 @@ class KnownOperation:
 
 @dataclass(frozen=True)
 class OperationRecord(KnownOperation):
-    """The record of a bulk operation, which is kept for a week.
+    """A bulk operation with the links that failed. Docora's dashboard does not record them.
 
-    started_at, reason: None for operations of Docora's dashboard, which keeps no records.
     failures: the first links that could not be queued, with up to 1,000 characters of each error.
     failed_links: the first links that failed again, if their snapshots were awaited.
     """
 
-    started_at: datetime | None
-    reason: str | None
     failures: Sequence[LinkFailure]
     failed_links: Sequence[LinkFailure]
 
@@ -120,8 +129,7 @@ class HistoryEntry:
     reason: str | None
     operation_id: str | None
     counts: Mapping[str, int]
-    """Links by outcome, their `total`, and the number of delivery records: `deliveries_cleared` or,
-    with `--update`, `deliveries_marked`."""
+    """Links by outcome, their `total`, and `deliveries_cleared`: as in `BulkResult`."""
     state: HistoryState
     stopped_by: StoppedBy | None
     cancelled_by: str | None
@@ -209,20 +217,12 @@ NO_OPTIONS = ChangeOptions()
 
 
 @dataclass(frozen=True)
-class RunningOperation:
+class RunningOperation(KnownOperation):
     """A bulk operation at work on some links of a selection.
 
     links: how many of these links still wait for the operation to queue them, or for a result.
     """
 
-    operation_id: str
-    who: str | None
-    command: str | None
-    selection: Mapping[str, str | int | bool | list[str]]
-    started_at: datetime | None
-    total: int
-    completed: int
-    taken_over: int
     links: int
 
 
@@ -241,6 +241,8 @@ class BulkResult:
     completed, left: add up to `total`.
     put_to_work: the sum of `queued`, `replaced_stale`, `reset` and `already_queued`.
     in_flight, taken_over: None without `--in-flight`.
+    deliveries_cleared: how many delivery records were deleted or, with `--update`, marked; None
+        except for a resync.
     circuits_reset, circuits_held: None without `--reset-circuit`.
     planned_links: None without `--dry-run`.
     running_operations: operations that were at work on the same links before this one began.
@@ -265,7 +267,6 @@ class BulkResult:
     skipped: int
     not_queued: int
     deliveries_cleared: int | None
-    deliveries_marked: int | None
     open_circuits_left_out: int | None
     held_left_out: Sequence[AppCount]  # held apps, whose links were left out
     circuits_reset: int | None
@@ -333,7 +334,6 @@ class BulkWait:
     jobs_by_state: JobCounts = field(default_factory=JobCounts)  # jobs of links without a result
     suspended: bool = False  # whether the workers are suspended
     lost_links: Sequence[LinkFailure] = ()
-    unfinished_by_app: Sequence[AppCount] = ()  # set when the wait has ended
     failed_by_error: Sequence[ErrorGroup] = ()  # set by `grouped`
 
     def grouped(self) -> Self:

@@ -43,9 +43,8 @@ class AuditEntries:
         cancelled_by: str | None = None,
     ) -> AuditEntry:
         """Returns the entry for `event`. `counts`: the number of links by outcome."""
-        name = "deliveries_marked" if self.change.selection.get("update") else "deliveries_cleared"
         numbers = {"total": self.total, **{str(key): number for key, number in counts.items()}}
-        numbers[name] = self.deliveries
+        numbers["deliveries_cleared"] = self.deliveries
         return audit_entry(
             self.change,
             event,

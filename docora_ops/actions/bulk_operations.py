@@ -9,16 +9,10 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
 from docora_ops.actions.recorded_results import add_to_operations
 from docora_ops.errors import AmbiguousError, NotFoundError, RedisError
-from docora_ops.links import LinkFailure
-from docora_ops.operations import KnownOperation, OperationState
+from docora_ops.operations import KnownOperation, OperationRecord, OperationState
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry
-from docora_ops.queue.bulk_progress import (
-    cancel_operation,
-    read_operation,
-    read_operations,
-    write_messages,
-)
-from docora_ops.queue.operation_records import read_record
+from docora_ops.queue.bulk_progress import cancel_operation, write_messages
+from docora_ops.queue.operation_records import read_operation, read_operations
 
 _POLL = 0.5  # seconds
 
@@ -29,14 +23,10 @@ def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownO
     return replace(shown, rows=add_to_operations(docora, shown.rows))
 
 
-def operation(docora: Docora, operation_id: str) -> tuple[KnownOperation, list[LinkFailure]]:
-    """Returns a bulk operation and the first links that it could not queue.
-
-    Raises NotFoundError, RedisError.
-    """
+def operation(docora: Docora, operation_id: str) -> OperationRecord:
+    """Returns a bulk operation of the last hour. Raises NotFoundError, RedisError."""
     [known] = add_to_operations(docora, [read_operation(docora.redis, operation_id)])
-    record = read_record(docora.redis, operation_id)
-    return known, list(record.failures) if record else []
+    return known
 
 
 def running_operation(docora: Docora) -> KnownOperation:

@@ -21,17 +21,11 @@ _JOBS_AT_ONCE = 500  # links between two yields
 _REST = 10  # the pause after a look lasts at least this many times as long as the look
 _CLEAN_UP = 60
 """Seconds within which a live worker queues the links of a killed worker again."""
-_ENDS = {
-    "away": "Redis answers again.",
-    "no worker": "A worker listens again.",
-    "suspended": "The workers take jobs again.",
-}
-"""The message when a problem has ended, by problem."""
 
 
 @dataclass
 class JobWatch:
-    """Looks at the jobs of links from time to time; reports when a problem begins and ends.
+    """Looks at the jobs of links from time to time; reports when a problem begins.
 
     A link is lost if two looks, at least `DOCORA_OPS_DRIFT_GRACE` seconds apart, find no live job.
     While workers run, the looks at a `scanning` link must be at least `_CLEAN_UP` seconds apart. If
@@ -81,8 +75,6 @@ class JobWatch:
             if use.suspension:
                 go_on = f"To go on: {queue.advice.to_resume}"
                 notes["suspended"] = f"{use.suspension.sentence}. {go_on}"
-            for problem in (self._noted - notes.keys()) & _ENDS.keys():
-                self.docora.note(_ENDS[problem])
             for problem in notes.keys() - self._noted:
                 self.docora.warn(notes[problem])
             self._noted = set(notes)

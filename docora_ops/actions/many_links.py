@@ -185,24 +185,11 @@ def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
 
 def running_operations(at_work: AtWork) -> list[RunningOperation]:
     """Returns the operations that have yet to queue a selected link, or that await its result."""
-    running = []
-    for shared, results in at_work:
-        operation, links = shared.operation, len(shared.to_queue) + len(shared.queued)
-        if links > len(results):
-            running.append(
-                RunningOperation(
-                    operation_id=operation.operation_id,
-                    who=operation.who,
-                    command=operation.command,
-                    selection=operation.selection,
-                    started_at=shared.started_at,
-                    total=operation.total,
-                    completed=operation.completed,
-                    taken_over=operation.taken_over,
-                    links=links - len(results),
-                )
-            )
-    return running
+    unfinished = [
+        (shared.operation, len(shared.to_queue) + len(shared.queued) - len(results))
+        for shared, results in at_work
+    ]
+    return [RunningOperation(**vars(known), links=links) for known, links in unfinished if links]
 
 
 def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:

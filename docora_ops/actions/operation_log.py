@@ -114,7 +114,7 @@ class OperationLog:
     def result(self) -> BulkResult:
         """Returns the result so far."""
         plan, counts, options = self._plan, self._counts, self._plan.options
-        is_resync, is_schedule = plan.action is Action.RESYNC, plan.action is Action.SCHEDULE
+        is_schedule = plan.action is Action.SCHEDULE
         is_paced_retry = options.is_paced and plan.action is Action.RETRY
         is_cut_short = self.stopped_by is not None and self.left > 0
         return BulkResult(
@@ -129,8 +129,7 @@ class OperationLog:
             stopped_by=self.stopped_by if is_cut_short else None,
             cancelled_by=self._cancelled_by if is_cut_short else None,
             **{outcome.value: counts[outcome] for outcome in Outcome},
-            deliveries_cleared=self._deliveries if is_resync and not options.update else None,
-            deliveries_marked=self._deliveries if is_resync and options.update else None,
+            deliveries_cleared=self._deliveries if plan.action is Action.RESYNC else None,
             open_circuits_left_out=plan.selection.open_circuits_left_out,
             held_left_out=plan.selection.held_left_out,
             circuits_reset=len(self.circuits_reset) if options.reset_circuit else None,
@@ -172,8 +171,8 @@ class OperationLog:
         if is_last and audit.has_ended:
             return
         audit.operation_id = self.operation_id
-        is_first, entries = not audit.has_begun, audit.start()
-        is_end = not (is_first or audit.has_ended) and (is_last or not self.left)
+        entries = audit.start()
+        is_end = not (entries or audit.has_ended) and (is_last or not self.left)
         if is_end:
             stop = result.stopped_by, result.cancelled_by
             entries = [audit.entry(AuditEvent.ENDED, self._counts, *stop)]
@@ -183,7 +182,6 @@ class OperationLog:
             redis,
             result,
             change=self._plan.change,
-            is_first=is_first,
             results=wait.results if wait.total else None,
             failures=self._failures if new_failures else (),
             failed_links=wait.failed_links if new_failed_links else (),

@@ -12,7 +12,6 @@ from docora_ops.actions.docora import Docora
 from docora_ops.links import Outcome
 from docora_ops.operations import HistoryEntry, KnownOperation, OperationRecord, Results
 from docora_ops.queue.operation_links import read_links
-from docora_ops.queue.operation_records import read_record
 from docora_ops.queue.outcomes import AskedResults, read_results
 
 Operation = TypeVar("Operation", KnownOperation, OperationRecord)
@@ -24,13 +23,12 @@ def add_to_operations(docora: Docora, operations: Sequence[Operation]) -> list[O
 
     Returns an operation as it is if Redis no longer has its links.
     """
-    asked = []
-    for operation in operations:
-        record = None
-        if _is_incomplete(operation.results):
-            record = read_record(docora.redis, operation.operation_id)
-        since = record.started_at if record else None
-        asked.append(_links_of_operation(docora, operation.operation_id, since))
+    asked = [
+        _links_of_operation(docora, operation.operation_id, operation.started_at)
+        if _is_incomplete(operation.results)
+        else None
+        for operation in operations
+    ]
     return _add(docora, operations, asked)
 
 

@@ -32,7 +32,6 @@ from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
 from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
-from docora_ops.text import amount
 
 
 class RepairOutcome(StrEnum):
@@ -87,7 +86,8 @@ class RepairResult:
     @property
     def counts(self) -> Mapping[RepairOutcome, int]:
         """Counts the outcomes."""
-        return Counter(item.outcome for item in self.repaired)
+        counts = Counter(item.outcome for item in self.repaired)
+        return {outcome: counts[outcome] for outcome in RepairOutcome}
 
     @property
     def by_app(self) -> Sequence[AppDrift]:
@@ -128,16 +128,8 @@ class RepairData:
 
     message: str
     dry_run: bool
-    lost: int
-    stuck: int
-    orphan: int
-    duplicate: int
-    stale_entry: int
-    queued: int
-    reset: int
-    removed: int
-    left_alone: int
-    not_repaired: int
+    by_kind: Mapping[DriftKind, int]
+    counts: Mapping[RepairOutcome, int]
     repaired: Sequence[Repaired]
 
 
@@ -198,7 +190,6 @@ def repair(
             require_pair(docora, all_jobs=True, ignore_unknown_jobs=remove_unknown_jobs)
         except (ServersMismatchedError, PairMismatchedError) as error:
             mismatch = error
-        docora.note(f"{amount(suspects.count, 'suspect')} at first check: checking again.")
         yield suspects
         findings += yield from looks
     if findings and mismatch:

@@ -1,6 +1,7 @@
 """The report of an incident, from audit entries, bulk operations and the current state."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,10 +16,9 @@ from docora_ops.actions.verification import Verification
 from docora_ops.database.link_reports import AppSummary
 from docora_ops.errors import NotFoundError, ServerError
 from docora_ops.links import Action, LinkStatus, Outcome, count_succeeded
-from docora_ops.operations import HistoryEntry, KnownOperation, OperationRecord
+from docora_ops.operations import HistoryEntry, OperationRecord
 from docora_ops.queue.audit_stream import read_history
-from docora_ops.queue.bulk_progress import read_operation, read_operations
-from docora_ops.queue.operation_records import find_records, read_record
+from docora_ops.queue.operation_records import find_records, read_operation, read_operations
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.text import When
 
@@ -89,7 +89,7 @@ def read_report(
     changes = [entry for entry in entries if entry.command != Action.SCHEDULE]
     if operation_id is None:
         first, until = past_moment(_A_DAY if since is None else since, now), now
-        operations, left_out = _operations_since(docora, first)
+        operations, left_out = _operations_since(docora, first, changes)
         ids = {operation.operation_id for operation in operations}
         chosen = [
             entry for entry in changes if entry.latest_at >= first or entry.operation_id in ids
@@ -127,37 +127,31 @@ def read_report(
     return report, errors
 
 
-def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRecord], int]:
-    ids = find_records(docora.redis, first)
-    records = filter(None, (read_record(docora.redis, id_) for id_ in ids[:_MOST_OPERATIONS]))
+def _operations_since(
+    docora: Docora, first: datetime, changes: Sequence[HistoryEntry]
+) -> tuple[list[OperationRecord], int]:
+    ids = dict.fromkeys(entry.operation_id for entry in reversed(changes) if entry.operation_id)
+    recorded = find_records(docora.redis, ids, first)
     of_the_dashboard = [
-        _unrecorded(operation)
+        operation.operation_id
         for operation in read_operations(docora.redis)
         if operation.who is None and operation.last_step_at and operation.last_step_at >= first
     ]
-    operations = [*records, *of_the_dashboard[:_MOST_OPERATIONS]]
+    operations: list[OperationRecord] = []
+    for operation_id in [*recorded[:_MOST_OPERATIONS], *of_the_dashboard[:_MOST_OPERATIONS]]:
+        with suppress(NotFoundError):  # it has expired just now
+            operations.append(read_operation(docora.redis, operation_id, of_the_week=True))
     operations.sort(key=lambda record: record.started_at or record.last_step_at or first)
-    return operations, len(ids) + len(of_the_dashboard) - len(operations)
-
-
-def _unrecorded(operation: KnownOperation) -> OperationRecord:
-    return OperationRecord(
-        **vars(operation), started_at=None, reason=None, failures=[], failed_links=[]
-    )
+    return operations, len(recorded) + len(of_the_dashboard) - len(operations)
 
 
 def _operations_with(
     docora: Docora, operation_id: str, changes: Sequence[HistoryEntry]
 ) -> list[OperationRecord]:
     """Returns the operation as a list; empty if only its audit entries are left."""
-    if record := read_record(docora.redis, operation_id):
-        return [record]
-    try:
-        return [_unrecorded(read_operation(docora.redis, operation_id))]
-    except NotFoundError:
-        if not changes:
-            raise
-        return []
+    with suppress(NotFoundError) if changes else nullcontext():
+        return [read_operation(docora.redis, operation_id, of_the_week=True)]
+    return []
 
 
 def _sum_up(passes: Sequence[HistoryEntry]) -> SchedulePasses:

@@ -11,9 +11,9 @@ from math import inf
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.job_watch import JobWatch
 from docora_ops.actions.link_jobs import look_at_jobs, named_failures
-from docora_ops.database.link_reports import count_by_app, read_results
+from docora_ops.database.link_reports import read_results
 from docora_ops.errors import RedisError
-from docora_ops.links import AppCount, LinkFailure, LinkRef, LinkStatus, Outcome
+from docora_ops.links import LinkFailure, LinkRef, LinkStatus, Outcome
 from docora_ops.operations import BulkWait, JobCounts
 
 _AT_ONCE = 5_000  # links per statement
@@ -54,7 +54,6 @@ class Following:
     _gone: int = 0
     _failures: list[LinkFailure] = field(default_factory=list)
     _lost_links: Sequence[LinkFailure] = ()
-    _unfinished_by_app: Sequence[AppCount] = ()
     _began: float = field(default_factory=time.monotonic)
     _ends_at: float = inf
 
@@ -116,12 +115,9 @@ class Following:
                 if rest > 0:
                     yield self.result()
             pause = min(pause * 1.5, _LONGEST_PAUSE_OF_FEED if is_paced else _LONGEST_PAUSE)
-        if unfinished := self._unfinished:
-            database = self.docora.database
-            self._unfinished_by_app = count_by_app(database, unfinished)
-            left = set(unfinished)
-            lost = [(ref, "no live job") for ref in self.watch.lost if ref.id in left]
-            self._lost_links = named_failures(database, lost)
+        left = set(self._unfinished)
+        lost = [(ref, "no live job") for ref in self.watch.lost if ref.id in left]
+        self._lost_links = named_failures(self.docora.database, lost)
         yield self.result()
 
     def _is_late(self) -> bool:
@@ -140,7 +136,6 @@ class Following:
             jobs_by_state=self.watch.counts if unfinished else JobCounts(),
             suspended=self.watch.suspended and unfinished > 0,
             lost_links=self._lost_links,
-            unfinished_by_app=self._unfinished_by_app,
         )
 
     @property

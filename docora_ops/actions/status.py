@@ -44,7 +44,7 @@ from docora_ops.links import (
 )
 from docora_ops.operations import KnownOperation
 from docora_ops.queue import LinkQueue
-from docora_ops.queue.bulk_progress import read_operations
+from docora_ops.queue.operation_records import read_operations
 from docora_ops.queue.outcomes import PERIOD, read_counts
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import measure, read_clock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
 from math import inf
 from shlex import quote
@@ -15,19 +15,19 @@ from docora_ops.actions.snapshot_results import Feed, Following
 from docora_ops.actions.workers import count_workers, warn_of_other_workers
 from docora_ops.database.link_rows import read_link
 from docora_ops.errors import NotFoundError, RedisError
-from docora_ops.links import Link, LinkFailure, LinkResult, LinkStatus, Outcome
+from docora_ops.links import Link, LinkResult, LinkStatus, Outcome
 from docora_ops.operations import (
     BulkWait,
     Change,
-    KnownOperation,
     LinkWait,
+    OperationRecord,
     OperationState,
     WaitEnd,
 )
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
-from docora_ops.queue.bulk_progress import read_operation, renew, write_results
+from docora_ops.queue.bulk_progress import renew, write_results
 from docora_ops.queue.operation_links import read_links
-from docora_ops.queue.operation_records import read_record
+from docora_ops.queue.operation_records import read_operation
 
 _LOOK = 1  # seconds between two looks at an operation
 
@@ -127,13 +127,11 @@ def _wait_for_link(
 class OperationStep:
     """The state of a wait for an operation.
 
-    failures: the first links that could not be queued.
     goes_on: whether the operation may still claim links.
     """
 
-    operation: KnownOperation
+    operation: OperationRecord
     wait: BulkWait
-    failures: Sequence[LinkFailure] = ()
     goes_on: bool = True
 
     @property
@@ -191,14 +189,13 @@ def _look_at_operation(
     try:
         # Reads the state first: if the operation has ended by then, the ids below are complete.
         operation = read_operation(docora.redis, operation_id)
-        record = read_record(docora.redis, operation_id) if operation.not_queued else None
         new = read_links(docora.redis, operation_id, len(ids))
         following.add_claimed(dict.fromkeys(new).keys() - set(ids if new else ()))
         ids += new
         # After the ids were read: once `goes_on` is False, the wait does not expect more links.
         goes_on = operation.state is OperationState.RUNNING
-        step = OperationStep(operation, step.wait, record.failures if record else (), goes_on)
-        renew(docora.redis, operation)
+        step = OperationStep(operation, step.wait, goes_on)
+        renew(docora.redis, operation_id)
     except NotFoundError:
         step = replace(step, goes_on=False)  # the operation has expired meanwhile
     except RedisError as error:

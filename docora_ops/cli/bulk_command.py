@@ -98,8 +98,8 @@ def _carry_out(
     announce: Announce | None = None,
 ) -> int:
     lost, action, total = None, step.result.action, step.result.total
+    work = until_interrupted(events, _STOPPING)
     try:
-        work = until_interrupted(events, _STOPPING)
         step = next(work)
         if announce:
             announce(step.result.operation_id or "")
@@ -117,6 +117,8 @@ def _carry_out(
                     show_wait(step.wait)
     except ServerError as error:
         lost = error
+    finally:
+        work.close()  # from here on, a signal ends the command
     if lost or is_interrupted():
         why = StoppedBy.LOST_SERVER if lost else StoppedBy.INTERRUPTED
         step = replace(step, result=step.result.stopped(why))
@@ -216,10 +218,10 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
     if options.dry_run:
         yield from map(render.running, result.running_operations)
     if result.action is Action.RESYNC and result.total:
-        count = result.deliveries_cleared or result.deliveries_marked or 0
+        count = result.deliveries_cleared or 0
         records = records_in_words(count, update=options.update, is_planned=options.dry_run)
         yield f"{records}."
-        if result.deliveries_cleared and not options.dry_run:
+        if count and not (options.update or options.dry_run):
             yield kept_in_words()
     if options.front and (waited := result.already_queued):
         yield f"{amount(waited, 'job')} already waited: --front does not move waiting jobs."

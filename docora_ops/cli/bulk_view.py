@@ -28,7 +28,7 @@ from docora_ops.render.columns import (
     style_of,
     words,
 )
-from docora_ops.render.link_tables import app_counts, failures, group_columns
+from docora_ops.render.link_tables import failures, group_columns
 from docora_ops.text import duration, moment
 
 _SECONDS = re.compile(r"\A([1-9][0-9]{0,8})s\Z")  # as `pause` and `hold` record --for
@@ -102,7 +102,7 @@ def running(operation: RunningOperation) -> str:
     return f"{at_work}: {', '.join(filter(None, parts))}."
 
 
-def links_done(operation: KnownOperation | RunningOperation) -> str:
+def links_done(operation: KnownOperation) -> str:
     """Returns `40 of 455`, or `40 of 455, 3 taken over`.
 
     Taken over: another producer queued or changed these 3 links first. The 40 do not include them.
@@ -148,8 +148,6 @@ def wait_screens(wait: BulkWait) -> Iterator[object]:
         yield from ("", Listing(group_columns(LinkGroup.ERROR), errors, ROWS_SHOWN))
     if wait.lost_links:
         yield from ("", failures(wait.lost_links, "Lost"))
-    if wait.unfinished_by_app:
-        yield from ("", "Still to come:", app_counts(wait.unfinished_by_app))
 
 
 def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:

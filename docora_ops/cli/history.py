@@ -69,12 +69,11 @@ def result_of_change(entry: HistoryEntry, *, is_brief: bool = False) -> str:
     """
     counts = dict(entry.counts)
     total = counts.pop("total", 0)
-    cleared, marked = counts.pop("deliveries_cleared", 0), counts.pop("deliveries_marked", 0)
+    records = counts.pop("deliveries_cleared", 0)
     parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
-    for records, done in ((cleared, "deleted"), (marked, "marked")):
-        parts += (
-            [f"{amount(records, 'delivery record')} {done}"] if records and not is_brief else []
-        )
+    if records and not is_brief:
+        done = "marked" if entry.selection.get("update") else "deleted"
+        parts.append(f"{amount(records, 'delivery record')} {done}")
     if old_url := entry.selection.get("old_url"):
         parts = [f"was {old_url}"]
     if entry.state is not HistoryState.DONE:

@@ -27,8 +27,8 @@ class LinkData:
 
     outcome, previous, circuit_open_until: null for `wait`. The circuit is read after the change.
     circuit_reset: null without `--reset-circuit`.
-    deliveries_cleared: null except for a resync without `--update`.
-    deliveries_marked: null except for a resync with `--update`.
+    deliveries_cleared: how many delivery records were deleted or, with `--update`, marked; null
+        for `retry` and `wait`.
     waited: null without `--wait`.
     """
 
@@ -44,7 +44,6 @@ class LinkData:
     circuit_open_until: datetime | None
     circuit_reset: bool | None
     deliveries_cleared: int | None
-    deliveries_marked: int | None
     worker_count: int
     waited: LinkWait | None
 
@@ -53,7 +52,6 @@ def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = N
     """Returns the JSON data of a retry or a resync, or of the wait for a link."""
     link, changed = (result, None) if isinstance(result, Link) else (result.link, result)
     cleared = changed.deliveries_cleared if changed and changed.action is Action.RESYNC else None
-    is_update = changed is not None and changed.update
     previous = LinkBefore(link.status, link.retry_count, link.error_message)
     return LinkData(
         **link.names,
@@ -64,8 +62,7 @@ def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = N
         previous=previous if changed else None,
         circuit_open_until=changed.circuit_open_until if changed else None,
         circuit_reset=changed.circuit_reset if changed else None,
-        deliveries_cleared=None if is_update else cleared,
-        deliveries_marked=cleared if is_update else None,
+        deliveries_cleared=cleared,
         worker_count=workers,
         waited=wait,
     )

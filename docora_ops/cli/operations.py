@@ -12,8 +12,7 @@ from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.streams import terminal_to_ask
 from docora_ops.errors import UsageError
-from docora_ops.links import LinkFailure
-from docora_ops.operations import BulkWait, KnownOperation, OperationState
+from docora_ops.operations import BulkWait, KnownOperation, OperationRecord, OperationState
 from docora_ops.render.columns import Column, Pairs, cell, style_of
 from docora_ops.render.link_tables import failures
 from docora_ops.text import ago
@@ -68,8 +67,8 @@ def _show_operation(context: Context, operation_id: str, *, follow: bool) -> int
                 move(operation.completed, None, operation.total)
         if operation.state is OperationState.OWNER_GONE:
             context.warn(RUNNER_IS_SILENT)
-    operation, failed = bulk_operations.operation(context.docora, operation_id)
-    context.show(operation_data(operation, failed), operation_screens(operation, failed))
+    operation = bulk_operations.operation(context.docora, operation_id)
+    context.show(operation_data(operation), operation_screens(operation))
     if follow and (operation.cancelled or operation.not_queued or not operation.finished):
         return ExitCode.PROBLEMS
     return ExitCode.OK
@@ -148,33 +147,26 @@ _COLUMNS: Sequence[Column[KnownOperation]] = (
 
 
 @dataclass(frozen=True)
-class OperationData(KnownOperation):
-    """One operation, as shown by `operations ID` and `wait`.
+class OperationData(OperationRecord):
+    """One operation, as shown by `operations ID` and `wait`. `waited`: null except for `wait`."""
 
-    failures: the links that could not be queued; at most 1,000 are kept.
-    waited: null except for `wait`.
-    """
-
-    failures: Sequence[LinkFailure]
     waited: BulkWait | None
 
 
-def operation_data(
-    operation: KnownOperation, failures: Sequence[LinkFailure], wait: BulkWait | None = None
-) -> OperationData:
+def operation_data(operation: OperationRecord, wait: BulkWait | None = None) -> OperationData:
     """Returns the JSON data of one operation, with the result of the wait for it, if any."""
-    return OperationData(**vars(operation), failures=failures, waited=wait and wait.grouped())
+    return OperationData(**vars(operation), waited=wait and wait.grouped())
 
 
-def operation_screens(operation: KnownOperation, failed: Sequence[LinkFailure]) -> Iterator[object]:
+def operation_screens(operation: OperationRecord) -> Iterator[object]:
     """Shows the progress of one operation and the links that it could not queue."""
     rows = ((column.name, column.cell(operation)) for column in _COLUMNS)
     yield Pairs([row for row in rows if row[1] and row[0] != "Last step"])
     if operation.messages:
         yield from ("", *map(cell, operation.messages))
-    if failed:
-        yield from ("", failures(failed))
-    if (more := operation.not_queued - len(failed)) > 0:
+    if operation.failures:
+        yield from ("", failures(operation.failures))
+    if (more := operation.not_queued - len(operation.failures)) > 0:
         yield f"and {more:,} more, which are not kept"
 
 

@@ -26,13 +26,7 @@ from docora_ops.render.columns import (
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
-    from docora_ops.actions.repairs import (
-        AppDrift,
-        RepairData,
-        Repaired,
-        RepairOutcome,
-        RepairResult,
-    )
+    from docora_ops.actions.repairs import AppDrift, Repaired, RepairOutcome, RepairResult
 
 _NEXT_STEP = "the same command finishes the rest"
 
@@ -64,7 +58,7 @@ def repair(
     """
     context = context_of(typer_context)
     terminal = confirmation(typer_context, context)
-    from docora_ops.actions.repairs import RepairOutcome, RepairResult, repair
+    from docora_ops.actions.repairs import RepairData, RepairOutcome, RepairResult, repair
     from docora_ops.render.console import progress_bar
 
     lost, result = None, RepairResult(())
@@ -78,7 +72,7 @@ def repair(
         reason=reason,
     )
     with closing(events):
-        for event in events:
+        for event in context.telling_of_second_look(events, "suspect", "suspects"):
             context.tell()
             if isinstance(event, RepairResult):
                 result = event
@@ -98,7 +92,9 @@ def repair(
                 lost = error
     is_cut_short = not dry_run and result.completed < result.total
     if context.as_json:
-        context.show_document(repair_data(result), lost)
+        counts = (result.by_kind, result.counts)
+        data = RepairData(repair_message(result), dry_run, *counts, result.repaired)
+        context.show_document(data, lost)
     elif result.total:
         context.show_tables(repair_screens(result), paged=dry_run)
     else:
@@ -111,22 +107,8 @@ def repair(
     if is_cut_short:
         context.warn(f"{stopped}; {_NEXT_STEP}.")
         return interrupted_code()
-    has_problems = result.counts.get(RepairOutcome.NOT_REPAIRED)
+    has_problems = result.counts[RepairOutcome.NOT_REPAIRED]
     return ExitCode.PROBLEMS if has_problems else ExitCode.OK
-
-
-def repair_data(result: RepairResult) -> RepairData:
-    """Returns the JSON data of `repair`."""
-    from docora_ops.actions.repairs import RepairData, RepairOutcome
-
-    counts = {kind.value: count for kind, count in result.by_kind.items()}
-    return RepairData(
-        message=repair_message(result),
-        dry_run=result.dry_run,
-        **counts,
-        **{outcome.value: result.counts.get(outcome, 0) for outcome in RepairOutcome},
-        repaired=result.repaired,
-    )
 
 
 def repair_message(result: RepairResult) -> str:

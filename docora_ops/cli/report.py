@@ -149,7 +149,7 @@ def _open_things(report: Report) -> Iterator[str]:
         passed = no_pass_words(queue.last_pass_seconds)
         yield f"- {passed}: a timer should run `docora-ops schedule`"
     for operation in report.operations:
-        if operation.state in {OperationState.RUNNING, OperationState.OWNER_GONE}:
+        if operation.is_open:
             state = f"{state_of(operation)}, {links_done(operation)}"
             see = f"docora-ops operations {operation.operation_id}"
             yield f"- operation {code(state)}: {code(see)}"

@@ -117,11 +117,10 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
     operation, waited = step.operation, step.wait
     if waited.total and not (operation.results and not operation.results.unfinished):
         operation = replace(operation, results=waited.results)
-    shown = (operation, step.failures)
     if context.as_json:
-        context.show_document(operation_data(*shown, waited), lost)
+        context.show_document(operation_data(operation, waited), lost)
     else:
-        screens = [*operation_screens(*shown), *wait_screens(waited)]
+        screens = [*operation_screens(operation), *wait_screens(waited)]
         context.show_tables(screens, context.target_line)
     if lost:
         return context.report(lost, next_step="the jobs go on")

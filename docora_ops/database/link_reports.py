@@ -24,7 +24,6 @@ from docora_ops.errors import PostgresDeniedError
 from docora_ops.jobs import Hold, JobState
 from docora_ops.links import (
     App,
-    AppCount,
     LinkFilter,
     LinkGroup,
     LinkIds,
@@ -366,13 +365,6 @@ SELECT l.id::text, l.app_id, l.repository_id, l.status
 FROM docora.app_repositories l WHERE l.id = ANY (%(ids)s::uuid[]) AND l.status <> 'synced'
 """
 
-COUNT_BY_APP = """
-SELECT l.app_id, a.app_name, count(*)
-FROM docora.app_repositories l JOIN docora.apps a USING (app_id)
-WHERE l.id = ANY (%(ids)s::uuid[])
-GROUP BY l.app_id, a.app_name ORDER BY count(*) DESC, l.app_id
-"""
-
 _LONGEST_RESULT = 1000  # characters of an error: a wait may cover a million links
 
 
@@ -412,11 +404,6 @@ def last_errors(database: Database, links: Sequence[LinkIds]) -> dict[str, str]:
     """Returns the last errors of the links by job id, without secrets."""
     rows = database.rows(LAST_ERRORS, pairs(links) | {"longest": _LONGEST_RESULT})
     return {LinkRef("", *ids).job_id: _masked(error) for *ids, error in rows}
-
-
-def count_by_app(database: Database, ids: Sequence[str]) -> list[AppCount]:
-    """Counts the links with these row ids by app, most links first."""
-    return [AppCount(*row) for row in database.rows(COUNT_BY_APP, {"ids": list(ids)})]
 
 
 def read_unsynced(database: Database, ids: Sequence[str]) -> dict[LinkRef, str]:

@@ -84,8 +84,9 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
         for key in (STREAM, SCHEDULE_STREAM) if schedule else (STREAM,):
             entries += cast("Any", client.xrevrange(key))
     entries.sort(key=lambda entry: [int(part) for part in entry[0].split(b"-")], reverse=True)
-    rows: dict[str, HistoryEntry] = {}  # by run; the end of a run is read first
-    results: dict[str, Results] = {}  # by operation id
+    changes: list[HistoryEntry] = []  # those with a single entry
+    runs: dict[str, HistoryEntry] = {}  # by run; the end of a run is read first
+    results: dict[str, Results] = {}  # by operation id or, for one link, by run
     for entry_id, fields in entries:
         texts = {text_of(name): text_of(value) for name, value in fields.items()}
         try:
@@ -96,13 +97,17 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
             row = _row(int(entry_id.partition(b"-")[0]), texts)
         except (KeyError, ValueError, OverflowError, OSError):
             continue  # not written by us
-        key = texts.get("run") or text_of(entry_id)
-        if key not in rows:
-            awaited_id = texts.get("run") and (row.operation_id or texts["run"])
-            rows[key] = replace(row, results=results.get(awaited_id or ""))
+        run = texts.get("run")
+        if not run:
+            changes.append(row)
+        elif run not in runs:
+            runs[run] = row
         elif texts["event"] == AuditEvent.STARTED:
-            rows[key] = replace(rows[key], started_at=row.started_at)
-    return sorted(rows.values(), key=lambda row: row.started_at, reverse=True)
+            runs[run] = replace(runs[run], started_at=row.started_at)
+    # Only now, because a wait may end before its operation.
+    for run, row in runs.items():
+        changes.append(replace(row, results=results.get(row.operation_id or run)))
+    return sorted(changes, key=lambda row: row.started_at, reverse=True)
 
 
 def read_last_change(client: Redis) -> tuple[datetime | None, datetime | None]:

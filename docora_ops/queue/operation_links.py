@@ -5,22 +5,14 @@ All functions raise RedisError.
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from typing import cast
 
 from redis import Redis
 
 from docora_ops.links import batches
 from docora_ops.operations import KnownOperation
-from docora_ops.queue.bulk_progress import read_operations
-from docora_ops.queue.operation_records import EXPIRY, part_key
-from docora_ops.queue.redis_answers import (
-    Command,
-    answers_of,
-    moment_of_timestamp,
-    text_of,
-    whole_number,
-)
+from docora_ops.queue.operation_records import EXPIRY, part_key, read_operations
+from docora_ops.queue.redis_answers import Command, answers_of, text_of
 from docora_ops.queue.redis_client import redis_errors
 
 HEARD = 60  # seconds for which an operation counts as at work after `keep_at_work`
@@ -33,7 +25,6 @@ class SharedLinks:
     """An operation at work, and the row ids of the links that it shares with a selection."""
 
     operation: KnownOperation
-    started_at: datetime | None
     to_queue: set[str]  # not yet queued
     queued: set[str]
 
@@ -94,19 +85,16 @@ def read_at_work(client: Redis, ids: Collection[str]) -> list[SharedLinks]:
         for operation_id in operation_ids:
             pipeline.get(part_key(operation_id, "selection"))
             pipeline.get(part_key(operation_id, "links"))
-            pipeline.hmget(part_key(operation_id, "record"), ["started_at"])
         answers = answers_of(pipeline)
-    parts = dict(zip(operation_ids, batches(answers, 3), strict=True))
+    parts = dict(zip(operation_ids, batches(answers, 2), strict=True))
     shared = []
     for operation in read_operations(client, operation_ids):
-        selected, links, [began] = parts[operation.operation_id]
+        selected, links = parts[operation.operation_id]
         common = {id_ for id_ in _unpacked(selected or b"") if id_ in ids}
         if not common or operation.cancelled:
             continue
         queued = {id_ for id_ in _unpacked(links or b"") if id_ in common}
-        milliseconds = whole_number(began)
-        started = None if milliseconds is None else moment_of_timestamp(milliseconds / 1000)
-        shared.append(SharedLinks(operation, started, common - queued, queued))
+        shared.append(SharedLinks(operation, common - queued, queued))
     return shared
 
 

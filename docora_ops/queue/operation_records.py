@@ -1,20 +1,20 @@
-"""The hashes of bulk operations: their keys and fields, and the records kept for a week.
+"""Reads bulk operations: the hashes that Docora's dashboard polls, and our records of a week.
 
 All functions that take a client raise RedisError.
 """
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import astuple, fields, replace
-from datetime import datetime
-from typing import Any, cast
+from datetime import UTC, datetime
 
 from redis import Redis
 from redis.client import Pipeline
 
-from docora_ops.links import LinkFailure
+from docora_ops.errors import NotFoundError
+from docora_ops.links import LinkFailure, batches
 from docora_ops.operations import (
     KnownOperation,
     OperationRecord,
@@ -26,31 +26,31 @@ from docora_ops.queue.redis_answers import (
     mapping_of,
     moment_of_timestamp,
     optional_text_of,
+    read_hashes,
     text_of,
     whole_number,
 )
 from docora_ops.queue.redis_client import redis_errors
 
 EXPIRY = 3_600  # seconds for which an operation is kept after its last batch
-OWNER_PATIENCE = 120  # seconds without a renewal after which an operation counts as abandoned
+OWNER_PATIENCE = 120  # seconds without a step after which an operation counts as abandoned
 LONGEST_ERROR = 1_000  # characters of an error or a message
 PREFIX = "docora:bulk:"
-# Docora's dashboard reads the first five. docora-ops adds the others to its own operations.
-FIELDS = (
-    *("total", "completed", "succeeded", "failed", "cancelled", "taken_over"),
-    *("who", "command", "selection", "stopped_by", "cancelled_by", "results", "messages"),
-)
 RECORD_EXPIRY = 7 * 86_400  # seconds for which the record of an operation is kept
-RECORDS_KEPT = 1_000
 FAILURES_OF_RECORD = 1_000
-_RECORDS = "docora-ops:operations"  # a stream of the ids of operations with a record
-# Fields besides those of the operation; the last two are compressed.
-_RECORD_FIELDS = ("started_at", "reason", "failures", "failed_links")
-_LARGEST_FIELD = 16 * 2**20  # decompressed bytes: other programs may have written the field
+# Fields of the dashboard's hash; the dashboard does not know the last one.
+_SHARED_FIELDS = ("total", "completed", "succeeded", "failed", "cancelled", "cancelled_by")
+_RECORD_FIELDS = (
+    *_SHARED_FIELDS,
+    *("taken_over", "who", "command", "selection", "reason", "started_at", "stepped_at"),
+    *("stopped_by", "results", "messages"),
+)
+_SCAN_COUNT = 1_000
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def operation_key(operation_id: str) -> str:
-    """Returns the key of the operation's hash."""
+    """Returns the key of the hash that Docora's dashboard reads."""
     return PREFIX + operation_id
 
 
@@ -64,60 +64,117 @@ def part_key(operation_id: str, part: str) -> str:
     return f"docora-ops:operation:{operation_id}:{part}"
 
 
-def operation_of(
-    operation_id: str,
-    values: Sequence[bytes | None],
-    time: tuple[int, int],
-    *,
-    seconds_left: float,
-    expiry: int,
-) -> KnownOperation:
-    """Returns the operation that a hash describes.
+def read_operation(
+    client: Redis, operation_id: str, *, of_the_week: bool = False
+) -> OperationRecord:
+    """Returns an operation. Raises NotFoundError if it is unknown or expired.
 
-    values: the values of `FIELDS`.
-    time: the reply of Redis to TIME.
-    seconds_left: the remaining TTL of the hash, in seconds.
-    expiry: the TTL that each step sets, in seconds.
+    of_the_week: also return an operation of which only the record is left.
     """
-    now = time[0] + time[1] / 1e6
-    numbers = (whole_number(value) or 0 for value in [*values[:4], values[5]])
-    total, completed, put_to_work, not_queued, taken_over = numbers
-    texts = map(optional_text_of, values[6:])
-    who, command, selection, stopped_by, cancelled_by, results, messages = texts
-    step = now - expiry + seconds_left if 0 <= seconds_left <= expiry else None
-    is_cancelled, state = values[4] == b"true", OperationState.RUNNING
-    if completed >= total:
+    with redis_errors(client), client.pipeline(transaction=False) as pipeline:
+        pipeline.time()
+        _ask(pipeline, operation_id)
+        pipeline.hmget(part_key(operation_id, "record"), ["failures", "failed_links"])
+        now, *answers, failures = pipeline.execute()
+    _, shared, recorded = answers
+    if shared[0] is None and not (of_the_week and recorded[0] is not None):
+        raise NotFoundError(
+            f"Operation not found or expired: {operation_id!r}",
+            hint="ids look like bulk_0123456789abcdef; an operation is kept for an hour after its "
+            "last step, and for a week in reports",
+        )
+    not_queued, failed_again = map(_failures_of, failures)
+    operation = _operation_of(operation_id, now, *answers)
+    return OperationRecord(**vars(operation), failures=not_queued, failed_links=failed_again)
+
+
+def read_operations(
+    client: Redis, operation_ids: Sequence[str] | None = None
+) -> list[KnownOperation]:
+    """Returns operations, most recent step first; omits expired ones.
+
+    operation_ids: None means all operations.
+    """
+    with redis_errors(client):
+        if operation_ids is None:
+            keys = set(client.scan_iter(f"{PREFIX}*", count=_SCAN_COUNT, _type="HASH"))
+            operation_ids = [text_of(key).removeprefix(PREFIX) for key in sorted(keys)]
+        pipeline = client.pipeline(transaction=False)
+        pipeline.time()
+        for operation_id in operation_ids:
+            _ask(pipeline, operation_id)
+        now, *replies = pipeline.execute()
+    operations = [
+        _operation_of(id_, now, *answers)
+        for id_, answers in zip(operation_ids, batches(replies, 3), strict=True)
+        if answers[1][0] is not None  # the dashboard's cancel makes a hash without a total
+    ]
+    return sorted(operations, key=lambda known: known.last_step_at or _LONG_AGO, reverse=True)
+
+
+def _ask(pipeline: Pipeline, operation_id: str) -> None:
+    pipeline.pttl(operation_key(operation_id))
+    pipeline.hmget(operation_key(operation_id), _SHARED_FIELDS)
+    pipeline.hmget(part_key(operation_id, "record"), _RECORD_FIELDS)
+
+
+def _operation_of(
+    operation_id: str,
+    time: tuple[int, int],
+    left: int,
+    shared: Sequence[bytes | None],
+    recorded: Sequence[bytes | None],
+) -> KnownOperation:
+    """Returns the operation that a hash and a record describe. Either may be missing.
+
+    time: the reply of Redis to TIME.
+    left: the remaining TTL of the hash, in milliseconds.
+    shared, recorded: the values of `_SHARED_FIELDS` and `_RECORD_FIELDS`.
+    """
+    values = dict(zip(_RECORD_FIELDS, recorded, strict=True))
+    # The dashboard cancels in the hash alone.
+    values |= {
+        name: value for name, value in zip(_SHARED_FIELDS, shared, strict=True) if value is not None
+    }
+
+    def number(name: str) -> int:
+        return whole_number(values[name]) or 0
+
+    def text(name: str) -> str | None:
+        return optional_text_of(values[name])
+
+    now, stepped = time[0] + time[1] / 1e6, number("stepped_at") / 1000
+    if not stepped and 0 <= left <= EXPIRY * 1000:  # of the dashboard, which sets this TTL
+        stepped = now - EXPIRY + left / 1000
+    is_cancelled, state = values["cancelled"] == b"true", OperationState.RUNNING
+    if number("completed") >= number("total"):
         state = OperationState.DONE
     elif is_cancelled:
         state = OperationState.CANCELLED
-    elif step is not None and now - step > OWNER_PATIENCE:
+    elif stepped and now - stepped > OWNER_PATIENCE:
         state = OperationState.OWNER_GONE
+    began = number("started_at")
     return KnownOperation(
         operation_id=operation_id,
-        total=total,
-        completed=completed,
-        put_to_work=put_to_work,
-        not_queued=not_queued,
+        total=number("total"),
+        completed=number("completed"),
+        put_to_work=number("succeeded"),
+        not_queued=number("failed"),
         cancelled=is_cancelled,
-        taken_over=taken_over,
+        taken_over=number("taken_over"),
         state=state,
-        last_step_at=None if step is None else moment_of_timestamp(step),
-        last_step_seconds=None if step is None else int(now - step),
-        who=who,
-        command=command,
-        selection=mapping_of(selection),
-        stopped_by=stopped_by_of(stopped_by),
-        cancelled_by=cancelled_by,
-        results=results_of(results),
-        messages=_texts_of(messages),
+        started_at=moment_of_timestamp(began / 1000) if began else None,
+        last_step_at=moment_of_timestamp(stepped) if stepped else None,
+        last_step_seconds=max(0, int(now - stepped)) if stepped else None,
+        who=text("who"),
+        command=text("command"),
+        selection=mapping_of(text("selection")),
+        reason=text("reason"),
+        stopped_by=stopped_by_of(text("stopped_by")),
+        cancelled_by=text("cancelled_by"),
+        results=results_of(text("results")),
+        messages=_texts_of(text("messages")),
     )
-
-
-def failure_of(texts: Sequence[object]) -> LinkFailure:
-    """Parses a failure that was stored as a list. Raises TypeError, ValueError."""
-    *known, app_name, repository_name = texts
-    names = (name and str(name) for name in (app_name, repository_name))
-    return LinkFailure(*map(str, known), *names)
 
 
 def results_of(text: str | None) -> Results | None:
@@ -141,64 +198,15 @@ def _texts_of(text: str | None) -> list[str]:
     return texts if isinstance(texts, list) else []
 
 
-def add_record(client: Redis, pipeline: Pipeline, operation_id: str) -> None:
-    """Adds an operation to the list of records; if the list is full, deletes the oldest records.
-
-    Reads the list immediately. Adds the writes to the pipeline, which the caller executes.
-    """
-    entry: dict[Any, Any] = {"operation_id": operation_id}
-    pipeline.xadd(_RECORDS, entry, maxlen=RECORDS_KEPT, approximate=False)
-    pipeline.expire(_RECORDS, RECORD_EXPIRY)
-    for surplus_id in record_ids(client)[RECORDS_KEPT - 1 :]:
-        pipeline.expire(part_key(surplus_id, "record"), 0)  # deletes it
-
-
-def record_ids(client: Redis) -> list[str]:
-    """Returns the ids of all operations in the list of records, newest first."""
+def find_records(client: Redis, operation_ids: Iterable[str], since: datetime) -> list[str]:
+    """Returns the ids of those operations that have a record with a step since `since`."""
+    ids = list(operation_ids)
     with redis_errors(client):
-        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(_RECORDS))
-    return [text_of(fields.get(b"operation_id", b"")) for _, fields in entries]
-
-
-def find_records(client: Redis, since: datetime) -> list[str]:
-    """Returns the ids of operations with a step since `since`, most recently started first."""
-    operation_ids = record_ids(client)
-    with redis_errors(client), client.pipeline(transaction=False) as pipeline:
-        pipeline.time()
-        for operation_id in operation_ids:
-            pipeline.pttl(part_key(operation_id, "record"))
-        (seconds, microseconds), *left = pipeline.execute()
-    age = seconds + microseconds / 1e6 - since.timestamp()
-    least = RECORD_EXPIRY - age  # remaining TTL, in seconds, after a step at `since`
+        steps = read_hashes(client, (part_key(id_, "record") for id_ in ids), ["stepped_at"])
+    first = since.timestamp() * 1000
     return [
-        operation_id
-        for operation_id, milliseconds in zip(operation_ids, left, strict=True)
-        if milliseconds > 0 and milliseconds / 1000 >= least
+        id_ for id_, [step] in zip(ids, steps, strict=True) if (whole_number(step) or 0) >= first
     ]
-
-
-def read_record(client: Redis, operation_id: str) -> OperationRecord | None:
-    """Returns the record of an operation; None if it does not exist or has expired."""
-    key = part_key(operation_id, "record")
-    with redis_errors(client), client.pipeline(transaction=False) as pipeline:
-        pipeline.time()
-        pipeline.pttl(key)
-        pipeline.hmget(key, [*FIELDS, *_RECORD_FIELDS])
-        now, left, values = pipeline.execute()
-    if values[0] is None:
-        return None
-    started_at, reason, failures, failed_links = values[-4:]
-    operation = operation_of(
-        operation_id, values[:-4], now, seconds_left=left / 1000, expiry=RECORD_EXPIRY
-    )
-    began = whole_number(started_at)
-    return OperationRecord(
-        **vars(operation),
-        started_at=None if began is None else moment_of_timestamp(began / 1000),
-        reason=optional_text_of(reason),
-        failures=_decompressed(failures),
-        failed_links=_decompressed(failed_links),
-    )
 
 
 def compressed(failures: Sequence[LinkFailure]) -> bytes:
@@ -210,11 +218,8 @@ def compressed(failures: Sequence[LinkFailure]) -> bytes:
     return zlib.compress(json.dumps([astuple(failure) for failure in shortened]).encode())
 
 
-def _decompressed(value: bytes | None) -> list[LinkFailure]:
-    """Decompresses failures; omits what other programs may have written."""
-    failures: list[LinkFailure] = []
+def _failures_of(value: bytes | None) -> list[LinkFailure]:
+    """Decompresses failures; returns an empty list if another program has written the field."""
     with suppress(ValueError, TypeError, RecursionError, zlib.error):
-        for texts in json.loads(zlib.decompressobj().decompress(value or b"", _LARGEST_FIELD)):
-            with suppress(ValueError, TypeError):
-                failures.append(failure_of(texts))
-    return failures
+        return [LinkFailure(*texts) for texts in json.loads(zlib.decompress(value or b""))]
+    return []

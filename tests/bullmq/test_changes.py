@@ -165,10 +165,11 @@ def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
     assert check(found, "drift_stuck")["finding"] == "2 scanning links without a live job"
     assert check(found, "drift_lost")["state"] == "ok"
     planned = bullmq.run("repair", "--dry-run", "--json", env=environment)
-    assert planned.data["reset"] == 2
+    assert planned.data["counts"]["reset"] == 2
     result = bullmq.run("repair", "--yes", "--json", env=environment)
 
-    assert (result.code, result.data["stuck"], result.data["reset"]) == (0, 2, 2), result
+    assert (result.code, result.data["by_kind"]["stuck"]) == (0, 2), result
+    assert result.data["counts"]["reset"] == 2
     for link in (stuck, given_up):
         assert docora.status(link) == "pending_snapshot"
         assert docora.row(link)["retry_count"] == 2

@@ -60,7 +60,8 @@ def test_bullmqs_keys_decide_when_docoras_worker_was_just_killed(bullmq: Bullmq)
     assert found_by(docora) == "bullmq traces"
     assert "set DOCORA_OPS_BACKEND=rq" in run_unset(docora, "schedule").stderr
     repaired = run_unset(docora, "repair", "--yes", "--json")
-    assert (repaired.code, repaired.data["stuck"], repaired.data["lost"]) == (0, 1, 0), repaired
+    by_kind = repaired.data["by_kind"]
+    assert (repaired.code, by_kind["stuck"], by_kind["lost"]) == (0, 1, 0), repaired
     assert docora.status(stuck) == docora.status(pending) == "pending_snapshot"
     assert docora.redis.keys("rq:*") == []
 

@@ -40,7 +40,7 @@ from docora_ops.errors import (
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
 from docora_ops.operations import BulkResult
-from docora_ops.queue.bulk_progress import read_operation
+from docora_ops.queue.operation_records import read_operation
 from tests.jobs.happenings import ALL, NEW_STATUSES, STATUSES, Happening, Others
 from tests.jobs.situation import Situation
 from tests.support.actions import Actions

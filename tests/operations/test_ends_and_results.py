@@ -23,7 +23,7 @@ def told(docora: Docora) -> dict[str, Any]:
         for each in docora.run("history", "--json", env=NO_DATABASE).data
         if each["operation_id"] == operation_id and each["command"] != "cancel"
     ]
-    for name in ("failures", "waited"):
+    for name in ("failures", "failed_links", "waited"):
         del shown[name]
     for each in (shown, listed):
         del each["last_step_at"], each["last_step_seconds"]  # to a second
@@ -104,7 +104,7 @@ def test_a_resync_tells_how_many_delivery_records_it_deleted_or_marked(docora: D
     entries, rows, report = newest(docora, 4)
     one = {"total": 1, "already_queued": 1}
     assert [each["counts"] for each in entries[::-1]] == [
-        {"total": 1, "queued": 1, "deliveries_marked": 3},
+        {"total": 1, "queued": 1, "deliveries_cleared": 3},
         {**one, "deliveries_cleared": 3},
         one,
         {"total": 1, "queued": 1, "deliveries_cleared": 1},

@@ -251,6 +251,17 @@ def test_a_terminal_shows_a_change_on_one_line_with_the_date_unless_it_is_today(
     assert "; the app is back\n" in wide
 
 
+def test_results_of_a_wait_that_ended_before_its_operation_are_told(docora: Docora) -> None:
+    entry: dict[Any, Any] = {"who": "kim@ops1", "command": "retry-all-failed", "run": "r"}
+    entry |= {"selection": "{}", "operation_id": "bulk_1"}
+    counts = {"synced": 2, "failed": 1, "gone": 0, "unfinished": 3}
+    for event in ("started", "awaited", "ended"):
+        docora.redis.xadd(STREAMS[0], {**entry, "event": event, "counts": json.dumps(counts)})
+    docora.redis.xadd(STREAMS[0], {**entry, "command": "cancel", "run": "", "event": "done"})
+    cancel, bulk = history(docora)
+    assert (cancel["results"], bulk["results"]) == (None, counts)
+
+
 def test_a_length_is_shown_exactly_as_a_person_would_type_it(docora: Docora) -> None:
     app = docora.add_app("Acme Search")
     times: list[tuple[str, ...]] = [(), ("--for", "2h"), ("--for", "12h30m"), ("--for", "100s")]

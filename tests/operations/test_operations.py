@@ -6,9 +6,11 @@ from typing import Any, cast
 
 import pytest
 
+from docora_ops.queue.bulk_progress import write_messages
 from tests.support.docora import Docora, finish
 from tests.support.proxy import eventually
 from tests.support.read_only import frozen
+from tests.support.running_commands import age_operation
 from tests.support.terminal import at_terminals, on_terminal, plain_data
 
 OPERATION = "bulk_0123456789abcdef"
@@ -20,11 +22,18 @@ HOSTILE = "\x1b[31m[bold]red"
 def write(
     docora: Docora, operation_id: str = OPERATION, *, left: int = 3_600_000, **changed: str
 ) -> str:
-    """The hash as Docora's dashboard makes it; `left`: of its life, in ms."""
+    """The hash as Docora's dashboard makes it, and a record of what only docora-ops writes.
+
+    left: the rest of the life of the hash, in ms.
+    """
     fields = {"total": "9", "completed": "4", "succeeded": "3", "failed": "0", "cancelled": "false"}
+    fields |= {name: changed.pop(name) for name in fields if name in changed}
     key = f"docora:bulk:{operation_id}"
-    docora.redis.hset(key, items=[x for each in {**fields, **changed}.items() for x in each])
+    docora.redis.hset(key, items=[text for item in fields.items() for text in item])
     docora.redis.pexpire(key, left)
+    if changed:
+        items = [text for item in {**fields, **changed}.items() for text in item]
+        docora.redis.hset(f"docora-ops:operation:{operation_id}:record", items=items)
     return key
 
 
@@ -255,3 +264,14 @@ def test_at_80_columns_it_says_what_each_operation_is_and_how_many_failed(docora
     for words in ("13 failed again", "retry-all-failed", "4 of 9"):
         assert words in said, shown
     assert len(shown.splitlines()) == 4
+
+
+def test_a_message_of_a_detached_command_is_no_step(docora: Docora) -> None:
+    docora.add_link()
+    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
+    age_operation(docora, operation_id, 130)
+    show = ("operations", operation_id, "--json")
+    before = docora.run(*show, env=NO_DATABASE).data["last_step_at"]
+    write_messages(docora.redis, operation_id, ["still here"])
+    after = docora.run(*show, env=NO_DATABASE).data
+    assert (after["last_step_at"], after["messages"]) == (before, ["still here"])

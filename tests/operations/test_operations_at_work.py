@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,14 @@ def at_work(docora: Docora, links: int) -> Iterator[tuple[Process, str]]:
     yield process, operation_id
 
 
+def stores(docora: Docora, operation_id: str) -> Any:
+    """Both stores, without the moment that an operation at work writes again and again."""
+    tables, keys = docora.dump()
+    record: Any = keys[f"docora-ops:operation:{operation_id}:record".encode()]
+    del record[0][b"stepped_at"]
+    return tables, keys
+
+
 @pytest.mark.slow
 def test_a_question_a_dry_run_and_json_name_an_operation_at_work_on_the_same_links(
     docora: Docora,
@@ -37,7 +46,7 @@ def test_a_question_a_dry_run_and_json_name_an_operation_at_work_on_the_same_lin
         said = rf"Operation {operation_id} is at work on 3 of these links: "
         said += rf"\S+@{re.escape(os.uname().nodename)}, retry-all-failed --in-flight 1, 1 of 4, "
         said += r"since [0-9-]+T[0-9:.]+Z\."
-        before = docora.dump()
+        before = stores(docora, operation_id)
         code, asked = on_terminal(docora, ["retry-all-failed"], answer=b"n\n")
         assert code == 130, asked
         question = asked[: asked.index("reset 3 links")]
@@ -61,7 +70,7 @@ def test_a_question_a_dry_run_and_json_name_an_operation_at_work_on_the_same_lin
         assert [each["links"] for each in resync["running_operations"]] == [4]
         schedule = docora.run("schedule", "--dry-run", "--json").data
         assert [each["links"] for each in schedule["running_operations"]] == [4]
-        assert docora.dump() == before
+        assert stores(docora, operation_id) == before
         other = docora.add_app(app_id="app_other")
         docora.link(other, docora.add_repository("octo/other", "repo_other"), "failed")
         elsewhere = docora.run("retry-all-failed", "--app", other, "--yes", "--json")

@@ -5,7 +5,7 @@ import re
 import signal
 import time
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from markdown_it import MarkdownIt
@@ -20,7 +20,7 @@ from tests.support.hostile_texts import EVIL, OPERATION, TRICKS, fill_database, 
 from tests.support.other_worker import end_job, other_worker
 from tests.support.proxy import eventually, refused_port
 from tests.support.read_only import frozen
-from tests.support.running_commands import only_operation
+from tests.support.running_commands import age_operation, only_operation
 from tests.support.terminal import assert_inert, on_terminal
 
 HOST = os.uname().nodename
@@ -127,8 +127,9 @@ def test_it_tells_of_one_operation_or_of_the_time_that_is_asked_for(docora: Doco
     everything = report(docora, "--json").data["operations"]
     assert {"bulk_0000000000000000", operation_id} < {each["operation_id"] for each in everything}
     assert len(everything) == 3
-    for record in docora.redis.keys("docora-ops:operation:*:record"):
-        docora.redis.expire(record, 6 * 86_400)  # a day ago
+    for each in everything:
+        if each["who"]:
+            age_operation(docora, each["operation_id"], 86_400)
     assert len(report(docora, "--since", "23h", "--json").data["operations"]) == 1
     assert report(docora, "--since", "0s", "--json").data["changes"] == []
     unknown, both, wrong, future = docora.run_together(
@@ -172,36 +173,48 @@ def test_a_run_that_was_killed_is_remembered_with_what_failed_until_then(docora:
         )
         process.send_signal(signal.SIGKILL)
     operation_id = only_operation(docora)
-    let_an_hour_pass(docora)
-    docora.redis.expire(f"docora-ops:operation:{operation_id}:record", 7 * 86_400 - 3_600)
+    age_operation(docora, operation_id, 3_600)
     [operation] = report(docora, "--since", "61m", "--json").data["operations"]
     assert (operation["state"], operation["results"]["failed"]) == ("owner_gone", 1)
     assert [each["job_id"] for each in operation["failed_links"]] == [first]
     assert report(docora, "--since", "59m", "--json").data["operations"] == []
 
 
-def test_records_and_their_failures_are_bounded_and_end_after_a_week(
+@pytest.mark.parametrize("end", ["an hour later", "cancelled"])
+def test_a_killed_operation_is_open_for_an_hour_unless_it_is_cancelled(
+    docora: Docora, end: str
+) -> None:
+    docora.add_links(3)
+    with docora.start("retry-all-failed", "--in-flight", "1") as process:
+        eventually(docora.waiting, "a job")
+        process.send_signal(signal.SIGKILL)
+    operation_id = only_operation(docora)
+    age_operation(docora, operation_id, 10 * 60)
+    see = f"of 3`: `docora-ops operations {operation_id}`\n"
+    assert see in section(report(docora).stdout, "Open now")
+    if end == "cancelled":
+        assert docora.run("cancel", operation_id).code == 0
+    else:
+        age_operation(docora, operation_id, 3_700)
+    after = report(docora).stdout
+    assert operation_id in section(after, "Timeline")
+    assert operation_id not in section(after, "Open now")
+
+
+def test_a_record_ends_after_a_week_and_keeps_only_the_first_failures(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operation_records, "RECORDS_KEPT", 3)
     monkeypatch.setattr(operation_records, "FAILURES_OF_RECORD", 2)
     docora.add_links(5)
     for link in docora.links():
         docora.redis.set(f"rq:job:{link.job_id}", "not a job")
     actions = docora.actions()
-    ids = [actions.retry_all().operation_id for _ in range(5)]
-    lives = {
-        key: docora.redis.pttl(key)
-        for pattern in (b"docora-ops:operation:*:record", b"docora-ops:operations")
-        for key in cast("list[bytes]", docora.redis.keys(pattern))
-    }
-    kept = [f"docora-ops:operation:{each}:record".encode() for each in ids[2:]]
-    assert lives.keys() == {*kept, b"docora-ops:operations"}
-    assert all(7 * 86_400_000 - 60_000 < life <= 7 * 86_400_000 for life in lives.values())
-    assert docora.redis.xlen("docora-ops:operations") == 3
-    data = report(docora, "--operation", str(ids[4]), "--json").data["operations"][0]
+    operation_id = actions.retry_all().operation_id
+    life = docora.redis.pttl(f"docora-ops:operation:{operation_id}:record")
+    assert 7 * 86_400_000 - 60_000 < life <= 7 * 86_400_000
+    data = report(docora, "--operation", str(operation_id), "--json").data["operations"][0]
     assert (data["not_queued"], len(data["failures"])) == (5, 2)
-    assert docora.redis.ttl(f"docora:bulk:{ids[0]}") <= 3600
+    assert docora.redis.ttl(f"docora:bulk:{operation_id}") <= 3600
 
 
 def spans(text: str) -> tuple[set[str], list[str], list[str]]:
@@ -242,13 +255,15 @@ def test_whatever_is_in_the_stores_forms_no_link_image_mention_or_html(docora: D
     for number, trick in enumerate((*MARKDOWN, *TRICKS)):
         entry: dict[Any, Any] = {"total": 9, "completed": 3, "who": trick, "command": trick}
         entry |= {"reason": trick, "started_at": 1, "stopped_by": trick, "cancelled_by": trick}
+        entry["stepped_at"] = int(time.time() * 1000)
         entry["failed_links"] = operation_records.compressed(
             [LinkFailure("job", "app", "repo", trick, trick, trick)]
         )
         id_ = trick if number % 2 else f"bulk_{number}"
         docora.redis.hset(f"docora-ops:operation:{id_}:record", mapping=entry)
         docora.redis.expire(f"docora-ops:operation:{id_}:record", 7 * 86_400)
-        docora.redis.xadd("docora-ops:operations", {"operation_id": id_})
+        change: dict[Any, Any] = {"who": "kim", "command": "retry-all-failed", "event": "done"}
+        docora.redis.xadd("docora-ops:audit", {**change, "operation_id": id_})
     docora.redis.hset(f"docora-ops:operation:{OPERATION}:record", "failed_links", b"\xff")
     for options in ((), ("--operation", OPERATION), ("--operation", MARKDOWN[7])):
         result = report(docora, *options)

@@ -36,7 +36,7 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
 ) -> None:
     result = docora.run("resync", APP, "octo/api", "--json")
     assert result.code == 0, result
-    none = ("circuit_open_until", "circuit_reset", "deliveries_marked", "waited")
+    none = ("circuit_open_until", "circuit_reset", "waited")
     assert result.json == {
         "data": {
             **dict.fromkeys(none),
@@ -158,7 +158,7 @@ def test_path_sends_only_matching_files_again(docora: Docora, link: TestLink) ->
     assert (bulk.code, bulk.json["code"], "REPO" in bulk.json["error"]) == (2, "usage", True)
 
     update = docora.run(*command, "*%/d.md", "--update", "--json")
-    assert (update.code, update.data["deliveries_marked"]) == (0, 1), update
+    assert (update.code, update.data["deliveries_cleared"]) == (0, 1), update
     assert paths(docora, link, marked) == {"100%/d.md"}
     result = docora.run(*command, "docs/*")
     assert result.code == 0, result

@@ -55,7 +55,7 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
     assert ("keeps its place" in result.stderr) is (outcome == "already_queued")
     assert (result.code, table.code) == (0, 0), (result, table)
     is_running = outcome == "already_running"
-    none = ("circuit_open_until", "circuit_reset", "deliveries_cleared", "deliveries_marked")
+    none = ("circuit_open_until", "circuit_reset", "deliveries_cleared")
     assert result.json == {
         "data": {
             "message": "Snapshot already running" if is_running else "Retry queued",

@@ -163,7 +163,7 @@ def _add_operation(docora: Docora, operation_id: str, *texts: bytes) -> None:
     fields: dict[Any, Any] = {"total": 9, "completed": 3, "succeeded": 2, "failed": 1}
     fields["cancelled"] = texts[0]
     docora.redis.hset(f"docora:bulk:{operation_id}", mapping=fields)
-    failures = [*([text.decode(errors="replace")] * 6 for text in texts), "no list"]
+    failures = [[text.decode(errors="replace")] * 6 for text in texts]
     fields["failures"] = zlib.compress(json.dumps(failures).encode())
     docora.redis.hset(f"docora-ops:operation:{operation_id}:record", mapping=fields)
 

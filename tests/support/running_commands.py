@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import psycopg
 
+from docora_ops.queue.redis_client import server_time
 from tests.support.docora import Docora
 from tests.support.fork_server import HOLDS_ROWS, ForkedProcess
 from tests.support.proxy import eventually, patience
@@ -34,6 +35,15 @@ def progress_of(docora: Docora, operation_id: str) -> dict[str, str]:
 def only_operation(docora: Docora) -> str:
     [key] = cast("list[bytes]", docora.redis.keys("docora:bulk:*"))
     return key.decode().removeprefix("docora:bulk:")
+
+
+def age_operation(docora: Docora, operation_id: str, seconds: int) -> None:
+    """Leaves an operation in Redis as it is so many seconds after its last step."""
+    record = f"docora-ops:operation:{operation_id}:record"
+    docora.redis.hset(record, "stepped_at", int((server_time(docora.redis) - seconds) * 1000))
+    docora.redis.expire(record, 7 * 86_400 - seconds)
+    for key in (f"docora:bulk:{operation_id}", f"docora-ops:operation:{operation_id}:links"):
+        docora.redis.expire(key, max(0, 3_600 - seconds))
 
 
 def await_locks(docora: Docora, waiting: int = 1) -> None:

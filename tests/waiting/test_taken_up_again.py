@@ -10,6 +10,7 @@ from tests.support.other_worker import other_worker
 from tests.support.proxy import eventually
 from tests.support.running_commands import (
     PATIENT,
+    age_operation,
     await_line,
     only_operation,
     starting_line,
@@ -145,14 +146,28 @@ def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Doc
     docora.add_links(10)
     operation_id = killed_operation(docora, in_flight=2)
     assert links_of(docora, operation_id) == row_ids(docora, "pending_snapshot")
-    silent = 3600 - 130
-    docora.redis.expire(f"docora:bulk:{operation_id}", silent)
+    age_operation(docora, operation_id, 130)
     with other_worker(docora):
         result = docora.run("wait", operation_id, "--json")
     assert result.code == 6, result
     assert result.data["waited"]["synced"] == 2
     assert "silent for two minutes" in result.stderr
-    assert docora.redis.ttl(f"docora:bulk:{operation_id}") <= silent
+    assert docora.run("operations", operation_id, "--json").data["last_step_seconds"] >= 130
+
+
+def test_a_wait_is_no_step_of_an_operation_that_ended_before(docora: Docora) -> None:
+    earlier, later = docora.add_link(), docora.add_link()
+    retry = ("retry-all-failed", "--json", "--app")
+    first, last = (
+        docora.run(*retry, link.app_id).data["operation_id"] for link in (earlier, later)
+    )
+    age_operation(docora, first, 50 * 60)
+    age_operation(docora, last, 10 * 60)
+    assert docora.run("wait", first, "--timeout", "1s").code == 8
+    listed = docora.run("operations", "--json").data
+    assert [each["operation_id"] for each in listed] == [last, first]
+    assert listed[1]["last_step_seconds"] >= 50 * 60
+    assert docora.redis.ttl(f"docora:bulk:{first}") > 50 * 60, "it is kept for another hour"
 
 
 def test_an_operation_whose_hash_expired_while_its_host_slept_is_still_known(

@@ -1,7 +1,11 @@
 """`--wait` of `retry`, `resync` and `retry-all-failed`, beside a worker, ours or not, or none."""
 
+import fcntl
+import os
 import re
 import signal
+import struct
+import termios
 
 import pytest
 
@@ -13,7 +17,7 @@ from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
 from tests.support.own_servers import OwnRedis
-from tests.support.proxy import eventually
+from tests.support.proxy import eventually, patience
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_line, terminate_sessions
@@ -215,8 +219,6 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
     while expected:
         line = process.stderr.readline()
         expected = {each for each in expected if each not in line}
-    docora.redis.delete("rq:suspended")
-    await_line(process, "The workers take jobs again.")
     process.send_signal(signal.SIGINT)
     result = finish(process)
     assert (result.code, result.data["waited"]["unfinished"]) == (130, 4), result
@@ -305,3 +307,24 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> No
         rest = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
         assert rest.code == 0, rest
         assert docora.statuses() == {"synced": 2}
+
+
+def test_a_signal_after_the_wait_ends_the_command(docora: Docora) -> None:
+    for _ in range(6):
+        docora.add_link()
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    process = docora.start_installed("retry-all-failed", "--wait", stdout=writer)
+    os.close(writer)
+
+    def is_full() -> bool:
+        waiting = fcntl.ioctl(reader, termios.FIONREAD, bytes(4))
+        return struct.unpack("i", waiting) == (size,)
+
+    with other_worker(docora, lambda _: "a long error " * 75):
+        eventually(is_full, "results that nobody reads")
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    said = next(line for line in process.stderr if "interrupted" in line or "Stopping" in line)
+    os.close(reader)
+    assert (said, process.wait(patience())) == ("Error: interrupted\n", 130)

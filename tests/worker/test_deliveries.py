@@ -131,7 +131,7 @@ def test_an_app_that_was_down_gets_the_deletion_and_every_file_again(snapshots: 
     snapshots.receiver.answer = lambda _: 200
     snapshots.received().requests.clear()
     result = snapshots.docora.run("resync", "Acme", "octo/api", "--update", "--json")
-    assert (result.code, result.data["deliveries_marked"]) == (0, 3), result
+    assert (result.code, result.data["deliveries_cleared"]) == (0, 3), result
     assert set(snapshots.deliveries(link).values()) == {"0" * 64}
     snapshots.work_here()
     sent = [("delete", "gone"), ("create", "new"), ("update", "big"), ("update", "kept")]
