@@ -3,15 +3,14 @@
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import read_held, read_overdue_before
 from docora_ops.database import Database
-from docora_ops.database.link_reports import different_errors, read_now
+from docora_ops.database.link_reports import read_now
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
@@ -22,7 +21,6 @@ from docora_ops.database.names import (
     some_apps,
     some_repositories,
 )
-from docora_ops.error_groups import errors_of_group
 from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, in_future
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import When, inert, mask, moment, moment_of
@@ -39,10 +37,8 @@ class LinkChoice:
 
     apps, exclude_apps: ids or names, as a person types them.
     repositories: ids, `owner/name` or URLs; `*` in `owner/name` matches any text.
-    errors, exclude_errors: texts to compare with the last errors. A text that `--group-by error`
-        shows matches the errors of its group. Any other text matches errors that contain it
-        (case-insensitive); if it has a `*`, it must match the whole error, or all of the error
-        except the name of the sent file.
+    errors, exclude_errors: texts that the last error contains (case-insensitive). A text with a `*`
+        must match the whole error, or all of the error except the name of the sent file.
     no_error: also match links without an error.
     open_circuit: True matches links whose repository has an open circuit, False all other links;
         None matches all links.
@@ -102,18 +98,13 @@ def choose_links(
         repository_ids=[repository.repository_id for repository in linked],
         repository_names=patterns,
         statuses=choice.statuses,
+        errors=choice.errors,
+        exclude_errors=choice.exclude_errors,
+        no_error=choice.no_error,
         open_circuit=choice.open_circuit,
         last_scan_before=before,
         last_scan_after=after,
         overdue_before=read_overdue_before(docora, held) if choice.overdue else None,
-    )
-    which = replace(
-        which,
-        errors=choice.errors,
-        cut_errors=_errors_of_groups(database, which, choice.errors),
-        exclude_errors=choice.exclude_errors,
-        exclude_cut_errors=_errors_of_groups(database, which, choice.exclude_errors),
-        no_error=choice.no_error,
     )
     recorded = {
         "app": [app.app_name for app in chosen],
@@ -128,21 +119,6 @@ def choose_links(
         "circuit": {None: None, True: "open", False: "closed"}[choice.open_circuit],
     }
     return which, recorded
-
-
-def _errors_of_groups(
-    database: Database, which: LinkFilter, texts: Sequence[str]
-) -> Sequence[str] | None:
-    """Returns the matching errors, cut by `CUT_ERROR`; None if no text is that of an error group.
-
-    By SQL alone, the text of a group would also match errors of other groups.
-    """
-    matching = [different_errors(database, replace(which, errors=[text])) for text in texts]
-    groups = [errors_of_group(*pair) for pair in zip(texts, matching, strict=True)]
-    if not any(groups):
-        return None
-    chosen = (group or errors for group, errors in zip(groups, matching, strict=True))
-    return list(set(chain.from_iterable(chosen)))
 
 
 def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | None, datetime | None]:
