@@ -1,6 +1,5 @@
 """Finds the apps, repositories and links that a person names."""
 
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,8 +17,7 @@ from docora_ops.database.names import (
     find_apps,
     find_repositories,
     has_repository_like,
-    some_apps,
-    some_repositories,
+    repositories_by_prefix,
 )
 from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, in_future
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
@@ -27,6 +25,8 @@ from docora_ops.text import When, inert, mask, moment, moment_of
 
 _MOST_CANDIDATES = 10
 """Apps to list if a prefix is ambiguous."""
+_MOST_COMPARED = 5000
+"""Names that are compared with a mistyped one."""
 
 
 @dataclass(frozen=True)
@@ -148,17 +148,17 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
     names, AmbiguousError with the candidates.
     """
     named = find_apps(database, text)
-    prefixed: list[App] = []
+    candidates: Mapping[str, str] = {}
     if not named and text.strip():
         candidates = apps_by_prefix(database, text, _MOST_CANDIDATES + 1)
-        prefixed = [App(candidate.id, candidate.name) for candidate in candidates]
+    prefixed = [App(*candidate) for candidate in candidates.items()]
     if len(named) == 1 or (len(prefixed) == 1 and by_prefix):
         return (named or prefixed)[0]
     if len(prefixed) == 1:
         raise NotFoundError(
             f"no app is named {mask(text)!r}: a prefix is accepted only if the command asks for "
             "confirmation",
-            hint=_did_you_mean(prefixed[0].app_name, {prefixed[0].app_name: prefixed[0].app_id}),
+            hint=_did_you_mean(prefixed[0].app_name, candidates),
         )
     if several := named or prefixed[:_MOST_CANDIDATES]:
         listed = ", ".join(f"{mask(app.app_name)} ({quote(app.app_id)})" for app in several)
@@ -169,7 +169,7 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
             hint="give the id of the one you mean",
             details={"app_ids": [app.app_id for app in several]},
         )
-    hint = _did_you_mean(text, some_apps(database))
+    hint = _did_you_mean(text, apps_by_prefix(database, "", _MOST_COMPARED))
     if find_repositories(database, [], text):
         hint = "it is a repository: the app comes first, or give the repository with --repo"
     raise NotFoundError(f"no app {mask(text)!r}", hint=hint)
@@ -237,29 +237,25 @@ def _for(apps: Sequence[App], preposition: str = "for") -> str:
 def _no_repository(
     sentence: str, database: Database, apps: Sequence[App], name: str
 ) -> NotFoundError:
-    names = some_repositories(database, [app.app_id for app in apps])
+    names = repositories_by_prefix(database, "", _MOST_COMPARED, [app.app_id for app in apps])
     typed = name.partition("://")[2].partition("/")[2] or name  # only the path of a URL
     return NotFoundError(sentence, hint=_did_you_mean(typed, names))
 
 
-def _did_you_mean(text: str, ids: Mapping[str, str]) -> str:
+def _did_you_mean(text: str, names: Mapping[str, str]) -> str:
     """Returns a hint with the names most similar to the text, quoted for the shell.
 
-    ids: the ids by name. If a name can't be printed unchanged, its id is shown instead.
+    names: by id. If a name can't be printed unchanged, its id is shown instead.
     """
     from difflib import get_close_matches  # seldom needed, and slow to import
 
-    names = {_folded(name): name for name in ids}
+    words = {
+        name.casefold(): quote(name if inert(mask(name)) == name else id_)
+        for id_, name in names.items()
+    }
     near: list[str] = []
     for cutoff in (0.8, 0.5):  # less similar names only if there is no near miss
-        near = near or [
-            names[folded] for folded in get_close_matches(_folded(text), names, 3, cutoff)
-        ]
-    words = [quote(name if inert(mask(name)) == name else ids[name]) for name in near]
-    if words:
-        return f"did you mean {' or '.join(words)}?"
+        near = near or get_close_matches(text.casefold(), words, 3, cutoff)
+    if near:
+        return f"did you mean {' or '.join(words[name] for name in near)}?"
     return "check the spelling, or give the id; docora-ops apps and docora-ops links list both"
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name.casefold())
