@@ -297,7 +297,7 @@ def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
             )
         # Anything but a path may be the secret itself, set by mistake.
         file = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
-        values[name] = _text_of(Path(path), file).rstrip("\n")
+        values[name] = _text_of(Path(path), file).rstrip("\r\n")
         if not values[name]:
             raise ConfigurationError(f"{file} is empty", hint=f"write the {name} into it")
     return values
