@@ -157,17 +157,18 @@ class Settings(BaseSettings):
         text, schemes = secret.get_secret_value(), _SCHEMES[str(info.field_name)]
         if text.startswith(("'", '"', "`")):  # which `docker run --env-file` keeps
             raise ValueError("begins with a quotation mark, which is not part of a URL: remove it")
+        unescaped = "has a character that must be percent-encoded, such as @ / ? # [ or ]"
         try:
             text.encode()
             parts = urlsplit(text)
         except ValueError:
-            parts = urlsplit("")
+            raise ValueError(unescaped) from None
         if parts.scheme not in schemes:
             raise ValueError(f"must look like {' or '.join(f'{name}://…' for name in schemes)}")
         # An unescaped @, /, ? or # makes a part of the password the host, which is shown.
         options = [option for option in parts.query.split("&") if "=" not in option]
         if parts.netloc.count("@") > 1 or "@" in parts.path + "".join(options) or parts.fragment:
-            raise ValueError("has an @ / ? or # that must be percent-encoded")
+            raise ValueError(unescaped)
         if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
             raise ValueError("may have nothing after the host and port but / and a number")
         # As in ioredis, the database in the path wins over the option `db`.
