@@ -242,7 +242,13 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
     Raises ConfigurationError with the name of each unusable variable, but never its value. Raises
     UsageError for an env file together with a target.
     """
-    env_file, target = settings_source(env_file, target)
+    options = "--env-file and --target"
+    if env_file is None and target is None:
+        options = "DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET"
+        file, target = (os.environ.get(name) or None for name in options.split(" and "))
+        env_file = Path(file) if file else None
+    if env_file is not None and target is not None:
+        raise UsageError(f"{options} can't be combined", hint="remove one of them")
     hidden = {f"{name}_FILE" for name in _SERVERS} if target else set()
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     values, warnings = _usable(environment, "the environment"), list[str]()
@@ -388,22 +394,6 @@ def _text_of(file: Path, name: str) -> str:
             f"{name} can't be read: {reason or error}",
             hint="check its path, its owner and its mode",
         ) from None
-
-
-def settings_source(env_file: Path | None, target: str | None) -> tuple[Path | None, str | None]:
-    """Returns the env file and the target to read, of which at least one is None.
-
-    If both arguments are None, reads DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET. Raises UsageError
-    if both arguments or both variables are set.
-    """
-    names = "--env-file and --target"
-    if env_file is None and target is None:
-        names = "DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET"
-        file, target = (os.environ.get(name) or None for name in names.split(" and "))
-        env_file = Path(file) if file else None
-    if env_file is not None and target is not None:
-        raise UsageError(f"{names} can't be combined", hint="remove one of them")
-    return env_file, target
 
 
 def own_folder() -> Path:

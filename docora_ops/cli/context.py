@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,7 +46,7 @@ class Context:
     options: ChangeOptions = NO_OPTIONS
     """The options on how to change links."""
     target: str | None = None
-    """The name of the target, once the source of the settings is known."""
+    """The name of the target, once the settings have been asked for."""
     target_line: str = ""
     """The last line of a screen that does not name its servers; empty without a target."""
     document_has_begun: bool = False
@@ -60,11 +61,13 @@ class Context:
         Raises ConfigurationError; UsageError if both a target and an env file are given.
         """
         from docora_ops.actions.docora import Docora
-        from docora_ops.settings import load_settings, settings_source
+        from docora_ops.settings import load_settings
 
         chosen = self.typer_context.params if self.typer_context else {}
-        env_file, self.target = settings_source(chosen.get("env_file"), chosen.get("target"))
-        docora = Docora(load_settings(env_file, target=self.target))
+        env_file, target = chosen.get("env_file"), chosen.get("target")
+        # The document of an error in the target's file names the target, too.
+        self.target = target or (None if env_file else os.environ.get("DOCORA_OPS_TARGET") or None)
+        docora = Docora(load_settings(env_file, target=target))
         self.target_line = f"Target: {self.target}" if self.target else ""
         return docora
 

@@ -149,10 +149,11 @@ def test_a_name_that_is_not_known_is_refused_with_those_that_are(
         (".", "use letters"),
         ("x" * 300, "use letters"),
     ):
-        result = docora.run("queue", "--target", name, "--json", env=env)
-        assert (result.code, result.json["code"]) == (2, "configuration")
-        assert (result.json["target"], "--target" in result.json["hint"]) == (name, False)
-        assert hint.lower() in result.json["hint"].lower()
+        for options, variable in (("--target", name), {}), ((), {"DOCORA_OPS_TARGET": name}):
+            result = docora.run("queue", *options, "--json", env={**env, **variable})
+            assert (result.code, result.json["code"]) == (2, "configuration")
+            assert (result.json["target"], "--target" in result.json["hint"]) == (name, False)
+            assert hint.lower() in result.json["hint"].lower()
 
 
 def test_the_folder_of_the_user_wins_over_that_of_the_system(write: Write, tmp_path: Path) -> None:
