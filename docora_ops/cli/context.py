@@ -71,10 +71,6 @@ class Context:
         self.target_line = f"Target: {self.target}" if self.target else ""
         return docora
 
-    @property
-    def _has_docora(self) -> bool:
-        return "docora" in vars(self)
-
     def close(self) -> None:
         """Prints the remaining notices and closes the connections."""
         self.tell()
@@ -87,12 +83,12 @@ class Context:
         ):
             # The error is reported after the connections have been closed.
             [error.hint] = self.named([error.hint])
-        if self._has_docora:
+        if "docora" in vars(self):
             self.docora.close()
 
     def tell(self) -> None:
         """Prints the notices of actions since the last call."""
-        if self._has_docora:
+        if "docora" in vars(self):
             notices, self.docora.notices = self.docora.notices, []
             for notice in notices:
                 self.say(notice, style="yellow" if notice.startswith("Warning") else None)
@@ -135,7 +131,7 @@ class Context:
 
         for part in parts:
             replaced(part, _NAMING, collect)
-        names = names_to_show(self.docora, ids) if ids and self._has_docora else {}
+        names = names_to_show(self.docora, ids) if ids and "docora" in vars(self) else {}
         return [replaced(part, _NAMING, put_names) for part in parts] if names else parts
 
     def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:
