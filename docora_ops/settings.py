@@ -137,16 +137,12 @@ class Settings(BaseSettings):
     target: str | None = Field(default=None, alias="DOCORA_OPS_TARGET")
     protected: bool = Field(default=False, alias="DOCORA_OPS_PROTECTED")
 
-    _warnings: tuple[str, ...] = ()
+    _warnings: list[str] = []  # each instance gets a copy
 
     @property
-    def warnings(self) -> tuple[str, ...]:
+    def warnings(self) -> list[str]:
         """Warnings about the places from which the settings were read."""
         return self._warnings
-
-    def warn(self, text: str) -> None:
-        """Adds a warning."""
-        self._warnings += (text,)
 
     @field_validator("database_url", "redis_url")
     @classmethod
@@ -277,8 +273,7 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
         raise ConfigurationError(
             f"unusable settings: {problems}", hint=f"correct the environment or {where}"
         ) from None
-    for warning in warnings:
-        settings.warn(warning)
+    settings.warnings.extend(warnings)
     return settings
 
 
