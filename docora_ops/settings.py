@@ -433,9 +433,5 @@ def target_file(name: str) -> Path:
             f"{mask(name)[:100]!r} can't be the name of a target",
             hint="use letters, digits, . _ and -, such as prod for the file prod.env",
         )
-    from difflib import get_close_matches  # seldom needed, and slow to import
-
     hint = f"the targets are {', '.join(files)}" if files else f"put {name}.env into {own_folder()}"
-    if near := get_close_matches(name, files, 1):
-        hint = f"did you mean {near[0]}? {hint[0].upper()}{hint[1:]}"
     raise ConfigurationError(f"there is no target {name!r}", hint=hint)
