@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     scan_interval_ms: int = Field(default=60_000, ge=1, le=_TEN_YEARS_IN_MS)
     rescan_interval_ms: int = Field(default=300_000, ge=0, le=_TEN_YEARS_IN_MS)
     encryption_key: SecretStr | None = None
+    encryption_key_file: SecretStr | None = None  # the key itself, if set by mistake
     repos_base_path: Path = Path("/data/repos")
     circuit_breaker_threshold: int = Field(default=5, ge=1, le=1_000_000)
     circuit_breaker_cooldown_ms: int = Field(default=1_800_000, ge=0, le=31_536_000_000)
@@ -193,7 +194,13 @@ class Settings(BaseSettings):
         return self.database_url
 
     def require_encryption_key(self) -> bytes:
-        """Returns the key's 32 bytes. Raises ConfigurationError if it is not set or not valid."""
+        """Returns the key's 32 bytes. Raises ConfigurationError if it is not set or not valid.
+
+        Reads the file of ENCRYPTION_KEY_FILE once, since it may be a pipe.
+        """
+        if self.encryption_key_file:
+            text = _value_in(self.encryption_key_file.get_secret_value(), "ENCRYPTION_KEY")
+            self.encryption_key, self.encryption_key_file = SecretStr(text), None
         text = self.encryption_key.get_secret_value() if self.encryption_key else ""
         if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
             raise ConfigurationError(
@@ -280,9 +287,10 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
 def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
     """Returns the variables that are settings and not empty.
 
-    Reads DATABASE_URL, REDIS_URL or ENCRYPTION_KEY from a file if DATABASE_URL_FILE, REDIS_URL_FILE
-    or ENCRYPTION_KEY_FILE names one. Raises ConfigurationError if both variables are set, or if the
-    file gives no value.
+    Reads DATABASE_URL or REDIS_URL from a file if DATABASE_URL_FILE or REDIS_URL_FILE names one.
+    ENCRYPTION_KEY and ENCRYPTION_KEY_FILE are returned together, even if one of them is None, so
+    that they replace both of another place. Raises ConfigurationError if a variable and its _FILE
+    are both set, or if a file gives no value.
 
     place: the name of the environment or the file, for errors.
     """
@@ -291,18 +299,25 @@ def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
         name: value for name, value in variables.items() if value and name in names
     }
     for name in READ_FROM_FILES:
-        if not (path := variables.get(f"{name}_FILE")):
-            continue
-        if name in values:
+        path = variables.get(f"{name}_FILE")
+        if path and name in values:
             raise ConfigurationError(
                 f"{place} has both {name} and {name}_FILE", hint="remove one of them"
             )
-        # Anything but a path may be the secret itself, set by mistake.
-        file = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
-        values[name] = _text_of(Path(path), file).rstrip("\r\n")
-        if not values[name]:
-            raise ConfigurationError(f"{file} is empty", hint=f"write the {name} into it")
-    return values
+        if path and name in _SERVERS:  # other users than the workers' need not read the key
+            values[name] = _value_in(path, name)
+    key = {name: values.get(name) for name in ("ENCRYPTION_KEY", "ENCRYPTION_KEY_FILE")}
+    return values | key if any(key.values()) else values
+
+
+def _value_in(path: str, name: str) -> str:
+    """Returns the value of a variable from its file. Raises ConfigurationError without a value."""
+    # Anything but a path may be the secret itself, set by mistake.
+    file = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
+    value = _text_of(Path(path), file).rstrip("\r\n")
+    if not value:
+        raise ConfigurationError(f"{file} is empty", hint=f"write the {name} into it")
+    return value
 
 
 def _read_target(target: str) -> dict[str, str | None]:

@@ -270,11 +270,11 @@ def _check_settings(
     if unusable:
         messages = "; ".join(error.message for error in unusable)
         return critical(name, messages, "; ".join(error.hint or "" for error in unusable))
-    if settings.encryption_key is not None:
+    if settings.encryption_key or settings.encryption_key_file:
         try:
             settings.require_encryption_key()
         except ConfigurationError as error:
-            return warning(name, f"{error.message}: no worker starts with it", error.hint)
+            return warning(name, f"{error.message}: you can start no worker", error.hint)
     if postgres.foreign_keys:
         of_apps = f"none of the auth keys of {amount(postgres.foreign_keys, 'app')}"
         finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
