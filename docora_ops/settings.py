@@ -100,7 +100,7 @@ class Settings(BaseSettings):
     scan_interval_ms: int = Field(default=60_000, ge=1, le=_TEN_YEARS_IN_MS)
     rescan_interval_ms: int = Field(default=300_000, ge=0, le=_TEN_YEARS_IN_MS)
     encryption_key: SecretStr | None = None
-    encryption_key_file: SecretStr | None = None  # the key itself, if set by mistake
+    encryption_key_file: SecretStr | None = None  # may hold the key itself by mistake
     repos_base_path: Path = Path("/data/repos")
     circuit_breaker_threshold: int = Field(default=5, ge=1, le=1_000_000)
     circuit_breaker_cooldown_ms: int = Field(default=1_800_000, ge=0, le=31_536_000_000)
