@@ -107,17 +107,6 @@ def fold(text: str) -> str:
     return _REPEATED.sub("*", folded)
 
 
-def errors_of_group(shown: str, errors: Iterable[str]) -> list[str]:
-    """Returns the errors in one group. `shown`: the `error_message` of the group."""
-    texts = ((error, typable(error)) for error in errors if error)
-    has_folded = "*" in shown  # folding replaces each part by *
-    return [
-        error
-        for error, text in texts
-        if split_delivery(text)[0] == shown or (has_folded and fold(text) == shown)
-    ]
-
-
 def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
     """Groups links by folded error (see `fold`), most links first.
 

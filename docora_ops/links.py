@@ -269,9 +269,7 @@ class LinkFilter:
     repository_names: Sequence[str] = ()  # `owner/name` with `*`; alternative to `repository_ids`
     statuses: Sequence[LinkStatus] = ()
     errors: Sequence[str] = ()  # the error contains the text; with `*`, the whole error matches it
-    cut_errors: Sequence[str] | None = None  # and the error, cut by `CUT_ERROR`, is one of these
     exclude_errors: Sequence[str] = ()
-    exclude_cut_errors: Sequence[str] | None = None
     no_error: bool = False  # also match links without an error
     open_circuit: bool | None = None  # whether the repository's circuit is open; None matches both
     or_held_back: bool = False  # also match pending links with an open circuit

@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     scan_interval_ms: int = Field(default=60_000, ge=1, le=_TEN_YEARS_IN_MS)
     rescan_interval_ms: int = Field(default=300_000, ge=0, le=_TEN_YEARS_IN_MS)
     encryption_key: SecretStr | None = None
+    encryption_key_file: SecretStr | None = None  # may hold the key itself by mistake
     repos_base_path: Path = Path("/data/repos")
     circuit_breaker_threshold: int = Field(default=5, ge=1, le=1_000_000)
     circuit_breaker_cooldown_ms: int = Field(default=1_800_000, ge=0, le=31_536_000_000)
@@ -137,16 +138,12 @@ class Settings(BaseSettings):
     target: str | None = Field(default=None, alias="DOCORA_OPS_TARGET")
     protected: bool = Field(default=False, alias="DOCORA_OPS_PROTECTED")
 
-    _warnings: tuple[str, ...] = ()
+    _warnings: list[str] = []  # each instance gets a copy
 
     @property
-    def warnings(self) -> tuple[str, ...]:
+    def warnings(self) -> list[str]:
         """Warnings about the places from which the settings were read."""
         return self._warnings
-
-    def warn(self, text: str) -> None:
-        """Adds a warning."""
-        self._warnings += (text,)
 
     @field_validator("database_url", "redis_url")
     @classmethod
@@ -157,17 +154,18 @@ class Settings(BaseSettings):
         text, schemes = secret.get_secret_value(), _SCHEMES[str(info.field_name)]
         if text.startswith(("'", '"', "`")):  # which `docker run --env-file` keeps
             raise ValueError("begins with a quotation mark, which is not part of a URL: remove it")
+        unescaped = "has a character that must be percent-encoded, such as @ / ? # [ or ]"
         try:
             text.encode()
             parts = urlsplit(text)
         except ValueError:
-            parts = urlsplit("")
+            raise ValueError(unescaped) from None
         if parts.scheme not in schemes:
             raise ValueError(f"must look like {' or '.join(f'{name}://…' for name in schemes)}")
         # An unescaped @, /, ? or # makes a part of the password the host, which is shown.
         options = [option for option in parts.query.split("&") if "=" not in option]
         if parts.netloc.count("@") > 1 or "@" in parts.path + "".join(options) or parts.fragment:
-            raise ValueError("has an @ / ? or # that must be percent-encoded")
+            raise ValueError(unescaped)
         if parts.scheme in {"redis", "rediss"} and not re.fullmatch(r"(/[0-9]*)?", parts.path):
             raise ValueError("may have nothing after the host and port but / and a number")
         # As in ioredis, the database in the path wins over the option `db`.
@@ -196,7 +194,13 @@ class Settings(BaseSettings):
         return self.database_url
 
     def require_encryption_key(self) -> bytes:
-        """Returns the key's 32 bytes. Raises ConfigurationError if it is not set or not valid."""
+        """Returns the key's 32 bytes. Raises ConfigurationError if it is not set or not valid.
+
+        Reads the file of ENCRYPTION_KEY_FILE once, since it may be a pipe.
+        """
+        if self.encryption_key_file:
+            text = _value_in(self.encryption_key_file.get_secret_value(), "ENCRYPTION_KEY")
+            self.encryption_key, self.encryption_key_file = SecretStr(text), None
         text = self.encryption_key.get_secret_value() if self.encryption_key else ""
         if not re.fullmatch(r"[0-9A-Fa-f]{64}", text):
             raise ConfigurationError(
@@ -241,7 +245,13 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
     Raises ConfigurationError with the name of each unusable variable, but never its value. Raises
     UsageError for an env file together with a target.
     """
-    env_file, target = settings_source(env_file, target)
+    options = "--env-file and --target"
+    if env_file is None and target is None:
+        options = "DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET"
+        file, target = (os.environ.get(name) or None for name in options.split(" and "))
+        env_file = Path(file) if file else None
+    if env_file is not None and target is not None:
+        raise UsageError(f"{options} can't be combined", hint="remove one of them")
     hidden = {f"{name}_FILE" for name in _SERVERS} if target else set()
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     values, warnings = _usable(environment, "the environment"), list[str]()
@@ -270,17 +280,17 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
         raise ConfigurationError(
             f"unusable settings: {problems}", hint=f"correct the environment or {where}"
         ) from None
-    for warning in warnings:
-        settings.warn(warning)
+    settings.warnings.extend(warnings)
     return settings
 
 
 def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
     """Returns the variables that are settings and not empty.
 
-    Reads DATABASE_URL, REDIS_URL or ENCRYPTION_KEY from a file if DATABASE_URL_FILE, REDIS_URL_FILE
-    or ENCRYPTION_KEY_FILE names one. Raises ConfigurationError if both variables are set, or if the
-    file gives no value.
+    Reads DATABASE_URL or REDIS_URL from a file if DATABASE_URL_FILE or REDIS_URL_FILE names one.
+    ENCRYPTION_KEY and ENCRYPTION_KEY_FILE are returned together, even if one of them is None, so
+    that they replace both of another place. Raises ConfigurationError if a variable and its _FILE
+    are both set, or if a file gives no value.
 
     place: the name of the environment or the file, for errors.
     """
@@ -289,18 +299,25 @@ def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
         name: value for name, value in variables.items() if value and name in names
     }
     for name in READ_FROM_FILES:
-        if not (path := variables.get(f"{name}_FILE")):
-            continue
-        if name in values:
+        path = variables.get(f"{name}_FILE")
+        if path and name in values:
             raise ConfigurationError(
                 f"{place} has both {name} and {name}_FILE", hint="remove one of them"
             )
-        # Anything but a path may be the secret itself, set by mistake.
-        file = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
-        values[name] = _text_of(Path(path), file).rstrip("\n")
-        if not values[name]:
-            raise ConfigurationError(f"{file} is empty", hint=f"write the {name} into it")
-    return values
+        if path and name in _SERVERS:  # other users than the workers' need not read the key
+            values[name] = _value_in(path, name)
+    key = {name: values.get(name) for name in ("ENCRYPTION_KEY", "ENCRYPTION_KEY_FILE")}
+    return values | key if any(key.values()) else values
+
+
+def _value_in(path: str, name: str) -> str:
+    """Returns the value of a variable from its file. Raises ConfigurationError without a value."""
+    # Anything but a path may be the secret itself, set by mistake.
+    file = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
+    value = _text_of(Path(path), file).rstrip("\r\n")
+    if not value:
+        raise ConfigurationError(f"{file} is empty", hint=f"write the {name} into it")
+    return value
 
 
 def _read_target(target: str) -> dict[str, str | None]:
@@ -389,22 +406,6 @@ def _text_of(file: Path, name: str) -> str:
         ) from None
 
 
-def settings_source(env_file: Path | None, target: str | None) -> tuple[Path | None, str | None]:
-    """Returns the env file and the target to read, of which at least one is None.
-
-    If both arguments are None, reads DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET. Raises UsageError
-    if both arguments or both variables are set.
-    """
-    names = "--env-file and --target"
-    if env_file is None and target is None:
-        names = "DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET"
-        file, target = (os.environ.get(name) or None for name in names.split(" and "))
-        env_file = Path(file) if file else None
-    if env_file is not None and target is not None:
-        raise UsageError(f"{names} can't be combined", hint="remove one of them")
-    return env_file, target
-
-
 def own_folder() -> Path:
     """Returns the user's folder of target files, which wins over the system's folder."""
     config = os.environ.get("XDG_CONFIG_HOME", "")
@@ -447,9 +448,5 @@ def target_file(name: str) -> Path:
             f"{mask(name)[:100]!r} can't be the name of a target",
             hint="use letters, digits, . _ and -, such as prod for the file prod.env",
         )
-    from difflib import get_close_matches  # seldom needed, and slow to import
-
     hint = f"the targets are {', '.join(files)}" if files else f"put {name}.env into {own_folder()}"
-    if near := get_close_matches(name, files, 1):
-        hint = f"did you mean {near[0]}? {hint[0].upper()}{hint[1:]}"
     raise ConfigurationError(f"there is no target {name!r}", hint=hint)

@@ -18,10 +18,6 @@ _SECRETS = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0").union(
-    *(map(chr, range(*ends)) for ends in ((0x180B, 0x1810), (0xFE00, 0xFE10), (0xE0100, 0xE01F0)))
-)
-"""Letters and marks without a glyph."""
 _DAY = 86_400  # seconds
 _DURATION = re.compile("(?:([0-9]{1,9})d)?(?:([0-9]{1,9})h)?(?:([0-9]{1,9})m)?(?:([0-9]{1,9})s)?")
 _UNITS = ((_DAY, "d"), (3600, "h"), (60, "m"), (1, "s"))
@@ -49,13 +45,13 @@ def mask_url(url: str) -> str:
 
 
 def inert(value: object) -> str:
-    """Returns the value as one line. Spells out control characters and invisible ones."""
+    """Returns the value as one line. Spells out control and format characters."""
     text = str(value)
     if text.isascii() and text.isprintable():
         return text
     return "".join(
         character.encode("unicode_escape").decode()
-        if unicodedata.category(character) in _UNSAFE or character in _UNSEEN
+        if unicodedata.category(character) in _UNSAFE
         else character
         for character in text
     )

@@ -27,7 +27,6 @@ from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
     SESSIONS_FOR_WORKERS,
     pools_transactions,
-    read_creators,
     read_role,
     read_server,
 )
@@ -270,11 +269,11 @@ def _check_settings(
     if unusable:
         messages = "; ".join(error.message for error in unusable)
         return critical(name, messages, "; ".join(error.hint or "" for error in unusable))
-    if settings.encryption_key is not None:
+    if settings.encryption_key or settings.encryption_key_file:
         try:
             settings.require_encryption_key()
         except ConfigurationError as error:
-            return warning(name, f"{error.message}: no worker starts with it", error.hint)
+            return warning(name, f"{error.message}: you can start no worker", error.hint)
     if postgres.foreign_keys:
         of_apps = f"none of the auth keys of {amount(postgres.foreign_keys, 'app')}"
         finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
@@ -331,13 +330,11 @@ def _examine_postgres(
     if missing:  # missing columns would look like missing privileges
         server.missing = "the missing tables and columns"
         return
-    # Functions that other roles create in Docora's schema could be run by our role.
-    creators = read_creators(database)
-    others = ", ".join(f"{name} in {schema}" for schema, name in creators)
-    others = f"others may create functions and tables: {others}"
-    revoke = (f"REVOKE CREATE ON SCHEMA {schema} FROM {name};" for schema, name in creators)
-    problem = (bool(creators), warning, others, " ".join(revoke))
-    server.check(CheckName.SCHEMAS, "no other role may create anything", problem)
+    # Another program could run a function that any role has created beside Docora's tables.
+    every_role = f"every role may create functions and tables in {role.schema}"
+    revoke = f"REVOKE CREATE ON SCHEMA {role.schema} FROM PUBLIC;"
+    problem = (role.public_may_create, warning, every_role, revoke)
+    server.check(CheckName.SCHEMAS, "not every role may create functions and tables", problem)
     privileges = checks.check_privileges(role, read_only=read_only)
     server.checks.append(privileges)
     server.may_only_read = role.may_only_read

@@ -1,17 +1,15 @@
 """Finds the apps, repositories and links that a person names."""
 
-import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import chain
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import read_held, read_overdue_before
 from docora_ops.database import Database
-from docora_ops.database.link_reports import different_errors, read_now
+from docora_ops.database.link_reports import read_now
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
@@ -19,16 +17,16 @@ from docora_ops.database.names import (
     find_apps,
     find_repositories,
     has_repository_like,
-    some_apps,
-    some_repositories,
+    repositories_by_prefix,
 )
-from docora_ops.error_groups import errors_of_group
 from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, in_future
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import When, inert, mask, moment, moment_of
 
 _MOST_CANDIDATES = 10
 """Apps to list if a prefix is ambiguous."""
+_MOST_COMPARED = 5000
+"""Names that are compared with a mistyped one."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +37,8 @@ class LinkChoice:
 
     apps, exclude_apps: ids or names, as a person types them.
     repositories: ids, `owner/name` or URLs; `*` in `owner/name` matches any text.
-    errors, exclude_errors: texts to compare with the last errors. A text that `--group-by error`
-        shows matches the errors of its group. Any other text matches errors that contain it
-        (case-insensitive); if it has a `*`, it must match the whole error, or all of the error
-        except the name of the sent file.
+    errors, exclude_errors: texts that the last error contains (case-insensitive). A text with a `*`
+        must match the whole error, or all of the error except the name of the sent file.
     no_error: also match links without an error.
     open_circuit: True matches links whose repository has an open circuit, False all other links;
         None matches all links.
@@ -102,18 +98,13 @@ def choose_links(
         repository_ids=[repository.repository_id for repository in linked],
         repository_names=patterns,
         statuses=choice.statuses,
+        errors=choice.errors,
+        exclude_errors=choice.exclude_errors,
+        no_error=choice.no_error,
         open_circuit=choice.open_circuit,
         last_scan_before=before,
         last_scan_after=after,
         overdue_before=read_overdue_before(docora, held) if choice.overdue else None,
-    )
-    which = replace(
-        which,
-        errors=choice.errors,
-        cut_errors=_errors_of_groups(database, which, choice.errors),
-        exclude_errors=choice.exclude_errors,
-        exclude_cut_errors=_errors_of_groups(database, which, choice.exclude_errors),
-        no_error=choice.no_error,
     )
     recorded = {
         "app": [app.app_name for app in chosen],
@@ -128,21 +119,6 @@ def choose_links(
         "circuit": {None: None, True: "open", False: "closed"}[choice.open_circuit],
     }
     return which, recorded
-
-
-def _errors_of_groups(
-    database: Database, which: LinkFilter, texts: Sequence[str]
-) -> Sequence[str] | None:
-    """Returns the matching errors, cut by `CUT_ERROR`; None if no text is that of an error group.
-
-    By SQL alone, the text of a group would also match errors of other groups.
-    """
-    matching = [different_errors(database, replace(which, errors=[text])) for text in texts]
-    groups = [errors_of_group(*pair) for pair in zip(texts, matching, strict=True)]
-    if not any(groups):
-        return None
-    chosen = (group or errors for group, errors in zip(groups, matching, strict=True))
-    return list(set(chain.from_iterable(chosen)))
 
 
 def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | None, datetime | None]:
@@ -172,17 +148,17 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
     names, AmbiguousError with the candidates.
     """
     named = find_apps(database, text)
-    prefixed: list[App] = []
+    candidates: Mapping[str, str] = {}
     if not named and text.strip():
         candidates = apps_by_prefix(database, text, _MOST_CANDIDATES + 1)
-        prefixed = [App(candidate.id, candidate.name) for candidate in candidates]
+    prefixed = [App(*candidate) for candidate in candidates.items()]
     if len(named) == 1 or (len(prefixed) == 1 and by_prefix):
         return (named or prefixed)[0]
     if len(prefixed) == 1:
         raise NotFoundError(
             f"no app is named {mask(text)!r}: a prefix is accepted only if the command asks for "
             "confirmation",
-            hint=_did_you_mean(prefixed[0].app_name, {prefixed[0].app_name: prefixed[0].app_id}),
+            hint=_did_you_mean(prefixed[0].app_name, candidates),
         )
     if several := named or prefixed[:_MOST_CANDIDATES]:
         listed = ", ".join(f"{mask(app.app_name)} ({quote(app.app_id)})" for app in several)
@@ -193,7 +169,7 @@ def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App
             hint="give the id of the one you mean",
             details={"app_ids": [app.app_id for app in several]},
         )
-    hint = _did_you_mean(text, some_apps(database))
+    hint = _did_you_mean(text, apps_by_prefix(database, "", _MOST_COMPARED))
     if find_repositories(database, [], text):
         hint = "it is a repository: the app comes first, or give the repository with --repo"
     raise NotFoundError(f"no app {mask(text)!r}", hint=hint)
@@ -261,29 +237,25 @@ def _for(apps: Sequence[App], preposition: str = "for") -> str:
 def _no_repository(
     sentence: str, database: Database, apps: Sequence[App], name: str
 ) -> NotFoundError:
-    names = some_repositories(database, [app.app_id for app in apps])
+    names = repositories_by_prefix(database, "", _MOST_COMPARED, [app.app_id for app in apps])
     typed = name.partition("://")[2].partition("/")[2] or name  # only the path of a URL
     return NotFoundError(sentence, hint=_did_you_mean(typed, names))
 
 
-def _did_you_mean(text: str, ids: Mapping[str, str]) -> str:
+def _did_you_mean(text: str, names: Mapping[str, str]) -> str:
     """Returns a hint with the names most similar to the text, quoted for the shell.
 
-    ids: the ids by name. If a name can't be printed unchanged, its id is shown instead.
+    names: by id. If a name can't be printed unchanged, its id is shown instead.
     """
     from difflib import get_close_matches  # seldom needed, and slow to import
 
-    names = {_folded(name): name for name in ids}
+    words = {
+        name.casefold(): quote(name if inert(mask(name)) == name else id_)
+        for id_, name in names.items()
+    }
     near: list[str] = []
     for cutoff in (0.8, 0.5):  # less similar names only if there is no near miss
-        near = near or [
-            names[folded] for folded in get_close_matches(_folded(text), names, 3, cutoff)
-        ]
-    words = [quote(name if inert(mask(name)) == name else ids[name]) for name in near]
-    if words:
-        return f"did you mean {' or '.join(words)}?"
+        near = near or get_close_matches(text.casefold(), words, 3, cutoff)
+    if near:
+        return f"did you mean {' or '.join(words[name] for name in near)}?"
     return "check the spelling, or give the id; docora-ops apps and docora-ops links list both"
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name.casefold())

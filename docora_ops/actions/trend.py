@@ -13,7 +13,7 @@ from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.actions.workers import warn_of_mute_workers, warn_of_other_workers
-from docora_ops.error_groups import errors_of_group, split_delivery, typable
+from docora_ops.error_groups import split_delivery, typable
 from docora_ops.jobs import JobEnd
 from docora_ops.queue.outcomes import (
     ALL_APPS,
@@ -236,9 +236,8 @@ def direction(recent: int, seconds: float, before: int, before_seconds: float) -
 def _with_error(ends: Sequence[SnapshotOutcome], wanted: str) -> list[SnapshotOutcome]:
     """Selects snapshots by their error, as `failed --error` selects links."""
     errors = {end.error_message for end in ends if end.error_message}
-    matching = [error for error in errors if _matches(error, wanted)]
-    chosen = set(errors_of_group(wanted, matching) or matching)
-    return [end for end in ends if end.error_message in chosen]
+    matching = {error for error in errors if _matches(error, wanted)}
+    return [end for end in ends if end.error_message in matching]
 
 
 def _matches(error: str, wanted: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +11,6 @@ import typer
 
 if TYPE_CHECKING:
     from docora_ops.actions.docora import Docora
-    from docora_ops.database.names import Candidate
 
 COMPLETE_VARIABLE = "_DOCORA_OPS_COMPLETE"
 """If this variable is set, Typer answers the shell instead of running a command."""
@@ -52,7 +51,7 @@ def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
     app = typer_context.params.get("app") or ()
     with _docora(typer_context) as docora:
         names = [app] if isinstance(app, str) else app
-        app_ids = [resolve_app(docora.database, name).app_id for name in names] or None
+        app_ids = [resolve_app(docora.database, name).app_id for name in names]
         repositories = repositories_by_prefix(docora.database, incomplete, _LIMIT, app_ids)
         return _offer(repositories, incomplete)
 
@@ -102,23 +101,26 @@ def _docora(typer_context: typer.Context) -> Docora:
     return Docora(settings.hurried(1))
 
 
-def _offer(candidates: Sequence[Candidate], incomplete: str) -> list[str]:
-    """Returns the candidates' names, or their ids if an id was typed or the name can't be typed.
+def _offer(names: Mapping[str, str], incomplete: str) -> list[str]:
+    """Returns the names, or their ids if an id was typed or the name can't be typed.
 
     Spells the beginning as it was typed, even if the case differs: Typer drops other spellings.
+
+    names: by id.
     """
     from docora_ops.text import inert, mask
 
     def can_be_typed(text: str) -> bool:
         return text == inert(text) == mask(text) and bool(text.strip()) and not text.startswith("-")
 
-    words = (
-        candidate.name if candidate.by_name and can_be_typed(candidate.name) else candidate.id
-        for candidate in candidates
-    )
     begun = len(incomplete)
+
+    def is_begun(word: str) -> bool:
+        return word[:begun].lower() == incomplete.lower()
+
+    words = (name if is_begun(name) and can_be_typed(name) else id_ for id_, name in names.items())
     return [
-        incomplete + word[begun:] if word[:begun].lower() == incomplete.lower() else word
+        incomplete + word[begun:] if is_begun(word) else word
         for word in words
         if can_be_typed(word)
     ]

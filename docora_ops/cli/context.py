@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -45,7 +46,7 @@ class Context:
     options: ChangeOptions = NO_OPTIONS
     """The options on how to change links."""
     target: str | None = None
-    """The name of the target, once the source of the settings is known."""
+    """The name of the target, once the settings have been asked for."""
     target_line: str = ""
     """The last line of a screen that does not name its servers; empty without a target."""
     document_has_begun: bool = False
@@ -60,17 +61,15 @@ class Context:
         Raises ConfigurationError; UsageError if both a target and an env file are given.
         """
         from docora_ops.actions.docora import Docora
-        from docora_ops.settings import load_settings, settings_source
+        from docora_ops.settings import load_settings
 
         chosen = self.typer_context.params if self.typer_context else {}
-        env_file, self.target = settings_source(chosen.get("env_file"), chosen.get("target"))
-        docora = Docora(load_settings(env_file, target=self.target))
+        env_file, target = chosen.get("env_file"), chosen.get("target")
+        # The document of an error in the target's file names the target, too.
+        self.target = target or (None if env_file else os.environ.get("DOCORA_OPS_TARGET") or None)
+        docora = Docora(load_settings(env_file, target=target))
         self.target_line = f"Target: {self.target}" if self.target else ""
         return docora
-
-    @property
-    def _has_docora(self) -> bool:
-        return "docora" in vars(self)
 
     def close(self) -> None:
         """Prints the remaining notices and closes the connections."""
@@ -84,12 +83,12 @@ class Context:
         ):
             # The error is reported after the connections have been closed.
             [error.hint] = self.named([error.hint])
-        if self._has_docora:
+        if "docora" in vars(self):
             self.docora.close()
 
     def tell(self) -> None:
         """Prints the notices of actions since the last call."""
-        if self._has_docora:
+        if "docora" in vars(self):
             notices, self.docora.notices = self.docora.notices, []
             for notice in notices:
                 self.say(notice, style="yellow" if notice.startswith("Warning") else None)
@@ -132,7 +131,7 @@ class Context:
 
         for part in parts:
             replaced(part, _NAMING, collect)
-        names = names_to_show(self.docora, ids) if ids and self._has_docora else {}
+        names = names_to_show(self.docora, ids) if ids and "docora" in vars(self) else {}
         return [replaced(part, _NAMING, put_names) for part in parts] if names else parts
 
     def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:

@@ -124,9 +124,8 @@ Errors = Annotated[
     typer.Option(
         "--error",
         metavar="TEXT",
-        help="Only links of the group that --group-by error shows as TEXT; without such a group, "
-        "links whose last error contains TEXT (case-insensitive). If TEXT has a *, it must match "
-        "the whole error. Repeatable.",
+        help="Only links whose last error contains TEXT (case-insensitive). If TEXT has a *, it "
+        "must match the whole error. Repeatable.",
     ),
 ]
 ExcludeErrors = Annotated[

@@ -11,10 +11,8 @@ from docora_ops.text import mask
 
 _OF_LINKS = """unnest(%(app_ids)s::text[], %(repository_ids)s::text[]) AS l(app_id, repository_id)
 WHERE d.app_id = l.app_id AND d.repository_id = l.repository_id
+    AND (%(path)s::text IS NULL OR d.file_path LIKE %(path)s)
 """
-
-
-_MATCHES_PATH = "AND d.file_path LIKE %(path)s"
 
 
 def clear_deliveries(
@@ -25,12 +23,11 @@ def clear_deliveries(
     update: mark the records as outdated instead.
     path: only records of files whose path matches (case-sensitive); `*` matches any text.
     """
-    of_links = _OF_LINKS + (_MATCHES_PATH if path else "")
-    delete = f"DELETE FROM docora.app_delivered_files d USING {of_links}"
+    delete = f"DELETE FROM docora.app_delivered_files d USING {_OF_LINKS}"
     # No content has this SHA-256, so the next snapshot sends an update for each of these files, and
     # a deletion for each file that is gone. With an empty value, Docora's worker would send no
     # `previous_sha`. An app that validates `previous_sha` accepts the form of a SHA-256.
-    mark = f"UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {of_links}"
+    mark = f"UPDATE docora.app_delivered_files d SET file_sha = repeat('0', 64) FROM {_OF_LINKS}"
     return database.execute(mark if update else delete, _of_links(links, path))
 
 
@@ -38,8 +35,7 @@ def count_deliveries(
     database: Database, links: Sequence[LinkIds], *, path: str | None = None
 ) -> int:
     """Counts the delivery records of the links. `path`: see `clear_deliveries`."""
-    of_links = _OF_LINKS + (_MATCHES_PATH if path else "")
-    sql = f"SELECT count(*) FROM docora.app_delivered_files d, {of_links}"
+    sql = f"SELECT count(*) FROM docora.app_delivered_files d, {_OF_LINKS}"
     [(count,)] = database.rows(sql, _of_links(links, path))
     return int(count)
 

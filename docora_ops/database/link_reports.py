@@ -1,7 +1,4 @@
-"""Reads lists, counts, histories and results of links.
-
-Masks secrets in texts and URLs, except in `different_errors`.
-"""
+"""Reads lists, counts, histories and results of links. Masks secrets in texts and URLs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,14 +9,13 @@ from psycopg.rows import TupleRow
 
 from docora_ops.database.link_rows import (
     COUNT_MATCHING,
-    CUT_ERROR,
     LINKS,
     MATCHES,
     filter_parameters,
     pairs,
 )
 from docora_ops.database.postgres import Database
-from docora_ops.error_groups import ErrorGroup, group_errors
+from docora_ops.error_groups import LONGEST, ErrorGroup, group_errors
 from docora_ops.errors import PostgresDeniedError
 from docora_ops.jobs import Hold, JobState
 from docora_ops.links import (
@@ -176,13 +172,11 @@ LINKS_BY_ERROR = f"""
 SELECT app_id, app_name, error, links, good_until, extract(epoch FROM now() - good_until)::bigint,
     extract(epoch FROM now() - oldest)::bigint
 FROM (
-    SELECT l.app_id, {CUT_ERROR} AS error, count(*) AS links, {_GOOD_UNTIL} AS good_until,
-        min{_OF_FAILED} AS oldest
+    SELECT l.app_id, left(l.last_error, {LONGEST + 1}) AS error, count(*) AS links,
+        {_GOOD_UNTIL} AS good_until, min{_OF_FAILED} AS oldest
     FROM {LINKS} WHERE {MATCHES} GROUP BY l.app_id, error
 ) counted LEFT JOIN docora.apps USING (app_id)
 """
-
-ERRORS = f"SELECT DISTINCT {CUT_ERROR} FROM {LINKS} WHERE {MATCHES}"
 
 APPS = f"""
 WITH chosen AS (SELECT l.app_id, l.status, l.last_scanned_at FROM {LINKS} WHERE {MATCHES})
@@ -232,12 +226,6 @@ def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> l
 def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
     """Groups the links by error regardless of paths, numbers and ids, most links first."""
     return group_errors(database.stream(LINKS_BY_ERROR, filter_parameters(which)))
-
-
-def different_errors(database: Database, which: LinkFilter) -> list[str]:
-    """Returns the distinct errors of the matching links, unmasked and cut as by `CUT_ERROR`."""
-    rows = database.rows(ERRORS, filter_parameters(which))
-    return [error for (error,) in rows if error]
 
 
 def summarize_apps(database: Database, which: LinkFilter, *, every_app: bool) -> list[AppSummary]:

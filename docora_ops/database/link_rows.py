@@ -7,7 +7,6 @@ from sys import intern
 from psycopg.rows import TupleRow
 
 from docora_ops.database.postgres import Database
-from docora_ops.error_groups import LONGEST
 from docora_ops.links import (
     Link,
     LinkFilter,
@@ -35,8 +34,6 @@ OVERDUE = """(
                             WHERE last_scanned_at >= %(overdue_before)s))
 )"""
 
-CUT_ERROR = f"left(l.last_error, {LONGEST + 1})"
-
 # No worker scans the links of held apps, so they are neither due nor overdue nor lost.
 NOT_HELD = "l.app_id <> ALL (%(held)s::text[])"
 
@@ -51,12 +48,9 @@ MATCHES = f"""(
          OR r.owner || '/' || r.name ILIKE ANY (%(repository_names)s::text[]))
     AND (%(errors)s::text[] IS NULL AND NOT %(no_error)s::boolean
          OR l.last_error ILIKE ANY (%(errors)s::text[])
-            AND (%(cut_errors)s::text[] IS NULL OR {CUT_ERROR} = ANY (%(cut_errors)s::text[]))
          OR %(no_error)s::boolean AND coalesce(l.last_error, '') = '')
     AND (%(exclude_errors)s::text[] IS NULL
-         OR (l.last_error ILIKE ANY (%(exclude_errors)s::text[])
-             AND (%(exclude_cut_errors)s::text[] IS NULL
-                  OR {CUT_ERROR} = ANY (%(exclude_cut_errors)s::text[]))) IS NOT TRUE)
+         OR (l.last_error ILIKE ANY (%(exclude_errors)s::text[])) IS NOT TRUE)
     AND (%(open_circuit)s::boolean IS NULL
          OR coalesce(r.circuit_open_until > now(), false) = %(open_circuit)s::boolean)
     AND (%(last_scan_before)s::timestamptz IS NULL OR l.last_scanned_at IS NULL
@@ -149,9 +143,7 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
         "repository_ids": list(which.repository_ids) or None,
         "repository_names": [like(text) for text in which.repository_names] or None,
         "errors": _patterns_of(which.errors),
-        "cut_errors": which.cut_errors,
         "exclude_errors": _patterns_of(which.exclude_errors),
-        "exclude_cut_errors": which.exclude_cut_errors,
         "no_error": which.no_error,
         "open_circuit": which.open_circuit,
         "or_held_back": which.or_held_back,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any, TypeVar
 
 import psycopg
@@ -406,19 +407,23 @@ class Database:
 
     def _open(self) -> Connection:
         """Connects to the first server in DATABASE_URL that accepts the connection."""
-        refusals = []
-        for name, server in self._servers:
-            options: dict[str, Any] = self._parameters | server
+        wanted = self._parameters.get("target_session_attrs", "any")
+        # libpq can't prefer a server to others of which it is not told.
+        rounds = ("standby", "any") if wanted == "prefer-standby" else (wanted,)
+        by_server: dict[str, PostgresError] = {}
+        for accepted, (name, server) in product(rounds, self._servers):
+            options = self._parameters | server | {"target_session_attrs": accepted}
             try:
                 # A prepared statement may be unknown in the next session of a pooling proxy.
                 connection = Connection.connect(**options, autocommit=True, prepare_threshold=None)
             except psycopg.Error as error:
-                if len(self._servers) == 1:
+                if len(rounds) == len(self._servers) == 1:
                     raise
-                refusals.append(self._explain(error, name))
+                by_server[name] = self._explain(error, name)
             else:
                 self.server = f"{self._name} on {name}"
                 return connection
+        refusals = list(by_server.values())
         reasons = "; ".join(error.message for error in refusals)
         # A failover does not help against a refused login, for example.
         worst = [error for error in refusals if type(error) is not PostgresError] or refusals

@@ -57,26 +57,11 @@ LEFT JOIN pg_attribute ON attrelid = t.oid AND attname = column_name AND NOT att
 ORDER BY number
 """
 
-# A role that may create objects could put a function into a schema on another client's search_path,
-# and have it run by our role.
-CREATORS = """
-SELECT quote_ident(nspname), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(rolname) END
-FROM pg_namespace CROSS JOIN aclexplode(coalesce(nspacl, acldefault('n', nspowner)))
-LEFT JOIN pg_roles r ON r.oid = grantee
-WHERE nspname = %(schema)s AND privilege_type = 'CREATE' AND (
-    grantee = 0
-    OR NOT rolsuper AND rolname NOT IN (current_user, 'pg_database_owner')
-        AND NOT pg_has_role(grantee, nspowner, 'MEMBER')
-        AND NOT EXISTS (
-            SELECT FROM pg_class WHERE relnamespace = pg_namespace.oid
-                AND relname = ANY (%(tables)s::text[]) AND pg_has_role(grantee, relowner, 'MEMBER')
-        )
-)
-ORDER BY 2
-"""
-
 ROLE = """
-SELECT quote_ident(rolname), quote_ident(%(schema)s), rolsuper
+SELECT quote_ident(rolname), quote_ident(%(schema)s), rolsuper, EXISTS (
+    SELECT FROM pg_namespace
+    WHERE nspname = %(schema)s AND has_schema_privilege('public', oid, 'CREATE')
+)
 FROM pg_roles WHERE rolname = current_user
 """
 
@@ -121,6 +106,7 @@ class Role:
     name: str
     schema: str
     is_superuser: bool
+    public_may_create: bool  # whether every role may create objects in the schema
     missing_columns: list[str]  # each `table` or `table.column` that is absent or hidden
     held: set[Privilege]  # those of the topic `privileges` that the role has
 
@@ -224,16 +210,6 @@ def require_session(settings: Settings) -> None:
         )
 
 
-def read_creators(database: Database) -> list[tuple[str, str]]:
-    """Returns the roles that may create objects in the schema of the tables, as (schema, role).
-
-    Omits superusers, our own role, and the owners of the schema and the tables. Call it within a
-    transaction, because `Database.schema` is known only once connected.
-    """
-    tables = [table for _, table, _ in granted("docora_ops")]
-    return list(database.rows(CREATORS, {"tables": tables, "schema": database.schema}))
-
-
 def read_role(database: Database) -> Role:
     """Reads the role of the connection and its privileges on Docora's tables.
 
@@ -241,9 +217,10 @@ def read_role(database: Database) -> Role:
     """
     needed = dict.fromkeys(granted("docora_ops") + granted("docora_worker"))
     names, tables, columns = (list(values) for values in zip(*needed, strict=True))
+    of_schema = {"schema": database.schema}
+    [(name, schema, is_superuser, public_may_create)] = database.rows(ROLE, of_schema)
     wanted = {"privileges": names, "tables": tables, "columns": columns}
-    [(name, schema, is_superuser)] = database.rows(ROLE, {"schema": database.schema})
-    privileges = database.rows(PRIVILEGES, {"schema": database.schema, **wanted})
+    privileges = database.rows(PRIVILEGES, {**of_schema, **wanted})
     existing = {table for _, table, _, exists, _ in privileges if exists}
     missing = [
         f"{table}.{column}" if table in existing else table
@@ -253,7 +230,8 @@ def read_role(database: Database) -> Role:
     held = {
         (privilege, table, column) for privilege, table, column, _, is_held in privileges if is_held
     }
-    return Role(name, schema, is_superuser, list(dict.fromkeys(missing)), held)
+    missing = list(dict.fromkeys(missing))
+    return Role(name, schema, is_superuser, public_may_create, missing, held)
 
 
 def read_identity(

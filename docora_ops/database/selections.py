@@ -76,11 +76,6 @@ def select_links(
         # of the selection must still qualify then.
         statuses = [*which.statuses, *held_back]
         claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
-    # The links are chosen already, so it suffices that each batch checks `errors` again. Otherwise,
-    # each batch would send all cut errors to Postgres.
-    if claimed.exclude_cut_errors is not None:
-        claimed = replace(claimed, exclude_errors=())
-    claimed = replace(claimed, cut_errors=None, exclude_cut_errors=None)
     claiming = Claiming.of_matching(claimed)
     parameters = {**filter_parameters(which), "limit": limit}
     selection = _select(database, MATCHES, parameters, claiming)

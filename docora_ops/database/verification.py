@@ -31,8 +31,8 @@ from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
 
 EXAMPLES = 3  # of each kind of difference, for each link
-_LONGEST_PATH = 1024  # characters of a path that the table of delivery records can hold
-_LONGEST_INDEXED = 2600  # bytes of a path that the index of this table can hold
+LONGEST_PATH = 1024  # characters of a path that the table of delivery records can hold
+LONGEST_INDEXED = 2600  # bytes of a path that an index can hold, together with two ids
 _LONGEST_STORING = "1 minute"  # Docora's worker stores a commit within this time
 
 
@@ -82,7 +82,7 @@ SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)
 
 _FITS = f"""(
     (%(path)s::text IS NULL OR {{0}} LIKE %(path)s)
-    AND length({{0}}) <= {_LONGEST_PATH} AND octet_length({{0}}) <= {_LONGEST_INDEXED}
+    AND length({{0}}) <= {LONGEST_PATH} AND octet_length({{0}}) <= {LONGEST_INDEXED}
 )"""
 
 # Omits links that are not compared (see `ComparedLink`): even comparing no files takes time.

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 from docora_ops.actions.encryption import decrypt
 from docora_ops.database.circuits import Circuit, Recipient
+from docora_ops.database.verification import LONGEST_INDEXED, LONGEST_PATH
 from docora_ops.errors import DeliveryError, SnapshotError
 from docora_ops.links import PublicPayload
 from docora_ops.settings import Settings
@@ -27,9 +28,6 @@ from docora_ops.worker.log import log
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Body, Webhook
 
-_LONGEST_PATH = 1024  # characters that Docora's table of deliveries can hold
-# Bytes of a path that fit into an index of Postgres, together with the two ids.
-_LONGEST_INDEXED = 2600
 _SMALL = 1 << 20  # bytes up to which a file's body is made in memory
 _SYNC_FAILED_TIMEOUT = 10  # seconds
 
@@ -67,7 +65,7 @@ def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list
         elif known.sha != sha:
             updates.append(Change("update", path, known.sha, known, sha))
     for name, file in by_name.items():
-        if len(name) <= _LONGEST_PATH and fits_index(name):
+        if len(name) <= LONGEST_PATH and fits_index(name):
             creations.append(Change("create", name, file.sha, file))
         else:
             log.warning("not sent, its path is too long for Docora: %s", inert(name))
@@ -76,7 +74,7 @@ def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list
 
 def fits_index(path: str) -> bool:
     """Tells whether the indexes of Docora's tables can hold the path."""
-    return len(path.encode()) <= _LONGEST_INDEXED
+    return len(path.encode()) <= LONGEST_INDEXED
 
 
 @dataclass(frozen=True)

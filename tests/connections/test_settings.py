@@ -249,6 +249,19 @@ def test_an_unusable_value_is_refused_by_its_name_and_never_shown(
     assert "7777" not in shown(error.value)
 
 
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+@pytest.mark.parametrize("password", ["a@b", "a/b", "a#b", "a[b", "a]b", "[a]b", STRAY])
+def test_a_password_that_must_be_percent_encoded_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, name: str, password: str
+) -> None:
+    scheme = "redis" if name == "REDIS_URL" else "postgres"
+    monkeypatch.setenv(name, f"{scheme}://u:{SECRET}{password}@h:1/0")
+    with pytest.raises(ConfigurationError, match=f"{name}: .* percent-encoded") as error:
+        load_settings()
+    assert SECRET not in shown(error.value)
+
+
 def test_options_of_node_are_understood_or_ignored(docora: Docora) -> None:
     of_node_pg, of_ioredis = "ssl=false&max=10&schema=public", "family=4&connectTimeout=10000"
     of_redis_py = "decode_responses=true&protocol=3&client_name=x&retry=3"

@@ -7,6 +7,7 @@ import pytest
 
 from docora_ops.errors import ConfigurationError
 from docora_ops.settings import load_settings
+from tests.support.diagnoses import check, examine, make_healthy, not_ok
 from tests.support.docora import Docora
 
 SECRET = "s3cr3t"
@@ -24,6 +25,20 @@ def test_a_value_is_read_from_its_file_wherever_that_is_named(
     assert result.code == 0, result
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\n\r\n"])
+def test_line_breaks_of_every_system_at_the_end_of_a_file_are_ignored(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str
+) -> None:
+    values = {"DATABASE_URL": f"postgres://u:{SECRET}@h/d", "ENCRYPTION_KEY": "ab" * 32}
+    for name, value in values.items():
+        (tmp_path / name).write_bytes(f"{value}{end}".encode())
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(f"{name}_FILE", str(tmp_path / name))
+    settings = load_settings()
+    assert settings.require_database_url().get_secret_value() == values["DATABASE_URL"]
+    assert settings.require_encryption_key() == bytes.fromhex(values["ENCRYPTION_KEY"])
+
+
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY"])
 def test_a_file_that_gives_no_value_is_named_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
@@ -39,8 +54,32 @@ def test_a_file_that_gives_no_value_is_named_and_not_shown(
         if content is not None:
             file.write_bytes(content)
         with pytest.raises(ConfigurationError, match=said) as error:
-            load_settings()
+            load_settings().require_encryption_key()
         assert SECRET not in str(error.value)
+
+
+def test_a_key_whose_file_can_not_be_read_disturbs_only_who_needs_it(docora: Docora) -> None:
+    make_healthy(docora)
+    env = {"ENCRYPTION_KEY": None, "ENCRYPTION_KEY_FILE": "/nowhere/key"}
+    said = "ENCRYPTION_KEY_FILE /nowhere/key can't be read: No such file or directory"
+    assert docora.run("status", env=env).code == 0
+    found = examine(docora, **env)
+    assert (found.code, not_ok(found)) == (0, {"settings": "warning"})
+    assert said in check(found, "settings")["finding"]
+    worker = docora.run("worker", "--burst", env=env)
+    assert (worker.code, f"Error: {said}\n" in worker.stderr) == (2, True), worker
+
+
+def test_the_key_is_read_from_a_pipe_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"ab" * 32)
+    os.close(writer)
+    monkeypatch.delenv("ENCRYPTION_KEY", raising=False)
+    monkeypatch.setenv("ENCRYPTION_KEY_FILE", f"/dev/fd/{reader}")
+    settings = load_settings()
+    for _ in range(2):
+        assert settings.require_encryption_key() == bytes.fromhex("ab" * 32)
+    os.close(reader)
 
 
 @pytest.mark.parametrize("value", ["postgres://u:s3cr3t@h/d", "s3cr3t" * 10])
@@ -48,9 +87,10 @@ def test_a_value_in_place_of_the_file_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("ENCRYPTION_KEY_FILE", value)
+    settings = load_settings()
     with pytest.raises(ConfigurationError, match="ENCRYPTION_KEY_FILE can't be read") as error:
-        load_settings()
-    assert SECRET not in str(error.value)
+        settings.require_encryption_key()
+    assert SECRET not in f"{error.value}{settings!r}"
 
 
 def test_both_variables_in_one_place_are_refused(
@@ -61,6 +101,8 @@ def test_both_variables_in_one_place_are_refused(
     monkeypatch.setenv("ENCRYPTION_KEY_FILE", str(file))
     env_file = tmp_path / "docora.env"
     env_file.write_text("ENCRYPTION_KEY=0\n")
+    assert load_settings(env_file).require_encryption_key() == bytes.fromhex(key)
+    env_file.write_text(f"ENCRYPTION_KEY_FILE={tmp_path}\n")
     assert load_settings(env_file).require_encryption_key() == bytes.fromhex(key)
     env_file.write_text(f"ENCRYPTION_KEY=0\nENCRYPTION_KEY_FILE={file}\n")
     with pytest.raises(ConfigurationError, match=f"{env_file} has both"):

@@ -156,3 +156,15 @@ def test_a_standby_shows_its_lag_and_calls_no_link_lost(replicated: Docora, pair
     pair.catch_up()
     again = replicated.run("wait", *link.ids, "--timeout", "5", "--json", env=environment)
     assert again.code == 0, again
+
+
+def test_a_standby_is_preferred_where_the_url_says_so(replicated: Docora, pair: Pair) -> None:
+    pair.catch_up()
+    url = f"{pair.primary.command},{pair.standby_host}&target_session_attrs=prefer-standby"
+    for promoted, host in ((False, pair.standby_host), (True, pair.primary_host)):
+        if promoted:
+            pair.promote()
+            eventually(lambda: not pair.is_standby, "a promotion")
+        status = replicated.run("status", "--json", env={"DATABASE_URL": url})
+        assert status.code == 0, status
+        assert status.data["postgres"].endswith(f" on {host}")

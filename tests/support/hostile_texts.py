@@ -37,12 +37,10 @@ TRICKS = {
     # what is not seen, and what turns the order of letters
     "\u202egnp\u202c\u2066i\u2069\u200e\u061c": r"\u202egnp\u202c\u2066i\u2069\u200e\u061c",
     "z\u200bw\u200cj\u200d\u2060\ufeff\u00ad": r"z\u200bw\u200cj\u200d\u2060\ufeff\xad",
-    "i\u034fv\u115f\u1160\u17b4\u180b\u3164\uffa0": (
-        r"i\u034fv\u115f\u1160\u17b4\u180b\u3164\uffa0"
-    ),
-    "t\U000e0041\U000e007f\ufe0f\U000e0100": r"t\U000e0041\U000e007f\ufe0f\U000e0100",
+    "t\u180e\U000e0041\U000e007f": r"t\u180e\U000e0041\U000e007f",
     "p\ue000\U0010fffd\ufffe\u0378": r"p\ue000\U0010fffd\ufffe\u0378",
     # what has a width of its own
+    "⚠\ufe0f i\u034fv\u3164\U000e0100": "⚠\ufe0f i\u034fv\u3164\U000e0100",
     "😀 👨\u200d👩\u200d👧 🇩🇪 👍🏽": r"😀 👨\u200d👩\u200d👧 🇩🇪 👍🏽",
     "漢字 ﾊﾝｶｸ 한국어\u3000x": "漢字 ﾊﾝｶｸ 한국어\u3000x",
     "Café Cafe\u0301 Å A\u030a": "Café Cafe\u0301 Å A\u030a",

@@ -44,6 +44,10 @@ class Pair:
     def promote(self) -> None:
         self.on_standby.execute("SELECT pg_promote()")
 
+    @property
+    def is_standby(self) -> object:
+        return self._one("SELECT pg_is_in_recovery()")
+
     def cut_off(self) -> None:
         self.on_standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         self.on_standby.execute("SELECT pg_reload_conf()")
