@@ -64,7 +64,7 @@ def test_the_page_has_all_of_one_app(docora: Docora, acme: str) -> None:
         "email": EMAIL,
         "base_url": "https://acme.example/docora",
         "links": 4,
-        "links_by_status": {"pending_snapshot": 0, "scanning": 0, "synced": 2, "failed": 2},
+        **{"pending_snapshot": 0, "scanning": 0, "synced": 2, "failed": 2},
         "overdue": 1,
         "delivered_files": 12,
         "held": None,
