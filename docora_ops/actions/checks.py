@@ -124,6 +124,14 @@ def judge(name: CheckName, fine: str, *problems: Problem) -> Check:
     return ok(name, fine)
 
 
+def worst_of(checks: Iterable[Check]) -> CheckState:
+    """Returns the worst state; a check that was not made counts as a warning."""
+    states = {check.state for check in checks}
+    if CheckState.CRITICAL in states:
+        return CheckState.CRITICAL
+    return CheckState.OK if states == {CheckState.OK} else CheckState.WARNING
+
+
 def check_postgres(
     version: str, standby: Standby | None, *, is_read_only: bool = False
 ) -> Iterator[Check]:

@@ -65,25 +65,16 @@ class DriftData:
 
 
 @dataclass(frozen=True)
-class DoctorData:
-    """The result of `doctor`. `drift` is null if doctor could not look for it.
-
-    changes: null without `--changes`.
-    """
-
-    state: CheckState
-    checks: Sequence[Check]
-    drift: DriftData | None
-    changes: ProblemChanges | None = None
-
-
-@dataclass(frozen=True)
 class Diagnosis:
     """The results of all checks in display order. Unknown numbers are None.
 
+    state: the worst state of all checks; a check that was not made counts as a warning.
+    drift: None if doctor could not look for it.
     needs: what was missing for checks that were not made, such as `Postgres`.
+    changes: None without `--changes`.
     """
 
+    state: CheckState
     checks: Sequence[Check]
     drift: DriftData | None
     needs: str = ""
@@ -93,18 +84,7 @@ class Diagnosis:
     failed_links: int | None = None
     overdue_links: int | None = None
     worker_count: int | None = None
-
-    @property
-    def state(self) -> CheckState:
-        """Returns the worst state of all checks; a check that was not made counts as a warning."""
-        states = {check.state for check in self.checks}
-        if CheckState.CRITICAL in states:
-            return CheckState.CRITICAL
-        return CheckState.OK if states == {CheckState.OK} else CheckState.WARNING
-
-    def data(self) -> DoctorData:
-        """Returns the output of `doctor --json`."""
-        return DoctorData(self.state, self.checks, self.drift)
+    changes: ProblemChanges | None = None
 
 
 @dataclass
@@ -194,8 +174,12 @@ def diagnose(
     of_both = _check_together(docora, postgres, redis)
     made = [settings, *postgres.checks, *redis.checks, *of_both]
     by_name = {check.name: check for check in [*made, *(() if is_lost else of_drift)]}
+    results = [
+        by_name.get(name) or checks.not_checked(name, f"needs {needs}") for name in CheckName
+    ]
     yield Diagnosis(
-        [by_name.get(name) or checks.not_checked(name, f"needs {needs}") for name in CheckName],
+        checks.worst_of(results),
+        results,
         None if is_lost else report,
         needs,
         misconfigured=bool(unusable),
