@@ -300,8 +300,8 @@ def _group(group: ErrorGroup) -> str:
 
 def _state(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
     yield from ("", "## State now", "")
-    is_verified, row = report.verification is not None, ""
-    for name, value in status_rows(report.status, errors, is_verified=is_verified):
+    row = ""
+    for name, value in status_rows(report.status, errors):
         row = name or row
         if row not in {"Failed", "Operation"}:  # told above
             shown = code(value.plain.strip())

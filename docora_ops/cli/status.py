@@ -235,15 +235,12 @@ def status_rows(
     status: Status,
     errors: Sequence[ServerError],
     *,
-    is_verified: bool | None = None,
     most: int = _MOST,
     with_bars: bool = False,
 ) -> Iterator[Row]:
     """Yields the names and values of the screen. Leaves out rows that have nothing to tell.
 
     errors: the errors of unusable servers.
-    is_verified: whether the delivered files have been compared; if not, suggest `verify`. If None,
-        suggest `verify` only if the last operation has finished and the headline is no trouble.
     most: the number of apps and errors to name.
     with_bars: show the failures of a day as bars, too.
     """
@@ -264,11 +261,6 @@ def status_rows(
     if last := status.last_operation:
         done = f"{links_done(last)}, {state_of(last)}"
         yield "Operation", cell(f"{last.operation_id}: {done}, {ago(last.last_step_seconds)}")
-    if is_verified is None:
-        is_verified = not (last and last.finished) or status.headline.code.is_trouble
-    if not is_verified and (status.links_by_status or {}).get(LinkStatus.SYNCED):
-        unproven = "synced does not prove that all were delivered"
-        yield "Files", _heading(unproven, "docora-ops verify")
 
 
 def _servers(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
