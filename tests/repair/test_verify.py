@@ -156,10 +156,10 @@ def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Do
         unclear[shared] = "scanned_together"
     shared = add(docora, {})
     add_beside(shared, None, "pending_snapshot")
-    unclear[shared] = "other_pending"
+    unclear[shared] = "other_unfinished"
     failed = add(docora, {})
     add_beside(failed, None, "failed")
-    unclear[failed] = "other_failed"
+    unclear[failed] = "other_unfinished"
     # All links of a repository are scanned in the same pass, and so seconds apart.
     seconds = timedelta(seconds=10)
     certain = [add(docora, {}) for _ in range(2)]
@@ -333,7 +333,7 @@ def test_links_beside_one_that_is_being_scanned_are_compared(docora: Docora) -> 
     assert data | {"proven": 1, "scanning": 3} == data
     # Docora's own worker may have stored another commit already, before the scan ends.
     [uncertain] = data["uncertain_links"]
-    assert (uncertain["app_id"], uncertain["doubt"]) == (unclear.app_id, "other_scanning")
+    assert (uncertain["app_id"], uncertain["doubt"]) == (unclear.app_id, "other_unfinished")
     assert differing(data) == {lost.job_id: (5, 0, 0)}
 
 
