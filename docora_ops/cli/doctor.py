@@ -87,12 +87,12 @@ def doctor(
     context = context_of(typer_context)
     from docora_ops.actions.checks import CheckState
     from docora_ops.actions.doctor import Diagnosis, diagnose
-    from docora_ops.actions.doctor_changes import require_usable
+    from docora_ops.actions.doctor_changes import refuse_special
 
     docora = context.docora
     if changes:
         changes = changes.expanduser()
-        require_usable(changes)
+        refuse_special(changes)
     docora.settings = docora.settings.hurried(8)
     events = diagnose(docora, max_failed=max_failed, read_only=read_only)
     if not changes:
