@@ -39,7 +39,7 @@ from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import measure, read_redis_server, try_commands
 from docora_ops.settings import Settings
-from docora_ops.text import amount, duration
+from docora_ops.text import amount
 
 EXAMPLES_SHOWN = 5  # cases of each kind of drift
 _NO_ERROR = "(no error recorded)"
@@ -264,17 +264,6 @@ def _check_settings(
         of_apps = f"none of the auth keys of {amount(postgres.foreign_keys, 'app')}"
         finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
         return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora uses")
-    threshold, freshness = settings.overdue_after, postgres.freshness
-    # A due link waits for the next pass of the scheduler.
-    shortest = (settings.rescan_interval_ms + settings.scan_interval_ms) // 1000
-    shortest = max((freshness and freshness.cycle_seconds) or 0, shortest)
-    if threshold and freshness and threshold < shortest:
-        finding = (
-            f"DOCORA_OPS_OVERDUE_AFTER is {duration(threshold)}, and a cycle takes up to "
-            f"{duration(shortest)}: links count as overdue in between"
-        )
-        hint = f"set it to more than {shortest}: docora-ops help links"
-        return warning(name, finding, hint)
     if settings.warnings:
         return warning(name, "; ".join(settings.warnings))
     of_target = f"target {settings.target}, " if settings.target else ""
