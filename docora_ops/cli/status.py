@@ -388,7 +388,7 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         others = f" (and {amount(more, 'more app')})" if more else ""
         held = one_line(f"{held_words(app)}{others}", "yellow")
         if app.held.until_at is None:
-            to_release = f"docora-ops release {arguments(name)}"
+            to_release = f"docora-ops release {arguments(app.app_id)}"
             held = _heading(f"{name} for ever{others}", to_release, "yellow")
         yield "Held", held
     if state := status.schedule_state:
