@@ -170,7 +170,7 @@ def sentence_of(status: Status) -> str:
         case HeadlineCode.NOT_SCHEDULED:
             failed = (status.links_by_status or {}).get(LinkStatus.FAILED)
             due, more = f"{amount(links, 'link')} due", f", {failed:,} failed" if failed else ""
-            return f"{no_pass_words(since)}: {due}{more}"
+            return f"{_no_pass_words(since)}: {due}{more}"
         case HeadlineCode.NOTHING_MOVES:
             return f"nothing moves: {amount(links, 'link')} due, {last}"
         case HeadlineCode.FAILED:
@@ -199,7 +199,7 @@ def sentence_of(status: Status) -> str:
     return "there are no links yet"
 
 
-def no_pass_words(seconds: float | None) -> str:
+def _no_pass_words(seconds: float | None) -> str:
     """Returns `no pass of docora-ops schedule for 5m56s`."""
     age = "is known" if seconds is None else f"for {duration(seconds)}"
     return f"no pass of docora-ops schedule {age}"
