@@ -15,7 +15,7 @@ import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.app_page import TO_READ_CONTACTS
-from docora_ops.cli.context import context_of
+from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.status import sentence_of, status_rows
 from docora_ops.cli.verify import LIMITS, progress_of, summary
@@ -74,7 +74,7 @@ def report(
     if as_json:
         context.show_document(result, next(iter(errors), None))
     else:
-        text = "\n".join(_lines(result, errors, with_proof=verify))
+        text = "\n".join(_lines(context, result, errors, with_proof=verify))
         context.show_tables([Markdown(text)], paged=True)
     for error in errors:
         context.report(error)
@@ -103,9 +103,9 @@ class Markdown:
 
 
 def _lines(
-    report: Report, errors: Sequence[ServerError], *, with_proof: bool = False
+    context: Context, report: Report, errors: Sequence[ServerError], *, with_proof: bool
 ) -> Iterator[str]:
-    """Yields the lines of the report.
+    """Yields the lines of the report. Adds the target to commands, but not to what was recorded.
 
     errors: the errors of unusable servers.
     with_proof: whether `--verify` was given.
@@ -113,10 +113,10 @@ def _lines(
     what = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
     yield from (f"# Report of {what}", "")
     yield f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
-    yield from _open_now(report, errors)
-    yield from _timeline(report)
-    yield from _whom_to_tell(report)
-    yield from _verified(report, with_proof=with_proof)
+    yield from map(context.addressed, _open_now(report, errors))
+    yield from _timeline(context, report)
+    yield from map(context.addressed, _whom_to_tell(report))
+    yield from map(context.addressed, _verified(report, with_proof=with_proof))
 
 
 def _open_now(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
@@ -168,14 +168,15 @@ def _time(when: datetime | None) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S}" if when else "unknown"
 
 
-def _timeline(report: Report) -> Iterator[str]:
+def _timeline(context: Context, report: Report) -> Iterator[str]:
     yield from ("", "## Timeline", "")
     if report.changes_left_out:
         left_out = amount(report.changes_left_out, "earlier change")
-        yield f"- {left_out} left out: `docora-ops history`"
+        yield context.addressed(f"- {left_out} left out: `docora-ops history`")
     if report.operations_left_out:
         earlier = amount(report.operations_left_out, "earlier operation")
-        yield f"- {earlier} without details: `docora-ops report --operation ID`"
+        see = "`docora-ops report --operation ID`"
+        yield context.addressed(f"- {earlier} without details: {see}")
     operations = {operation.operation_id: operation for operation in report.operations}
     lines: list[tuple[datetime, str, OperationRecord | None]] = []
     for entry in report.changes:
