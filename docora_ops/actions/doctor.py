@@ -207,7 +207,7 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
             yield checks.check_capacity(pace if docora.queue.can_push else None)
     if freshness is not None:
         overview = health.overview if health else None
-        yield checks.check_freshness(freshness, redis.held, overview)
+        yield checks.check_freshness(freshness, redis.held, overview, docora.settings)
     if ahead := postgres.ahead | redis.ahead:
         yield checks.check_clocks(ahead, health.overview.workers if health else ())
     if latencies := postgres.latency | redis.latency:
