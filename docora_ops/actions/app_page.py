@@ -13,7 +13,7 @@ from docora_ops.database.deliveries import DeliveryFilter, deliveries_by_reposit
 from docora_ops.database.link_reports import AppSummary
 from docora_ops.database.selections import select_links
 from docora_ops.error_groups import ErrorGroup
-from docora_ops.errors import RedisError
+from docora_ops.errors import NotFoundError, RedisError
 from docora_ops.jobs import Hold
 from docora_ops.links import FAILED_LINKS, TRIED_LINKS, LinkFilter
 from docora_ops.operations import RunningOperation
@@ -59,7 +59,10 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
     held = holds.get(found.app_id)
     email, created_at = lists.read_contacts(database, [found.app_id])[found.app_id]
     with database.snapshot():
-        [summary] = lists.summarize_apps(database, of_app, every_app=True)
+        summaries = lists.summarize_apps(database, of_app, every_app=True)
+        if not summaries:
+            raise NotFoundError(f"no app {found.app_name!r}", hint="it was removed a moment ago")
+        [summary] = summaries
         overdue = replace(of_app, overdue_before=read_overdue_before(docora, list(holds)))
         delivered = deliveries_by_repository(database, DeliveryFilter(found.app_id))
         page = AppPage(
