@@ -303,6 +303,12 @@ def test_without_a_stored_commit_nothing_is_proven(docora: Docora) -> None:
     assert (result.code, counts) == (0, (2, 0, 2)), result
 
 
+def test_without_links_nothing_is_proven_in_a_script(docora: Docora) -> None:
+    app = docora.add_app("Quiet Harbor")
+    for words in ((), (app,)):
+        assert (run(docora, *words).code, run(docora, *words, "--strict").code) == (0, 6), words
+
+
 def test_a_link_that_is_not_synced_is_not_proven_and_a_failed_one_is_a_problem(
     docora: Docora,
 ) -> None:
