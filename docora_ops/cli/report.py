@@ -20,7 +20,6 @@ from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.status import sentence_of, status_rows
 from docora_ops.cli.verify import LIMITS, progress_of, summary
 from docora_ops.errors import PostgresError, UsageError
-from docora_ops.links import LinkStatus, arguments
 from docora_ops.operations import OperationState
 from docora_ops.render.columns import NO_ERROR, link_name
 from docora_ops.render.link_tables import apps_of

@@ -32,7 +32,7 @@ def verify(
         bool,
         typer.Option(
             "--strict",
-            help="Exit with code 6 also if a link is uncertain or skipped, or if there are no links.",
+            help="Exit with code 6 also if a link is uncertain or skipped, or without links.",
         ),
     ] = False,
     as_json: options.Json = False,
