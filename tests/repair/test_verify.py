@@ -199,8 +199,7 @@ def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Do
     for part in (
         "\tuncertain: scanned earlier\t4\t0\t0\t4 missing: back\\slash, docs/日本.md, ",
         "\tuncertain: scanned together\t",
-        "\tuncertain: other pending\t",
-        "\tuncertain: other failed\t",
+        "\tuncertain: other unfinished\t",
         "\nUncertain: the next good scan sends what is missing. Then: docora-ops verify\n",
         "\nTo send all files of a link again: docora-ops resync APP REPO\n",
         "\n1 link is failed, 3 links proven, 7 uncertain, ",
