@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from docora_ops.actions.many_links import resync_all as resync_all
     from docora_ops.actions.many_links import retry_all_failed as retry_all_failed
     from docora_ops.actions.many_links import schedule as schedule
-    from docora_ops.actions.metrics import read_metrics as read_metrics
     from docora_ops.actions.one_link import link_to_resync as link_to_resync
     from docora_ops.actions.one_link import resync as resync
     from docora_ops.actions.one_link import retry as retry
@@ -74,7 +73,6 @@ _MODULES = {
     "waiting": ("LinkStep", "OperationStep", "wait", "wait_for_change", "wait_for_operation"),
     "lookup": ("LinkChoice",),
     "many_links": ("repeat_schedule", "resync_all", "retry_all_failed", "schedule"),
-    "metrics": ("read_metrics",),
     "one_link": ("link_to_resync", "resync", "retry"),
     "pair": ("accept_pair", "read_pair"),
     "holds": ("held_apps", "hold", "release"),

@@ -10,43 +10,35 @@ from docora_ops.actions.lookup import resolve_app
 from docora_ops.actions.many_links import operations_at_work, running_operations
 from docora_ops.database import link_reports as lists
 from docora_ops.database.deliveries import DeliveryFilter, deliveries_by_repository
+from docora_ops.database.link_reports import AppSummary
 from docora_ops.database.selections import select_links
 from docora_ops.error_groups import ErrorGroup
-from docora_ops.errors import RedisError
+from docora_ops.errors import NotFoundError, RedisError
 from docora_ops.jobs import Hold
-from docora_ops.links import FAILED_LINKS, TRIED_LINKS, App, LinkFilter, LinkStatus
+from docora_ops.links import FAILED_LINKS, TRIED_LINKS, LinkFilter
 from docora_ops.operations import RunningOperation
 
 
-@dataclass(frozen=True)
-class AppPage(App):
+@dataclass(frozen=True, kw_only=True)
+class AppPage(AppSummary):
     """Everything about one app.
 
     email, created_at: None if the role may not read them.
     good_until_at, good_until_seconds, oldest_scan_seconds: as in `ErrorGroup`, for all failed links
         of the app.
+    held: the hold of the app; None if it is not held, or Redis could not be used.
     tried_by_error: links whose last try failed and that will be tried again, by error.
     delivered_files, last_delivered_at: Docora records only the last delivery of each file.
-    held: the hold of the app; None if it is not held, or Redis could not be used.
     running_operations: bulk operations of docora-ops at work on links of the app; None if Redis
         could not be used.
     """
 
-    email: str | None
-    base_url: str
     created_at: datetime | None
-    links: int
-    links_by_status: Mapping[LinkStatus, int]
     overdue: int
-    last_scanned_at: datetime | None
-    good_until_at: datetime | None
-    good_until_seconds: int | None
-    oldest_scan_seconds: int | None
     failed_by_error: Sequence[ErrorGroup]
     tried_by_error: Sequence[ErrorGroup]
     delivered_files: int
     last_delivered_at: datetime | None
-    held: Hold | None
     running_operations: Sequence[RunningOperation] | None
 
 
@@ -67,23 +59,17 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
     held = holds.get(found.app_id)
     email, created_at = lists.read_contacts(database, [found.app_id])[found.app_id]
     with database.snapshot():
-        [summary] = lists.summarize_apps(database, of_app, every_app=True)
+        summaries = lists.summarize_apps(database, of_app, every_app=True)
+        if not summaries:
+            raise NotFoundError(f"no app {found.app_name!r}", hint="it was removed a moment ago")
+        [summary] = summaries
         overdue = replace(of_app, overdue_before=read_overdue_before(docora, list(holds)))
         delivered = deliveries_by_repository(database, DeliveryFilter(found.app_id))
         page = AppPage(
-            app_id=found.app_id,
-            app_name=found.app_name,
-            email=email,
-            base_url=summary.base_url,
+            **vars(summary) | {"email": email, "held": held},
             created_at=created_at,
-            links=summary.links,
-            links_by_status={status: getattr(summary, status) for status in LinkStatus},
             # Nobody expects a held app to be scanned.
             overdue=0 if held else lists.count_links(database, overdue),
-            last_scanned_at=summary.last_scanned_at,
-            good_until_at=summary.good_until_at,
-            good_until_seconds=summary.good_until_seconds,
-            oldest_scan_seconds=summary.oldest_scan_seconds,
             failed_by_error=lists.error_groups(
                 database, replace(FAILED_LINKS, app_ids=of_app.app_ids)
             ),
@@ -92,7 +78,6 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
             ),
             delivered_files=sum(files for files, _, _ in delivered.values()),
             last_delivered_at=max((last for _, _, last in delivered.values()), default=None),
-            held=held,
             running_operations=running,
         )
     return page, lost

@@ -122,6 +122,14 @@ def judge(name: CheckName, fine: str, *problems: Problem) -> Check:
     return ok(name, fine)
 
 
+def worst_of(checks: Iterable[Check]) -> CheckState:
+    """Returns the worst state; a check that was not made counts as a warning."""
+    states = {check.state for check in checks}
+    if CheckState.CRITICAL in states:
+        return CheckState.CRITICAL
+    return CheckState.OK if states == {CheckState.OK} else CheckState.WARNING
+
+
 def check_postgres(
     version: str, standby: Standby | None, *, is_read_only: bool = False
 ) -> Iterator[Check]:
@@ -364,7 +372,7 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
 
 
 def check_freshness(
-    freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview | None
+    freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview | None, settings: Settings
 ) -> Check:
     """Checks that links are scanned, and that no hold without an end is forgotten.
 
@@ -381,7 +389,9 @@ def check_freshness(
         f"nothing moves: {amount(freshness.due, 'link')} due, and for over {still} no job ran, "
     )
     stands += "began or ended, and no file was delivered"
-    to_see = _TIMER if queue and queue.is_idle else "docora-ops queue"
+    to_see = "docora-ops queue"
+    if queue and queue.is_idle and has_missed_passes(queue.last_pass_seconds, settings):
+        to_see = _TIMER
     now = queue.read_at if queue else None
     forgotten = [app for app in held if now and app.held.is_forgotten(now)]
     whose = f"{held_in_words(forgotten)} for ever, for over a week" if forgotten else ""

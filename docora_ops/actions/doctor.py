@@ -38,7 +38,7 @@ from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import measure, read_redis_server, try_commands
 from docora_ops.settings import Settings
-from docora_ops.text import amount, duration
+from docora_ops.text import amount
 
 EXAMPLES_SHOWN = 5  # cases of each kind of drift
 _NO_ERROR = "(no error recorded)"
@@ -64,25 +64,16 @@ class DriftData:
 
 
 @dataclass(frozen=True)
-class DoctorData:
-    """The result of `doctor`. `drift` is null if doctor could not look for it.
-
-    changes: null without `--changes`.
-    """
-
-    state: CheckState
-    checks: Sequence[Check]
-    drift: DriftData | None
-    changes: ProblemChanges | None = None
-
-
-@dataclass(frozen=True)
 class Diagnosis:
     """The results of all checks in display order. Unknown numbers are None.
 
+    state: the worst state of all checks; a check that was not made counts as a warning.
+    drift: None if doctor could not look for it.
     needs: what was missing for checks that were not made, such as `Postgres`.
+    changes: None without `--changes`.
     """
 
+    state: CheckState
     checks: Sequence[Check]
     drift: DriftData | None
     needs: str = ""
@@ -92,18 +83,7 @@ class Diagnosis:
     failed_links: int | None = None
     overdue_links: int | None = None
     worker_count: int | None = None
-
-    @property
-    def state(self) -> CheckState:
-        """Returns the worst state of all checks; a check that was not made counts as a warning."""
-        states = {check.state for check in self.checks}
-        if CheckState.CRITICAL in states:
-            return CheckState.CRITICAL
-        return CheckState.OK if states == {CheckState.OK} else CheckState.WARNING
-
-    def data(self) -> DoctorData:
-        """Returns the output of `doctor --json`."""
-        return DoctorData(self.state, self.checks, self.drift)
+    changes: ProblemChanges | None = None
 
 
 @dataclass
@@ -193,8 +173,12 @@ def diagnose(
     of_both = _check_together(docora, postgres, redis)
     made = [settings, *postgres.checks, *redis.checks, *of_both]
     by_name = {check.name: check for check in [*made, *(() if is_lost else of_drift)]}
+    results = [
+        by_name.get(name) or checks.not_checked(name, f"needs {needs}") for name in CheckName
+    ]
     yield Diagnosis(
-        [by_name.get(name) or checks.not_checked(name, f"needs {needs}") for name in CheckName],
+        checks.worst_of(results),
+        results,
         None if is_lost else report,
         needs,
         misconfigured=bool(unusable),
@@ -221,7 +205,7 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
             pace = capacity(redis.recorded, freshness, queue, docora.settings)
             yield checks.check_capacity(pace if docora.queue.can_push else None)
     if freshness is not None:
-        yield checks.check_freshness(freshness, redis.held, queue)
+        yield checks.check_freshness(freshness, redis.held, queue, docora.settings)
     if ahead := postgres.ahead | redis.ahead:
         yield checks.check_clocks(ahead, queue.workers if queue else ())
     if latencies := postgres.latency | redis.latency:
@@ -278,17 +262,6 @@ def _check_settings(
         of_apps = f"none of the auth keys of {amount(postgres.foreign_keys, 'app')}"
         finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
         return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora uses")
-    threshold, freshness = settings.overdue_after, postgres.freshness
-    # A due link waits for the next pass of the scheduler.
-    shortest = (settings.rescan_interval_ms + settings.scan_interval_ms) // 1000
-    shortest = max((freshness and freshness.cycle_seconds) or 0, shortest)
-    if threshold and freshness and threshold < shortest:
-        finding = (
-            f"DOCORA_OPS_OVERDUE_AFTER is {duration(threshold)}, and a cycle takes up to "
-            f"{duration(shortest)}: links count as overdue in between"
-        )
-        hint = f"set it to more than {shortest}: docora-ops help links"
-        return warning(name, finding, hint)
     if settings.warnings:
         return warning(name, "; ".join(settings.warnings))
     of_target = f"target {settings.target}, " if settings.target else ""

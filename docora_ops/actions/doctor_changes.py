@@ -101,17 +101,11 @@ def keep(changes: ProblemChanges, file: Path) -> None:
         raise _unusable(file, error.strerror or "unknown error") from error
 
 
-def require_usable(file: Path) -> None:
-    """Raises UsageError if the file can't be replaced."""
-    try:
+def refuse_special(file: Path) -> None:
+    """Raises UsageError if the path is a device or a folder: `keep` would replace a device."""
+    with suppress(OSError):  # `keep` says why the file can't be used
         if file.exists() and not file.is_file():
             raise _unusable(file, "it is not a file")
-        if not file.parent.is_dir():
-            raise _unusable(file, "its folder does not exist")
-        if not os.access(file.parent, os.W_OK | os.X_OK):
-            raise _unusable(file, "its folder can't be written to")
-    except OSError as error:
-        raise _unusable(file, error.strerror or "unknown error") from error
 
 
 def _unusable(file: Path, reason: str) -> UsageError:

@@ -54,6 +54,8 @@ _MOST = 5000
 """Most links whose jobs are looked at: more would take longer than the rest of the screen."""
 _GROUPS = 4
 """Apps and errors to name, so that the whole screen fits 24 lines."""
+_MEASURED_ERRORS = 20
+"""Errors in metrics; limited, because each one creates a time series."""
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,25 @@ class Status:
     schedule_state: CheckState | None = None  # of the last pass of `schedule`; None if not judged
     headline: Headline = Headline(HeadlineCode.SERVER_DOWN)
 
+    @property
+    def backend_ok(self) -> bool:
+        """Tells whether it is clear which workers run, and none of the other backend do."""
+        return (
+            self.queue is not None
+            and self.queue.backend_source is not BackendSource.UNCLEAR
+            and self.queue.other_queue is not OtherQueue.WORKED_ON
+        )
 
-def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
-    """Returns the available state of both servers, and the errors of unusable servers."""
+
+def read_status(
+    docora: Docora, *, for_metrics: bool = False, by_app: bool = True, by_error: bool = True
+) -> tuple[Status, Sequence[ServerError]]:
+    """Returns the available state of both servers, and the errors of unusable servers.
+
+    for_metrics: name all apps with failed links and 20 errors, look once for lost and stuck links,
+        and leave out the last operation, links that are tried again, and what outcomes tell.
+    by_app, by_error: count the failed links by app, and by error.
+    """
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
     status = Status(database.server, describe(client), docora.settings.target)
@@ -185,8 +203,10 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         status = replace(
             status,
             queue=docora.queue_to_read.overview(1),
-            last_operation=next(iter(read_operations(docora.redis)), None),
         )
+        if not for_metrics:
+            last = next(iter(read_operations(docora.redis)), None)
+            status = replace(status, last_operation=last)
     with keeping_errors(errors), database.snapshot():
         server = read_server(database)
         status = replace(
@@ -199,8 +219,9 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         if server.latency * 1000 > TOO_SLOW_MS:
             raise PostgresError(f"Postgres database {database.server} is too slow", hint=_TOO_SLOW)
         counts = count_by_status(database)
-        failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS)
-        groups = error_groups(database, FAILED_LINKS)
+        failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if by_app else []
+        groups = error_groups(database, FAILED_LINKS) if by_error else []
+        tried = [] if for_metrics else error_groups(database, TRIED_LINKS)
         known = [group for group in groups if group.good_until_seconds is not None]
         latest = min(known, key=lambda group: group.good_until_seconds or 0, default=None)
         held = [app.app_id for app in status.queue.held] if status.queue else []
@@ -212,36 +233,38 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
             pending_with_open_circuit=counts.pending_with_open_circuit,
             failed_until_retry=counts.failed_until_retry,
             failed_apps=len(failed_apps),
-            failed_by_app=[AppCount(*row) for row in failed_apps[:_GROUPS]],
+            failed_by_app=[
+                AppCount(*row) for row in failed_apps[: None if for_metrics else _GROUPS]
+            ],
             failed_errors=len(groups),
-            failed_by_error=groups[:_GROUPS],
-            tried_by_error=error_groups(database, TRIED_LINKS)[:_GROUPS],
+            failed_by_error=groups[: _MEASURED_ERRORS if for_metrics else _GROUPS],
+            tried_by_error=tried[:_GROUPS],
             good_until_at=latest.good_until_at if latest else None,
             good_until_seconds=latest.good_until_seconds if latest else None,
             oldest_scan_seconds=max((it.oldest_scan_seconds or 0 for it in known), default=None),
         )
     with keeping_errors(errors):
         if overview := status.queue:
-            status = _beside_queue(docora, status, overview)
-            is_judged = overview.backend_source is not BackendSource.UNCLEAR
-            is_judged &= overview.other_queue is not OtherQueue.WORKED_ON
+            if status.freshness:
+                fresh = beside_queue(docora, status.freshness, overview)
+                status = replace(status, freshness=fresh)
+            if not for_metrics:
+                status = _beside_queue(docora, status, overview)
             # The links of a standby may be older than their jobs.
-            if status.freshness and is_judged and not status.standby:
-                status = replace(status, drift=count_drift(docora, overview, twice=True))
+            if status.freshness and status.backend_ok and not status.standby:
+                status = replace(status, drift=count_drift(docora, overview, twice=not for_metrics))
     errors.sort(key=lambda error: isinstance(error, RedisError))
     return replace(status, headline=headline_of(status)), errors
 
 
 def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> Status:
-    """Adds what needs both servers, and what is read from the record of outcomes."""
+    """Adds the names of held apps, warnings, and what is read from the record of outcomes."""
     queue, fresh = docora.queue_to_read, status.freshness
     if overview.workers:  # otherwise, the screen says so
         warn_of_other_workers(docora)
-    if fresh:
-        fresh = beside_queue(docora, fresh, overview)
-        if overview.held:
-            overview = replace(overview, held=with_names(docora.database, overview.held))
-    status = replace(status, queue=overview, freshness=fresh)
+    if fresh and overview.held:
+        overview = replace(overview, held=with_names(docora.database, overview.held))
+        status = replace(status, queue=overview)
     if not queue.can_push:
         return status
     if queue.choice.is_clear and not overview.has_only_others:

@@ -81,7 +81,7 @@ class Trend:
     periods: oldest first; the last period has not ended yet. Empty if none is recorded.
     failures_per_hour: in the last 20 to 30 minutes.
     before_per_hour: in the hour before that.
-    direction: None if the record is too short.
+    direction: None if the record is too short, or there is none.
     reaches_back_to: the start of the record, if earlier periods were asked for.
     seconds_reach_back_to: the start of the recorded durations, if later than that of the periods.
     is_recorded: False with BullMQ. Then, a failed job is only known until Docora's scheduler queues
@@ -128,26 +128,30 @@ def read_trend(
         PeriodCount(floor(end.ended_at, PERIOD), end.outcome, 1, end.files)
         for end in (() if is_whole else ends)
     ]
-    begin, trimmed_at, is_kept = outcomes.reaches_back_to, None, True
+    begin, trimmed_at = outcomes.reaches_back_to, None
     if queue.can_push:
         record = read_counts(docora.redis, start, now, app_id=app_id or ALL_APPS)
+        if not record.is_kept:
+            return Trend([], length, 0, 0, None, None, None)
         # Each failure has an entry. If a failure is counted but has none, the stream was trimmed.
         if begin and any(
             count.started_at < floor(begin, PERIOD) and count.outcome in FAILURES
             for count in record.counts
         ):
             trimmed_at = begin
-        begin, is_kept = record.reaches_back_to, record.is_kept
-        warn_of_mute_workers(docora, workers_without_record(docora.redis) if is_kept else ())
+        begin = record.reaches_back_to
+        warn_of_mute_workers(docora, workers_without_record(docora.redis))
         if is_whole:
             counts = record.counts
         else:
             begin, trimmed_at = trimmed_at or begin, None
+    else:  # only periods with a failed job are shown, however long ago `since` is
+        first = max(first, min((count.started_at for count in counts), default=now))
     found = _trend(counts, ends, first, length, now, begin, trimmed_at, is_whole=is_whole)
     if not queue.can_push:
         failed = [period for period in found.periods if period.failures]
         found = replace(found, periods=failed, direction=None, is_recorded=False)
-    return found if is_kept else replace(found, periods=[])
+    return found
 
 
 def trend_of_day(record: Counts, now: datetime) -> Trend:

@@ -42,7 +42,7 @@ def show_app(context: Context, app: str, *, show_all: bool) -> ExitCode:
 
 
 def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
-    app, counts = arguments(page.app_id), page.links_by_status
+    app = arguments(page.app_id)
     yield "App", cell(f"{page.app_name} ({page.app_id})")
     unknown = page.email is None and page.created_at is None
     yield "Email", cell(TO_READ_CONTACTS, "dim") if unknown else cell(page.email)
@@ -52,12 +52,13 @@ def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
     if page.held:
         yield "Held", cell(page.held.words, "yellow")
         yield "", _command(f"release {app}")
+    counts = {status: getattr(page, status) for status in LinkStatus}
     parts = [f"{count} {words(status)}" for status, count in counts.items() if count]
     yield "Links", cell(", ".join(parts) or "none")
     if page.overdue:
         yield "Overdue", cell(amount(page.overdue, "link"), "red")
         yield "", _command(f"links --overdue --app {app}")
-    if failed := counts[LinkStatus.FAILED]:
+    if failed := page.failed:
         good = good_until_in_words(
             page.good_until_at, page.good_until_seconds, page.oldest_scan_seconds
         )

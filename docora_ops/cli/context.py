@@ -305,7 +305,7 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
                 continue
             # Usually from an unset shell variable; an empty text would match everything.
             wrong = "" if text.strip() else "the value is empty"
-            if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+            if any("\ud800" <= character <= "\udfff" for character in text):
                 wrong = "the value is not valid UTF-8"
             if wrong:
                 raise typer.BadParameter(wrong, ctx=typer_context, param=parameter)

@@ -87,12 +87,12 @@ def doctor(
     context = context_of(typer_context)
     from docora_ops.actions.checks import CheckState
     from docora_ops.actions.doctor import Diagnosis, diagnose
-    from docora_ops.actions.doctor_changes import require_usable
+    from docora_ops.actions.doctor_changes import refuse_special
 
     docora = context.docora
     if changes:
         changes = changes.expanduser()
-        require_usable(changes)
+        refuse_special(changes)
     docora.settings = docora.settings.hurried(8)
     events = diagnose(docora, max_failed=max_failed, read_only=read_only)
     if not changes:
@@ -106,7 +106,7 @@ def doctor(
     if changes:
         return _tell_changes(context, diagnosis, changes, remind or _DAY)
     if as_json:
-        context.show_document(diagnosis.data())
+        context.show_document(diagnosis)
         context.say(summary(diagnosis))
     else:
         # Without --all, the worst comes last, and a pager would show the beginning.
@@ -126,7 +126,7 @@ def _tell_changes(context: Context, diagnosis: Diagnosis, file: Path, remind: in
     if not changes.are_news:
         context.docora.notices.clear()  # a check shows them, too
     if context.as_json:
-        context.show_document(replace(diagnosis.data(), changes=changes))
+        context.show_document(replace(diagnosis, changes=changes))
     elif changes.are_news:
         context.show_tables(_changes_screen(diagnosis, changes), context.target_line)
     if not has_failed(sys.stdout):  # otherwise, the next run must report this again

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
@@ -12,16 +14,19 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.errors import PostgresError, RedisError
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
+from docora_ops.links import LinkStatus
 from docora_ops.render.columns import NO_ERROR
 from docora_ops.text import inert
 
 if TYPE_CHECKING:
     from io import TextIOWrapper
 
-    from docora_ops.actions.metrics import Metrics
+    from docora_ops.actions.status import Status
     from docora_ops.error_groups import ErrorGroup
-    from docora_ops.jobs import Worker
+    from docora_ops.errors import ServerError
+    from docora_ops.jobs import QueueOverview, Worker
 
 
 def metrics(
@@ -43,13 +48,15 @@ def metrics(
     If a server is unreachable, omits its metrics and exits with code 5. Changes nothing.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.metrics import read_metrics
+    from docora_ops.actions.status import read_status
 
-    metrics, errors = read_metrics(context.docora, by_app=by_app, by_error=by_error)
+    began = time.monotonic()
+    status, errors = read_status(context.docora, for_metrics=True, by_app=by_app, by_error=by_error)
+    seconds = round(time.monotonic() - began, 3)
     # Prometheus expects UTF-8, regardless of the locale of a cron job.
     cast("TextIOWrapper", sys.stdout).reconfigure(encoding="utf-8", errors="backslashreplace")
     context.tell()
-    sys.stdout.write(prometheus_text(metrics, openmetrics=openmetrics))
+    sys.stdout.write(prometheus_text(status, errors, seconds, openmetrics=openmetrics))
     sys.stdout.flush()
     for error in errors:
         context.report(error)
@@ -83,10 +90,19 @@ _HELP = {
 }
 
 
-def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
+def prometheus_text(
+    status: Status,
+    errors: Sequence[ServerError],
+    seconds: float,
+    *,
+    openmetrics: bool,
+) -> str:
     """Returns the metrics in Prometheus's text format 0.0.4, or in OpenMetrics.
 
     Omits the metrics of a server that is down, rather than reporting 0.
+
+    errors: the errors of unusable servers, which count as down.
+    seconds: the time that it took to read `status`.
     """
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
     from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
@@ -95,47 +111,42 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
 
     def add(name: str, values: Mapping[Any, float], **labels: str) -> None:
         """Adds a gauge with a sample per item of `values`. The item's key fills the empty label."""
-        if metrics.target:
-            labels = {"target": metrics.target, **labels}
+        if status.target:
+            labels = {"target": status.target, **labels}
         gauge = Gauge(name, _HELP[name], tuple(labels), registry=registry)
         for last, value in values.items():
             of_labels = [label or last for label in labels.values()]
             (gauge.labels(*of_labels) if labels else gauge).set(value)
 
-    links, queue, drift = metrics.links, metrics.queue, metrics.drift
+    if any(isinstance(error, PostgresError) for error in errors):
+        status = replace(status, links_by_status=None, freshness=None)
+    if any(isinstance(error, RedisError) for error in errors):
+        status = replace(status, queue=None)
+    links, queue, fresh = status.links_by_status, status.queue, status.freshness
     add("docora_up", {"postgres": links is not None, "redis": queue is not None}, server="")
     if links:
-        add("docora_links", links.by_status, status="")
-        add("docora_circuits_open", {"": links.open_circuits})
-    if metrics.failed_by_app:
-        apps = {inert(app.app_id): app.links for app in metrics.failed_by_app}
-        add("docora_failed_links", apps, app_id="")
-    if links and metrics.failed_by_error:
-        by_error = _by_error(metrics.failed_by_error, links.failed)
-        add("docora_failed_links_by_error", by_error, error="")
+        add("docora_links", links, status="")
+        add("docora_circuits_open", {"": status.open_circuits or 0})
+        if status.failed_by_app:
+            apps = {inert(app.app_id): app.links for app in status.failed_by_app}
+            add("docora_failed_links", apps, app_id="")
+        if status.failed_by_error:
+            counts = _by_error(status.failed_by_error, links[LinkStatus.FAILED])
+            add("docora_failed_links_by_error", counts, error="")
     if queue:
-        jobs = {
-            "waiting": queue.waiting,
-            "active": queue.active,
-            "delayed": queue.delayed,
-            "completed": queue.completed_jobs,
-            "failed": queue.failed_jobs,
-        }
-        add("docora_queue_jobs", jobs, queue=QUEUE_NAME, status="")
+        add("docora_queue_jobs", _jobs(queue), queue=QUEUE_NAME, status="")
         if queue.held:
             add("docora_app_held", {inert(app.app_id): 1 for app in queue.held}, app_id="")
         if (oldest := queue.oldest_waiting_seconds) is not None:
             add("docora_queue_oldest_seconds", {"": oldest}, queue=QUEUE_NAME)
         states = Counter(map(_state, queue.workers))
         add("docora_workers", {state: states[state] for state in _STATES}, state="")
-        refusals = (worker.no_job_reason for worker in queue.workers)
-        reasons = Counter(reason.code for reason in refusals if reason)
+        reasons = Counter(it.no_job_reason and it.no_job_reason.code for it in queue.workers)
         add("docora_workers_refusing", {code: reasons[code] for code in NoJobCode}, reason="")
-    if metrics.backend_ok is not None:
-        add("docora_backend_ok", {"": metrics.backend_ok})
-    if drift:
+        add("docora_backend_ok", {"": status.backend_ok})
+    if drift := status.drift:
         add("docora_drift_links", {"lost": drift.lost, "stuck": drift.stuck}, kind="")
-    if fresh := metrics.freshness:
+    if fresh:
         add("docora_links_overdue", {"": fresh.overdue})
         add("docora_nothing_moves", {"": fresh.nothing_moves})
         add("docora_slow_cycle_seconds", {"": fresh.slow_cycle_seconds})
@@ -145,9 +156,18 @@ def prometheus_text(metrics: Metrics, *, openmetrics: bool = False) -> str:
             add("docora_oldest_scan_age_seconds", {"": fresh.oldest_scan_seconds})
     if queue and (last_pass := queue.last_pass_at):
         add("docora_schedule_last_pass_timestamp_seconds", {"": last_pass.timestamp()})
-    add("docora_scrape_seconds", {"": metrics.scrape_seconds})
-    encoded: bytes = (generate_openmetrics if openmetrics else generate_latest)(registry)
-    return encoded.decode()
+    add("docora_scrape_seconds", {"": seconds})
+    return str((generate_openmetrics if openmetrics else generate_latest)(registry), "utf-8")
+
+
+def _jobs(queue: QueueOverview) -> Mapping[str, int]:
+    return {
+        "waiting": queue.waiting,
+        "active": queue.active,
+        "delayed": queue.delayed,
+        "completed": queue.completed_jobs,
+        "failed": queue.failed_jobs,
+    }
 
 
 def _state(worker: Worker) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from itertools import chain
 from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,13 +15,11 @@ import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.app_page import TO_READ_CONTACTS
-from docora_ops.cli.context import context_of
+from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.cli.queue import held_words
-from docora_ops.cli.status import no_pass_words, status_rows
+from docora_ops.cli.status import sentence_of, status_rows
 from docora_ops.cli.verify import LIMITS, progress_of, summary
 from docora_ops.errors import PostgresError, UsageError
-from docora_ops.links import LinkStatus, arguments
 from docora_ops.operations import OperationState
 from docora_ops.render.columns import NO_ERROR, link_name
 from docora_ops.render.link_tables import apps_of
@@ -57,8 +54,8 @@ def report(
 ) -> int:
     """Print a report of an incident in Markdown.
 
-    Begins with what is open now, then shows who did what, when and why, which links failed again,
-    and the current state. Can be pasted into an issue. Covers the last 24 hours by default. With
+    Begins with what is open now, then shows who did what, when and why, and which links failed
+    again. Can be pasted into an issue. Covers the last 24 hours by default. With
     --verify, exits with code 6 if links differ or are failed. Changes nothing.
     """
     context = context_of(typer_context)
@@ -76,7 +73,8 @@ def report(
     if as_json:
         context.show_document(result, next(iter(errors), None))
     else:
-        context.show_tables([_markdown(result, errors, with_proof=verify)], paged=True)
+        text = "\n".join(_lines(context, result, errors, with_proof=verify))
+        context.show_tables([Markdown(text)], paged=True)
     for error in errors:
         context.report(error)
     if errors:
@@ -103,66 +101,36 @@ class Markdown:
             yield Text(line, no_wrap=True, overflow="ignore")
 
 
-def _markdown(
-    report: Report, errors: Sequence[ServerError], *, with_proof: bool = False
-) -> Markdown:
-    """Returns the report.
+def _lines(
+    context: Context, report: Report, errors: Sequence[ServerError], *, with_proof: bool
+) -> Iterator[str]:
+    """Yields the lines of the report. Adds the target to commands, but not to what was recorded.
 
     errors: the errors of unusable servers.
     with_proof: whether `--verify` was given.
     """
     what = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
-    period = f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
-    sections = (
-        (f"# Report of {what}", "", period),
-        _open_now(report),
-        _timeline(report),
-        _state(report, errors),
-        _whom_to_tell(report),
-        _verified(report, with_proof=with_proof),
-    )
-    return Markdown("\n".join(chain.from_iterable(sections)))
+    yield from (f"# Report of {what}", "")
+    yield f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
+    yield from map(context.addressed, _open_now(report, errors))
+    yield from _timeline(context, report)
+    yield from map(context.addressed, _whom_to_tell(report))
+    yield from map(context.addressed, _verified(report, with_proof=with_proof))
 
 
-def _open_now(report: Report) -> Iterator[str]:
-    yield from ("", "## Open now", "")
-    status, lines = report.status, list(_open_things(report))
-    known = status.links_by_status is not None and status.queue is not None
-    yield from lines or ["Nothing." if known else "Not known, because a server could not be used."]
-
-
-def _open_things(report: Report) -> Iterator[str]:
+def _open_now(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
     from docora_ops.cli.bulk_view import links_done, state_of
 
-    status = report.status
-    queue, fresh, drift = status.queue, status.freshness, status.drift
-    if failed := (status.links_by_status or {}).get(LinkStatus.FAILED):
-        links = f"{amount(failed, 'link')} of {amount(status.failed_apps or 0, 'app')}"
-        yield f"- {links} failed: `docora-ops failed --group-by error`"
-        for group in status.failed_by_error or ():
-            yield f"  - {_group(group)}"
-        if (more := (status.failed_errors or 0) - len(status.failed_by_error or ())) > 0:
-            yield f"  - and {amount(more, 'more error')}"
-    if fresh and fresh.overdue:
-        yield f"- {fresh.overdue_words} overdue: `docora-ops links --overdue`"
-    if queue and status.schedule_state == "critical":
-        passed = no_pass_words(queue.last_pass_seconds)
-        yield f"- {passed}: a timer should run `docora-ops schedule`"
+    yield from ("", "## Open now", "", code(sentence_of(report.status)), "")
+    for name, value in status_rows(report.status, errors):
+        if name != "Operation":  # told below, with all others that are not finished
+            shown = code(value.plain.strip())
+            yield f"- {name}: {shown}" if name else f"  - {shown}"
     for operation in report.operations:
         if operation.is_open:
             state = f"{state_of(operation)}, {links_done(operation)}"
             see = f"docora-ops operations {operation.operation_id}"
-            yield f"- operation {code(state)}: {code(see)}"
-    if queue and (jobs := queue.unfinished):
-        parts = f"{queue.active} running, {queue.waiting} waiting, {queue.delayed} delayed"
-        yield f"- {amount(jobs, 'snapshot')} unfinished ({parts}): `docora-ops queue`"
-    for app in queue.held if queue else ():
-        end = code(f"docora-ops release {arguments(app.app_name or app.app_id)}")
-        yield f"- held: {code(held_words(app))}: {end}"
-    if queue and queue.suspension:
-        yield f"- {code(queue.suspension.sentence)}"
-    if drift and (lost := drift.lost + drift.stuck):
-        yield f"- {amount(lost, 'link')} lost or stuck: `docora-ops repair`"
+            yield f"- Operation: {code(state)}: {code(see)}"
 
 
 def _verified(report: Report, *, with_proof: bool) -> Iterator[str]:
@@ -199,14 +167,15 @@ def _time(when: datetime | None) -> str:
     return f"{when:%Y-%m-%d %H:%M:%S}" if when else "unknown"
 
 
-def _timeline(report: Report) -> Iterator[str]:
+def _timeline(context: Context, report: Report) -> Iterator[str]:
     yield from ("", "## Timeline", "")
     if report.changes_left_out:
         left_out = amount(report.changes_left_out, "earlier change")
-        yield f"- {left_out} left out: `docora-ops history`"
+        yield context.addressed(f"- {left_out} left out: `docora-ops history`")
     if report.operations_left_out:
         earlier = amount(report.operations_left_out, "earlier operation")
-        yield f"- {earlier} without details: `docora-ops report --operation ID`"
+        see = "`docora-ops report --operation ID`"
+        yield context.addressed(f"- {earlier} without details: {see}")
     operations = {operation.operation_id: operation for operation in report.operations}
     lines: list[tuple[datetime, str, OperationRecord | None]] = []
     for entry in report.changes:
@@ -296,16 +265,6 @@ def _failures(heading: str, links: Sequence[LinkFailure], total: int) -> Iterato
 def _group(group: ErrorGroup) -> str:
     whose = f"{amount(group.links, 'link')} of {code(apps_of(group))}"
     return f"{whose}: {code(group.error_message or NO_ERROR)}"
-
-
-def _state(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
-    yield from ("", "## State now", "")
-    is_verified, row = report.verification is not None, ""
-    for name, value in status_rows(report.status, errors, is_verified=is_verified):
-        row = name or row
-        if row not in {"Failed", "Operation"}:  # told above
-            shown = code(value.plain.strip())
-            yield f"- {name}: {shown}" if name else f"  - {shown}"
 
 
 def _whom_to_tell(report: Report) -> Iterator[str]:

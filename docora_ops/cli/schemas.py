@@ -14,7 +14,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.actions.app_page import AppPage
     from docora_ops.actions.app_url import Probe, UrlChange
     from docora_ops.actions.deliveries import Deliveries
-    from docora_ops.actions.doctor import DoctorData
+    from docora_ops.actions.doctor import Diagnosis
     from docora_ops.actions.holds import HoldResult, ReleaseResult
     from docora_ops.actions.link_lists import LinkDetails
     from docora_ops.actions.pair import Pair
@@ -46,7 +46,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "deliveries": Deliveries | list[DeliveredFile],
         "queue": jobs.QueueOverview,
         "trend": Trend,
-        "doctor": DoctorData,
+        "doctor": Diagnosis,
         "verify": Verification,
         "probe": Probe,
         "retry": one,

@@ -170,7 +170,7 @@ def sentence_of(status: Status) -> str:
         case HeadlineCode.NOT_SCHEDULED:
             failed = (status.links_by_status or {}).get(LinkStatus.FAILED)
             due, more = f"{amount(links, 'link')} due", f", {failed:,} failed" if failed else ""
-            return f"{no_pass_words(since)}: {due}{more}"
+            return f"{_no_pass_words(since)}: {due}{more}"
         case HeadlineCode.NOTHING_MOVES:
             return f"nothing moves: {amount(links, 'link')} due, {last}"
         case HeadlineCode.FAILED:
@@ -199,7 +199,7 @@ def sentence_of(status: Status) -> str:
     return "there are no links yet"
 
 
-def no_pass_words(seconds: float | None) -> str:
+def _no_pass_words(seconds: float | None) -> str:
     """Returns `no pass of docora-ops schedule for 5m56s`."""
     age = "is known" if seconds is None else f"for {duration(seconds)}"
     return f"no pass of docora-ops schedule {age}"
@@ -235,15 +235,12 @@ def status_rows(
     status: Status,
     errors: Sequence[ServerError],
     *,
-    is_verified: bool | None = None,
     most: int = _MOST,
     with_bars: bool = False,
 ) -> Iterator[Row]:
     """Yields the names and values of the screen. Leaves out rows that have nothing to tell.
 
     errors: the errors of unusable servers.
-    is_verified: whether the delivered files have been compared; if not, suggest `verify`. If None,
-        suggest `verify` only if the last operation has finished and the headline is no trouble.
     most: the number of apps and errors to name.
     with_bars: show the failures of a day as bars, too.
     """
@@ -264,11 +261,6 @@ def status_rows(
     if last := status.last_operation:
         done = f"{links_done(last)}, {state_of(last)}"
         yield "Operation", cell(f"{last.operation_id}: {done}, {ago(last.last_step_seconds)}")
-    if is_verified is None:
-        is_verified = not (last and last.finished) or status.headline.code.is_trouble
-    if not is_verified and (status.links_by_status or {}).get(LinkStatus.SYNCED):
-        unproven = "synced does not prove that all were delivered"
-        yield "Files", _heading(unproven, "docora-ops verify")
 
 
 def _servers(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
@@ -355,8 +347,8 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
         lines.append(_heading(overdue, "docora-ops links --overdue", "red"))
     if freshness.nothing_moves:
         due = f"nothing moves: {freshness.due} due, {last}"
-        is_idle = status.queue and status.queue.is_idle
-        to_see = "docora-ops schedule" if is_idle else "docora-ops queue"
+        needs_pass = status.schedule_state != "ok" and status.queue and status.queue.is_idle
+        to_see = "docora-ops schedule" if needs_pass else "docora-ops queue"
         lines.append(_heading(due, to_see, "red"))
     if freshness.is_slow:
         lines.append(cell(freshness.slow_words, "yellow"))
@@ -396,7 +388,7 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         others = f" (and {amount(more, 'more app')})" if more else ""
         held = one_line(f"{held_words(app)}{others}", "yellow")
         if app.held.until_at is None:
-            to_release = f"docora-ops release {arguments(name)}"
+            to_release = f"docora-ops release {arguments(app.app_id)}"
             held = _heading(f"{name} for ever{others}", to_release, "yellow")
         yield "Held", held
     if state := status.schedule_state:

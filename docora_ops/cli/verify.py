@@ -30,7 +30,10 @@ def verify(
     repo: options.OptionalRepo = None,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Exit with code 6 also if a link is uncertain or skipped."),
+        typer.Option(
+            "--strict",
+            help="Exit with code 6 also if a link is uncertain or skipped, or without links.",
+        ),
     ] = False,
     as_json: options.Json = False,
     target: options.Target = None,
@@ -54,7 +57,7 @@ def verify(
     else:
         context.show_tables(_screen(result), context.target_line, paged=True)
     context.say(LIMITS)
-    is_unproven = result.proven + result.not_comparable < result.links
+    is_unproven = not result.links or result.proven + result.not_comparable < result.links
     is_problem = result.has_problems or (strict and is_unproven)
     return ExitCode.PROBLEMS if is_problem else ExitCode.OK
 

@@ -50,9 +50,7 @@ class Doubt(StrEnum):
     SCANNED_EARLIER = "scanned_earlier"  # the link's last scan is older than the commit
     SCANNED_LATER = "scanned_later"  # the link's last scan ended long after the commit was stored
     SCANNED_TOGETHER = "scanned_together"  # another link's scan also ended after it was stored
-    OTHER_SCANNING = "other_scanning"  # another link is being scanned
-    OTHER_PENDING = "other_pending"  # another link's scan may have been interrupted
-    OTHER_FAILED = "other_failed"  # another link's scan may have been interrupted in its last try
+    OTHER_UNFINISHED = "other_unfinished"  # another link's scan runs, or may have been interrupted
 
 
 @dataclass(frozen=True)
@@ -151,8 +149,7 @@ FROM (
     SELECT bool_or(last_scanned_at = l.scanned_at) AS has_stored,
         bool_or(last_scanned_at >= l.scanned_at) AS has_ended_since,
         bool_or(last_scanned_at IS NOT NULL) AS was_scanned,
-        bool_or(status = 'scanning') AS is_scanned,
-        bool_or(status = 'pending_snapshot') AS is_pending, bool_or(status = 'failed') AS is_failed
+        bool_or(status <> 'synced') AS is_unfinished
     FROM docora.app_repositories
     WHERE c.missing + c.outdated + c.extra > 0 AND repository_id = l.repository_id AND id <> l.id
 ) other CROSS JOIN LATERAL (
@@ -167,9 +164,7 @@ FROM (
         WHEN l.last_scanned_at > l.scanned_at + interval '{_LONGEST_STORING}'
             OR NOT isfinite(l.last_scanned_at) THEN '{Doubt.SCANNED_LATER}'
         WHEN other.has_ended_since THEN '{Doubt.SCANNED_TOGETHER}'
-        WHEN other.is_scanned THEN '{Doubt.OTHER_SCANNING}'
-        WHEN other.is_pending THEN '{Doubt.OTHER_PENDING}'
-        WHEN other.is_failed THEN '{Doubt.OTHER_FAILED}'
+        WHEN other.is_unfinished THEN '{Doubt.OTHER_UNFINISHED}'
     END AS doubt
 ) d
 )

@@ -1,5 +1,6 @@
 """`--target` and `targets`: which file is read, where its name stands, and all side by side."""
 
+import re
 import shlex
 import socket
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def test_an_added_target_does_not_touch_what_was_recorded(docora: Docora, env: E
     words: tuple[str, ...] = ("--error", said, "--reason", said, "--confirm", "prod")
     assert docora.run("retry-all-failed", *words, *chosen, env=env).code == 0
     docora.set_link(link, status="failed", last_error=said)
-    for command in ("failed", "history"):
+    for command in ("failed", "history", "report"):
         for options in ((), ("--json",)):
             words = (command, *options, *chosen)
             shown = docora.run(*words, env=env)
@@ -85,6 +86,9 @@ def test_suggested_commands_name_the_target(docora: Docora, env: Env, tmp_path: 
         assert refused in (result.json["hint"] if "--json" in words else result.stderr)
     verified = docora.run("verify", env=by_variable)
     assert "again: docora-ops resync --target prod" in verified.stdout + verified.stderr
+    reported = docora.run("report", env=by_variable).stdout
+    assert re.findall(r"docora-ops \w+(?! --target prod)\b", reported) == [], reported
+    assert reported.count("docora-ops report --target prod --verify`") == 1
     checked = docora.run("doctor", "--json", env=by_variable)
     hints = " ".join(each["hint"] or "" for each in checked.data["checks"])
     assert "docora-ops worker --target prod" in hints

@@ -172,19 +172,22 @@ def test_the_file_is_private_and_replaced_only_once_the_output_is_out(
     assert file.stat().st_ino != before
 
 
-def test_a_file_that_can_not_be_used_is_an_error_before_anything_is_asked(
-    docora: Docora, tmp_path: Path
-) -> None:
-    for path, why in (
-        (str(tmp_path), "it is not a file"),
-        (os.devnull, "it is not a file"),
-        (str(tmp_path / "gone" / "file"), "its folder does not exist"),
-    ):
+def test_what_is_no_file_is_never_replaced(docora: Docora, tmp_path: Path) -> None:
+    for path in (str(tmp_path), os.devnull):
         result = docora.run("doctor", f"--changes={path}", env={"DATABASE_URL": None})
         assert (result.code, result.stdout) == (2, "")
-        assert result.stderr.startswith(f"Error: --changes {path}: {why}\n"), result
+        assert result.stderr.startswith(f"Error: --changes {path}: it is not a file\n"), result
     for options in (["--remind", "1h"], ["--changes=x", "--all"], ["--changes=x", "--remind=0"]):
         assert docora.run("doctor", *options).code == 2
+
+
+def test_a_file_that_can_not_be_written_is_an_error_after_the_output(
+    docora: Docora, tmp_path: Path
+) -> None:
+    file = tmp_path / "gone" / "file"
+    result = docora.run("doctor", f"--changes={file}", env=ONE_LOOK | {"DATABASE_URL": None})
+    assert (result.code, result.stdout.startswith("New: ")) == (2, True), result
+    assert f"Error: --changes {file}: No such file or directory\nHint: name a " in result.stderr
 
 
 @pytest.mark.slow

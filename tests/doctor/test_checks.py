@@ -11,6 +11,7 @@ from docora_ops.actions.checks import (
     check_clocks,
     check_postgres,
     check_redis,
+    worst_of,
 )
 from docora_ops.actions.doctor import Diagnosis
 from docora_ops.cli.doctor import summary
@@ -102,5 +103,5 @@ def test_the_worst_check_is_what_counts() -> None:
         ("critical warning ok", "critical", "1 critical, 1 warning."),
     ):
         checks = [Check(CheckName.SETTINGS, "found", state=CheckState(x)) for x in found.split()]
-        diagnosis = Diagnosis(checks, None)
+        diagnosis = Diagnosis(worst_of(checks), checks, None)
         assert (diagnosis.state, summary(diagnosis)) == (worst, sentence)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from rq.worker import WorkerStatus
 
 from docora_ops.jobs import NoJobCode
 from tests.help.documents import topic
-from tests.support.docora import COMMAND, QUEUE, Docora, Result
-from tests.support.proxy import refused_port
+from tests.support.docora import COMMAND, QUEUE, Docora, Result, finish
+from tests.support.proxy import Fault, Proxy, refused_port
 from tests.support.read_only import frozen
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 
@@ -127,6 +128,19 @@ def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
     assert found["docora_up"] == {(name,): name != down for name in ("postgres", "redis")}
     assert result.stderr.count("Error: ") == 1
     assert "s3cr3t" not in result.stdout + result.stderr
+
+
+def test_a_server_that_takes_over_two_seconds_is_down(docora: Docora) -> None:
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        answer = proxy.plan(b"clock_timestamp", Fault.HOLD_REPLY)
+        with docora.start("metrics", env={"DATABASE_URL": proxy.url}) as process:
+            answer.wait()
+            time.sleep(2.1)
+            answer.release()
+            result = finish(process)
+    found = numbers(result)
+    assert (result.code, found["docora_up"]) == (5, {("postgres",): 0, ("redis",): 1}), result
+    assert found.keys().isdisjoint(OF_POSTGRES)
 
 
 def test_the_most_frequent_errors_are_counted_and_all_others_together(docora: Docora) -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from docora_ops.queue.holds import hold_app
 from tests.support.diagnoses import check, examine
-from tests.support.docora import Docora
+from tests.support.docora import Docora, finish
 from tests.support.privileges import block
-from tests.support.proxy import eventually, refused_port
+from tests.support.proxy import Fault, Proxy, eventually, refused_port
 from tests.support.read_only import frozen, read_only
 from tests.support.terminal import at_terminals, plain_data
 
@@ -64,7 +64,10 @@ def test_the_page_has_all_of_one_app(docora: Docora, acme: str) -> None:
         "email": EMAIL,
         "base_url": "https://acme.example/docora",
         "links": 4,
-        "links_by_status": {"pending_snapshot": 0, "scanning": 0, "synced": 2, "failed": 2},
+        "failed": 2,
+        "pending_snapshot": 0,
+        "scanning": 0,
+        "synced": 2,
         "overdue": 1,
         "delivered_files": 12,
         "held": None,
@@ -143,6 +146,19 @@ def test_without_redis_the_rest_is_shown(docora: Docora, acme: str) -> None:
     assert (result.code, result.json["code"], result.data["links"]) == (5, "redis", 4), result
     assert (result.data["held"], result.data["running_operations"]) == (None, None)
     assert (screen.code, "Links\t2 synced, 2 failed" in screen.stdout) == (5, True), screen
+
+
+def test_an_app_that_was_removed_meanwhile_is_not_found(docora: Docora) -> None:
+    app = docora.add_app("Quiet Harbor")
+    with Proxy.before_redis(docora.redis_url) as proxy:
+        holds = proxy.plan(b"docora-ops:holds", Fault.HOLD_REQUEST)
+        with docora.start("show", app, "--json", env={"REDIS_URL": proxy.url}) as process:
+            holds.wait()
+            docora.connection.execute("DELETE FROM apps")
+            holds.release()
+            result = finish(process)
+    assert (result.code, result.json["code"]) == (3, "not_found"), result
+    assert "no app 'Quiet Harbor'" in result.json["error"]
 
 
 @pytest.mark.slow

@@ -135,6 +135,8 @@ def test_where_too_little_is_recorded_it_says_so(docora: Docora, now: datetime) 
     nothing = docora.run("trend")
     assert (nothing.code, len(nothing.stdout.splitlines())) == (0, 1)
     assert nothing.stderr.startswith("Nothing is recorded: no worker has kept a record for 8 days")
+    unknown = docora.run("trend", "--json").data
+    assert (unknown["direction"], unknown["periods"]) == (None, [])
     record(docora, spread(now, [30], JobEnd.SYNCED))
     quiet = docora.run("trend").stderr
     assert re.match(r"No link failed since the record began at \S+Z\.\n", quiet), quiet
@@ -244,6 +246,13 @@ def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(
     docora.redis.delete("bull:snapshot-queue:failed")
     nothing = docora.run("trend", env=env)
     assert "0 failed jobs known. No trend can be told" in nothing.stdout + nothing.stderr
+
+
+@pytest.mark.parametrize("backend", ["rq", "bullmq"])
+def test_a_time_long_before_the_record_takes_no_memory(docora: Docora, backend: str) -> None:
+    line = "ulimit -v 1000000; docora-ops trend --json --by 10m --since 0001-01-01"
+    result = docora.run_in_shell(line, env={"DOCORA_OPS_BACKEND": backend})
+    assert (result.code, result.data["periods"]) == (0, []), result
 
 
 def test_the_screen_has_bars_in_blocks_or_ascii(docora: Docora, now: datetime) -> None:

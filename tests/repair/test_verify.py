@@ -155,10 +155,10 @@ def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Do
         unclear[shared] = "scanned_together"
     shared = add(docora, {})
     add_beside(shared, None, "pending_snapshot")
-    unclear[shared] = "other_pending"
+    unclear[shared] = "other_unfinished"
     failed = add(docora, {})
     add_beside(failed, None, "failed")
-    unclear[failed] = "other_failed"
+    unclear[failed] = "other_unfinished"
     # All links of a repository are scanned in the same pass, and so seconds apart.
     seconds = timedelta(seconds=10)
     certain = [add(docora, {}) for _ in range(2)]
@@ -198,8 +198,7 @@ def test_only_the_link_that_has_stored_the_commit_differs_for_certain(docora: Do
     for part in (
         "\tuncertain: scanned earlier\t4\t0\t0\t4 missing: back\\slash, docs/日本.md, ",
         "\tuncertain: scanned together\t",
-        "\tuncertain: other pending\t",
-        "\tuncertain: other failed\t",
+        "\tuncertain: other unfinished\t",
         "\nUncertain: the next good scan sends what is missing. Then: docora-ops verify\n",
         "\nTo send all files of a link again: docora-ops resync APP REPO\n",
         "\n1 link is failed, 3 links proven, 7 uncertain, ",
@@ -298,6 +297,12 @@ def test_without_a_stored_commit_nothing_is_proven(docora: Docora) -> None:
     assert (result.code, counts) == (0, (2, 0, 2)), result
 
 
+def test_without_links_nothing_is_proven_in_a_script(docora: Docora) -> None:
+    app = docora.add_app("Quiet Harbor")
+    for words in ((), (app,)):
+        assert (run(docora, *words).code, run(docora, *words, "--strict").code) == (0, 6), words
+
+
 def test_a_link_that_is_not_synced_is_not_proven_and_a_failed_one_is_a_problem(
     docora: Docora,
 ) -> None:
@@ -328,7 +333,7 @@ def test_links_beside_one_that_is_being_scanned_are_compared(docora: Docora) -> 
     assert data | {"proven": 1, "scanning": 3} == data
     # Docora's own worker may have stored another commit already, before the scan ends.
     [uncertain] = data["uncertain_links"]
-    assert (uncertain["app_id"], uncertain["doubt"]) == (unclear.app_id, "other_scanning")
+    assert (uncertain["app_id"], uncertain["doubt"]) == (unclear.app_id, "other_unfinished")
     assert differing(data) == {lost.job_id: (5, 0, 0)}
 
 

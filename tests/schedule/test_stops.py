@@ -217,15 +217,6 @@ def test_that_all_workers_refuse_jobs_is_named_as_the_cause(docora: Docora) -> N
     assert docora.run("status").stdout.startswith(f"{said} 33m ago\n")
 
 
-def test_a_threshold_that_is_shorter_than_a_pass_is_a_warning(docora: Docora) -> None:
-    make_healthy(docora)
-    result = examine(docora, DOCORA_OPS_OVERDUE_AFTER="300")
-    found = check(result, "settings")
-    assert (found["state"], not_ok(result)) == ("warning", {"settings": "warning"}), result
-    assert "DOCORA_OPS_OVERDUE_AFTER is 5m, and a cycle takes up to 6m" in found["finding"]
-    assert not_ok(examine(docora, DOCORA_OPS_OVERDUE_AFTER="361")) == {}
-
-
 def test_running_jobs_of_both_backends_move(docora: Docora, bullmq: Bullmq) -> None:
     """However long they take, and wherever their links stand."""
     scan_links(docora, 3000)
