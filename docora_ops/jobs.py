@@ -184,7 +184,6 @@ class NoJobCode(StrEnum):
     WRONG_KEY = "wrong_key"
     WRONG_PAIR = "wrong_pair"  # Redis belongs to another database
     HOST = "host"
-    HOLDS = "holds"  # which apps are held cannot be read
     UNKNOWN = "unknown"  # a reason unknown to this version
 
 

@@ -6,7 +6,6 @@ Its reading methods write nothing and unpickle nothing. RQ's own do both.
 import json
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +18,6 @@ from rq.job import Job
 from rq.scheduler import SCHEDULER_KEY_TEMPLATE, SCHEDULER_LOCKING_KEY_TEMPLATE
 from rq.utils import utcformat
 
-from docora_ops.errors import HoldsUnreadableError
 from docora_ops.jobs import (
     ADVICE,
     QUEUE_NAME,
@@ -27,7 +25,6 @@ from docora_ops.jobs import (
     BackendChoice,
     BackendSource,
     HeldApp,
-    Hold,
     JobRecord,
     OtherQueue,
     QueuedJob,
@@ -252,9 +249,7 @@ class RqQueue:
 
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, LEAST_WAITING)
-        holds: Mapping[str, Hold] = {}
-        with suppress(HoldsUnreadableError):  # the workers report that, and take no job
-            holds = read_holds(client)
+        holds = read_holds(client)
         with redis_errors(client):
             now = server_time(client)
             not_expired = f"({now}", cast("int", "+inf")

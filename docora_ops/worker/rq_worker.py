@@ -72,7 +72,7 @@ class SnapshotWorker(JobRunner):
         watchdog: Watchdog | None = None,
     ) -> None:
         self._taker = JobTaker(client, reserves=settings.reserve_slot)
-        super().__init__(settings, client, name, Reasons(settings, client, self._taker), watchdog)
+        super().__init__(settings, client, name, Reasons(settings, client), watchdog)
         self._parent = parent
         self._is_told_to_end = False
         self._told_at = float("inf")
@@ -97,7 +97,7 @@ class SnapshotWorker(JobRunner):
         """
         self._grace = grace
         rq_faults.require_info(self.connection)
-        self._taker.holds_fault()  # our registration tells whether we may read holds
+        self._reasons.look_at_permissions()  # which the registration tells
         host.measure_clock(self.connection)
         handle_ending(self.handle_signal)
         try:
@@ -240,8 +240,6 @@ class SnapshotWorker(JobRunner):
         that is gone, or that can't be read for another reason.
         """
         found, [queue] = self._taker.take(), self.queues
-        if found.finding is Finding.UNREADABLE:
-            self._reasons.holds.suspect()
         if found.finding is not Finding.TAKEN:
             return None, found.finding
         job_id = found.job_id
@@ -328,7 +326,7 @@ class SnapshotWorker(JobRunner):
             NO_JOB_REASON: reason,
             MAY_COMPARE: int(self._reasons.may_compare),
             MAY_RECORD: int(self._reasons.may_record),
-            OBEYS_HOLDS: int(self._taker.obeys_holds),
+            OBEYS_HOLDS: int(self._reasons.obeys_holds),
             **process_fields(),
         }
 

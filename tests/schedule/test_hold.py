@@ -294,24 +294,19 @@ def test_a_link_that_was_cut_off_is_shown_as_partly_sent(
     assert docora.run("show", *link.ids, "--json").data["is_partly_sent"] is False
 
 
-@pytest.mark.slow
-def test_what_is_no_hold_stops_changes_and_can_be_removed(
+def test_what_is_no_hold_holds_its_app_until_its_release(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
     link, other = links
     docora.redis.hset(HOLDS, link.app_id, "no hold")
     with frozen(docora):
-        for command in (["retry", *other.ids], ["schedule"], ["repair", "--yes"]):
-            refused = docora.run(*command, "--json")
-            assert (refused.code, refused.json["code"]) == (5, "holds_unreadable"), refused
-            assert f"docora-ops release {link.app_id}" in refused.json["hint"]
-        for command in (["queue"], ["status"], ["failed"], ["apps"]):
-            assert docora.run(*command, env=ONE_LOOK).code == 0
-        shown = docora.run("show", *other.ids)
-        assert (shown.code, "octo/" in shown.stdout) == (0, True), shown
-        assert "it is unknown whether the app is held" in shown.stderr, shown
-    assert docora.run("release", link.app_id, "--json").data["released"] is True
+        refused = docora.run("retry", *link.ids, "--json")
+        assert (refused.code, refused.json["code"]) == (4, "app_held"), refused
+        shown = docora.run("show", *link.ids)
+        assert f"by unknown for ever: its entry in {HOLDS} is unreadable" in shown.stdout, shown
     assert docora.run("retry", *other.ids).code == 0
+    assert docora.run("release", link.app_id, "--json").data["released"] is True
+    assert docora.run("retry", *link.ids).code == 0
 
 
 def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docora) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from docora_ops.queue import connect
-from docora_ops.queue.take import JobTaker
 from docora_ops.worker.reasons import Reasons
 from tests.support.delivery_checks import link_row, repository_row
 from tests.support.docora import Docora
@@ -101,7 +100,7 @@ def test_the_host_is_blamed_for_one_link_twice_and_then_the_link(snapshots: Snap
     base.write_text("")  # so that no folder can be made below it
     settings = snapshots.settings.model_copy(update={"repos_base_path": base})
     with connect(settings) as client:
-        reasons = Reasons(settings, client, JobTaker(client, reserves=True))
+        reasons = Reasons(settings, client)
         assert [reasons.is_hosts_fault("giant") for _ in range(4)] == [True, True, False, False]
         assert reasons.is_hosts_fault("other") is True
         reasons.forget_faults("giant")
