@@ -7,7 +7,8 @@ that a later job with the same id is held again.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import cast
 
 import redis
@@ -24,11 +25,22 @@ HOLDS = "docora-ops:holds"
 EXEMPTED = "now:"  # prefix of the fields of exempted jobs
 # `take.lua` has the same pattern. Two parsers of JSON could disagree about the end of a hold.
 _UNTIL = re.compile(rb'"until": (\d+)[,}]')
+# Removes fields, except those that another session has changed since they were read.
+_REMOVE_UNCHANGED = """
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+  end
+end
+"""
 
 
 def read_holds(client: redis.Redis) -> dict[str, Hold]:
     """Returns the holds in force, by app id. Raises RedisError."""
-    now, fields = _read(client)
+    return _in_force(*_read(client))
+
+
+def _in_force(now: float, fields: Mapping[str, bytes]) -> dict[str, Hold]:
     holds = {
         name: _hold_of(value) for name, value in fields.items() if not name.startswith(EXEMPTED)
     }
@@ -43,14 +55,24 @@ def is_in_force(hold: Hold, now: float) -> bool:
 def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Change) -> Hold:
     """Holds an app for `seconds`, or until `release_app` if None, and writes the audit entry.
 
-    Replaces an earlier hold, and ends the exemptions of the app's jobs. Raises RedisError.
+    Replaces an earlier hold, and ends the exemptions of the app's jobs. Removes the holds of all
+    apps that have ended, with their exemptions. Raises RedisError.
     """
     now, fields = _read(client)
+    holds = _in_force(now, fields)
+    ended = {
+        name: value
+        for name, value in fields.items()
+        if name.removeprefix(EXEMPTED).partition("-")[0] not in holds
+    }
     since = int(now)
     until = None if seconds is None else since + seconds
     value = {"since": since, "until": until, "who": change.who, "reason": change.reason}
     text = json.dumps(value).encode()
     with redis_errors(client), client.pipeline() as pipeline:
+        if ended:
+            remove = client.register_script(_REMOVE_UNCHANGED)
+            remove(keys=[HOLDS], args=list(chain.from_iterable(ended.items())))
         pipeline.hset(HOLDS, app_id, text)
         # Makes sure that the user may also release the app.
         pipeline.hdel(HOLDS, f"{EXEMPTED}{app_id}-", *_exempted(fields, app_id))
@@ -65,7 +87,7 @@ def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
     Returns False, and writes nothing, if the app is not held. Raises RedisError.
     """
     now, fields = _read(client)
-    if app_id not in fields or not is_in_force(_hold_of(fields[app_id]), now):
+    if app_id not in _in_force(now, fields):
         return False
     with redis_errors(client), client.pipeline() as pipeline:
         pipeline.hdel(HOLDS, app_id, *_exempted(fields, app_id))

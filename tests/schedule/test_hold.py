@@ -70,6 +70,18 @@ def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
     assert history[2]["reason"] == "wrong URL"
 
 
+def test_a_hold_removes_those_that_have_ended_with_their_exemptions(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, other = links
+    docora.redis.hset(HOLDS, mapping={"app_other": '{"until": null}', "now:app_other-1": "then"})
+    for app_id in (link.app_id, "app_ended"):
+        docora.redis.hset(HOLDS, mapping={app_id: '{"until": 1}', f"now:{app_id}-1": "then"})
+    hold(docora, other)
+    kept = {b"app_other", b"now:app_other-1", other.app_id.encode()}
+    assert set(docora.redis.hgetall(HOLDS)) == kept
+
+
 def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
