@@ -60,10 +60,11 @@ def look(docora: Docora, app: str, *, by_prefix: bool = True) -> HoldResult:
     workers = docora.queue.overview(1).workers
     if deaf := [worker.name for worker in workers if not worker.obeys_holds]:
         raise HoldNotObeyedError(
-            f"{amount(len(deaf), 'live worker')} would go on with the app's jobs: "
+            f"{amount(len(deaf), 'live worker')} would still take the app's jobs: "
             f"{', '.join(map(inert, deaf))}",
-            hint="replace them by workers of this version, whose user may read holds: docora-ops "
-            "help privileges; until then, docora-ops pause stops all workers",
+            hint="one of RQ's own sends nothing, but takes each job and gives it back, again and "
+            "again; one that may not read holds sends as before. To replace them: docora-ops help "
+            "hold; until then, docora-ops pause stops all workers",
             details={"worker_names": deaf},
         )
     live, _ = docora.queue.jobs_of_apps([found.app_id], 1)

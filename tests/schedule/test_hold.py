@@ -105,7 +105,7 @@ def test_a_worker_that_does_not_obey_is_named_and_nothing_is_held(
         refused = docora.run("hold", links[0].app_id, "--json")
     assert (refused.code, refused.json["code"]) == (4, "hold_not_obeyed"), refused
     assert refused.json["worker_names"] == ["plain"]
-    assert "1 live worker would go on with the app's jobs: plain" in refused.stderr
+    assert "1 live worker would still take the app's jobs: plain" in refused.stderr
     docora.redis.srem("rq:workers:snapshot-queue", "rq:worker:plain")
     hold(docora, links[0])
     docora.redis.sadd("rq:workers:snapshot-queue", "rq:worker:plain")

@@ -207,6 +207,8 @@ def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) 
         docora.redis.rpush(docora.queue.key, link.job_id)
         docora.job(link).set_status("queued")  # type: ignore[arg-type]
     assert sent(snapshots) == []
+    tries = docora.run("show", *link.ids, "--json").data["tries"]
+    assert [each["outcome"] for each in tries] == ["held"] * 3
 
 
 @pytest.mark.slow
