@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from docora_ops.jobs import JobEnd
-from docora_ops.queue.holds import HOLDS
+from docora_ops.operations import Change
+from docora_ops.queue.holds import HOLDS, hold_app, read_holds
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result
 from tests.support.outcomes import outcome, record
@@ -80,6 +81,21 @@ def test_a_hold_removes_those_that_have_ended_with_their_exemptions(
     hold(docora, other)
     kept = {b"app_other", b"now:app_other-1", other.app_id.encode()}
     assert set(docora.redis.hgetall(HOLDS)) == kept
+
+
+def test_an_app_that_is_held_again_meanwhile_stays_held(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora.redis.hset(HOLDS, "app_ended", '{"until": 1}')
+    register = docora.redis.register_script
+
+    def hold_again(script: str) -> Any:  # after the holds were read
+        docora.redis.hset(HOLDS, "app_ended", '{"until": null}')
+        return register(script)
+
+    monkeypatch.setattr(docora.redis, "register_script", hold_again)
+    hold_app(docora.redis, "app_other", None, Change("kim@ops1", "hold", {}))
+    assert set(read_holds(docora.redis)) == {"app_ended", "app_other"}
 
 
 def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(
