@@ -7,7 +7,7 @@ that a later job with the same id is held again.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import chain
 from typing import cast
 
@@ -37,14 +37,8 @@ end
 
 def read_holds(client: redis.Redis) -> dict[str, Hold]:
     """Returns the holds in force, by app id. Raises RedisError."""
-    return _in_force(*_read(client))
-
-
-def _in_force(now: float, fields: Mapping[str, bytes]) -> dict[str, Hold]:
-    holds = {
-        name: _hold_of(value) for name, value in fields.items() if not name.startswith(EXEMPTED)
-    }
-    return {app_id: hold for app_id, hold in holds.items() if is_in_force(hold, now)}
+    _, _, holds = _read(client)
+    return holds
 
 
 def is_in_force(hold: Hold, now: float) -> bool:
@@ -58,8 +52,7 @@ def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Chan
     Replaces an earlier hold, and ends the exemptions of the app's jobs. Removes the holds of all
     apps that have ended, with their exemptions. Raises RedisError.
     """
-    now, fields = _read(client)
-    holds = _in_force(now, fields)
+    now, fields, holds = _read(client)
     ended = {
         name: value
         for name, value in fields.items()
@@ -86,8 +79,8 @@ def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
 
     Returns False, and writes nothing, if the app is not held. Raises RedisError.
     """
-    now, fields = _read(client)
-    if app_id not in _in_force(now, fields):
+    _, fields, holds = _read(client)
+    if app_id not in holds:
         return False
     with redis_errors(client), client.pipeline() as pipeline:
         pipeline.hdel(HOLDS, app_id, *_exempted(fields, app_id))
@@ -119,15 +112,19 @@ def is_exempt(client: redis.Redis, job_id: str) -> bool:
     return exempted is not None and exempted == client.hget(Job.key_for(job_id), "created_at")
 
 
-def _read(client: redis.Redis) -> tuple[float, dict[str, bytes]]:
-    """Returns the time by the clock of Redis, and all fields."""
+def _read(client: redis.Redis) -> tuple[float, dict[str, bytes], dict[str, Hold]]:
+    """Returns the time by the clock of Redis, all fields, and the holds in force by app id."""
     pipeline = client.pipeline(transaction=False)
     pipeline.time()
     pipeline.hgetall(HOLDS)
     with redis_errors(client):
-        (seconds, microseconds), fields = pipeline.execute()
+        (seconds, microseconds), answer = pipeline.execute()
     now = seconds + microseconds / 1e6
-    return now, {text_of(name): value for name, value in fields.items()}
+    fields = {text_of(name): value for name, value in answer.items()}
+    holds = {
+        name: _hold_of(value) for name, value in fields.items() if not name.startswith(EXEMPTED)
+    }
+    return now, fields, {name: hold for name, hold in holds.items() if is_in_force(hold, now)}
 
 
 def _exempted(fields: Iterable[str], app_id: str) -> list[str]:
