@@ -156,10 +156,6 @@ class RedisDeniedError(RedisError, code="redis"):
     """Redis denies the login or a privilege; a retry will not help."""
 
 
-class HoldsUnreadableError(RedisError, code="holds_unreadable"):
-    """The holds in Redis can't be read, so no job may begin."""
-
-
 class UnqueueableError(DocoraOpsError, code="unqueueable"):
     """This link can't be queued, regardless of its status."""
 

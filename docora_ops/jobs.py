@@ -184,7 +184,6 @@ class NoJobCode(StrEnum):
     WRONG_KEY = "wrong_key"
     WRONG_PAIR = "wrong_pair"  # Redis belongs to another database
     HOST = "host"
-    HOLDS = "holds"  # which apps are held cannot be read
     UNKNOWN = "unknown"  # a reason unknown to this version
 
 
@@ -211,7 +210,7 @@ class Worker:
     clock_ahead_seconds: int | None = None  # of its host's clock, compared with Redis's
     no_job_reason: NoJobReason | None = None  # None if it takes jobs
     may_compare: bool = True  # whether its user may read which database Redis belongs to
-    may_record: bool = True  # whether it writes the record of outcomes
+    may_record: bool = True  # whether its user may write the record of outcomes
     obeys_holds: bool = False  # whether it leaves the jobs of held apps alone
 
 

@@ -36,10 +36,7 @@ _CLOCK_WARNING, _CLOCK_CRITICAL = 5, 20  # seconds; above the latter, a worker t
 _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """Matches a version of BullMQ other than 5, as recorded by the last process to open the queue."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
-_TO_RECORD = (
-    "restart workers of an older version; for others, ACL SETUSER their user "
-    "~docora-ops:outcomes*: docora-ops help privileges"
-)
+_TO_RECORD = "ACL SETUSER their user ~docora-ops:outcomes*: docora-ops help privileges"
 _TIMER = (
     "a timer should run docora-ops schedule, unless another program queues what is due: "
     "docora-ops help recipes"
@@ -254,7 +251,7 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
     unless_idle = critical if queue.waiting else warning
     lost = f" ({queue.lost_words})" if queue.lost_words else ""
     deaf = [worker.name for worker in queue.workers if not worker.obeys_holds]
-    go_on = f"{workers}, and these continue the jobs of held apps: {', '.join(deaf)}"
+    take = f"{workers}, and these take jobs of held apps: {', '.join(deaf)}"
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
     mute = ", ".join(worker.name for worker in queue.workers if not worker.may_record)
     unrecorded = f"these do not record how snapshots end: {mute}"
@@ -263,7 +260,7 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
         workers,
         (not queue.workers, critical, none, "start one: docora-ops worker"),
         *_refusals(queue, f"{workers}, {{}}, and {jobs}"),
-        (bool(queue.held and deaf), critical, go_on, "restart them: docora-ops help hold"),
+        (bool(queue.held and deaf), critical, take, "replace them: docora-ops help hold"),
         (bool(suspended), unless_idle, f"{workers}, and {jobs}{suspended}", "docora-ops resume"),
         (bool(lost), warning, workers + lost, "see whether they run: docora-ops queue"),
         (bool(mute), warning, f"{workers}, and {unrecorded}", _TO_RECORD),

@@ -209,7 +209,7 @@ class Docora:
     def read_holds(self) -> dict[str, Hold]:
         """Returns the holds in force, by app id; none with BullMQ, whose workers obey no hold.
 
-        Raises RedisError, HoldsUnreadableError.
+        Raises RedisError.
         """
         from docora_ops.queue.holds import read_holds
 

@@ -20,12 +20,7 @@ from docora_ops.database.freshness import (
     read_scans,
 )
 from docora_ops.database.link_reports import LinkCounts, count_by_status
-from docora_ops.errors import (
-    ConfigurationError,
-    DocoraOpsError,
-    HoldsUnreadableError,
-    RedisError,
-)
+from docora_ops.errors import ConfigurationError, DocoraOpsError, RedisError
 from docora_ops.jobs import QueueOverview
 from docora_ops.links import LinkRef, LinkStatus
 from docora_ops.queue.audit_stream import read_last_change
@@ -117,13 +112,10 @@ class Freshness:
 def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
     """Returns the ids of the held apps, or no ids and the error if Redis can't be used.
 
-    With the error, the caller need not wait for Redis again. If Redis answers, but its record of
-    the holds is unreadable, returns no ids and no error.
+    With the error, the caller need not wait for Redis again.
     """
     try:
         return list(docora.read_holds()), None
-    except HoldsUnreadableError:  # each worker reports this, and takes no job
-        return [], None
     except (ConfigurationError, RedisError) as error:
         return [], error
 

@@ -14,7 +14,7 @@ from docora_ops.errors import AppHeldError, HoldNotObeyedError
 from docora_ops.jobs import HeldApp, Hold
 from docora_ops.links import App, AppCount, Link
 from docora_ops.operations import Change
-from docora_ops.queue.holds import has_entry, hold_app, release_app
+from docora_ops.queue.holds import hold_app, read_holds, release_app
 from docora_ops.text import amount, inert, mask
 
 _INSTEAD = (
@@ -60,10 +60,11 @@ def look(docora: Docora, app: str, *, by_prefix: bool = True) -> HoldResult:
     workers = docora.queue.overview(1).workers
     if deaf := [worker.name for worker in workers if not worker.obeys_holds]:
         raise HoldNotObeyedError(
-            f"{amount(len(deaf), 'live worker')} would go on with the app's jobs: "
+            f"{amount(len(deaf), 'live worker')} would still take the app's jobs: "
             f"{', '.join(map(inert, deaf))}",
-            hint="replace them by workers of this version, whose user may read holds: docora-ops "
-            "help privileges; until then, docora-ops pause stops all workers",
+            hint="one of RQ's own sends nothing, but takes each job and gives it back, again and "
+            "again; one that may not read holds sends as before. To replace them: docora-ops help "
+            "hold; until then, docora-ops pause stops all workers",
             details={"worker_names": deaf},
         )
     live, _ = docora.queue.jobs_of_apps([found.app_id], 1)
@@ -95,14 +96,14 @@ def hold(
 
 
 def release(docora: Docora, app: str, *, reason: str | None = None) -> ReleaseResult:
-    """Ends the hold of an app, even if the hold can't be read. Workers take its jobs again.
+    """Ends the hold of an app. Workers take its jobs again.
 
     app: id or name, or an unambiguous prefix of either; the id also works if the app is gone.
     reason: for the audit entry, which is written only if the app was held.
 
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """
-    if has_entry(docora.redis, app):
+    if app in read_holds(docora.redis):
         found = App(app, app_names(docora.database, [app]).get(app, app))
     else:
         found = resolve_app(docora.database, app)

@@ -24,7 +24,7 @@ from docora_ops.database.link_reports import (
 )
 from docora_ops.database.link_rows import held_job_ids
 from docora_ops.error_groups import ErrorGroup
-from docora_ops.errors import ConfigurationError, HoldsUnreadableError, PostgresError, RedisError
+from docora_ops.errors import ConfigurationError, PostgresError, RedisError
 from docora_ops.jobs import (
     Backend,
     BackendSource,
@@ -201,7 +201,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     since = history.created_at - _CLOCKS_APART  # a link has no earlier entry
     of_link = OutcomeFilter(since, ref.app_id, ref.repository_id, _TRIES)
     tries = queue.outcomes(of_link).entries
-    held = _hold_of(docora, ref.app_id)
+    held = docora.read_holds().get(ref.app_id)
     with redis_errors(docora.redis):
         exempt = held is not None and is_exempt(docora.redis, ref.job_id)
     failed_at = None
@@ -239,14 +239,6 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
             end.files for end in takewhile(lambda end: end.outcome is not JobEnd.SYNCED, tries)
         ),
     )
-
-
-def _hold_of(docora: Docora, app_id: str) -> Hold | None:
-    try:
-        return docora.read_holds().get(app_id)
-    except HoldsUnreadableError as error:
-        docora.warn(f"it is unknown whether the app is held: {error.message}")
-        return None
 
 
 def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> QueueOverview:

@@ -1,37 +1,44 @@
 """The holds of apps: workers take no job of a held app, unless the job is exempted.
 
-One hash has all holds. Field `APP_ID`: the hold in JSON, with times by the clock of Redis. Field
-`now:JOB_ID`: `created_at` of an exempted job, so that a later job with the same id is held again.
+One hash has all holds. Field `APP_ID`: the hold in JSON, with times by the clock of Redis; anything
+else there holds the app until its release. Field `now:JOB_ID`: `created_at` of an exempted job, so
+that a later job with the same id is held again.
 """
 
 import json
+import re
 from collections.abc import Iterable
-from contextlib import suppress
-from datetime import UTC, datetime
-from shlex import quote
-from typing import Any
+from itertools import chain
+from typing import cast
 
 import redis
 from rq.job import Job
 
-from docora_ops.errors import HoldsUnreadableError
 from docora_ops.jobs import Hold
 from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
-from docora_ops.queue.redis_answers import moment_of_timestamp, text_of
-from docora_ops.queue.redis_client import describe, redis_errors, server_time
+from docora_ops.queue.redis_answers import mapping_of, moment_of_timestamp, text_of
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.text import mask
 
 HOLDS = "docora-ops:holds"
 EXEMPTED = "now:"  # prefix of the fields of exempted jobs
+# `take.lua` has the same pattern. Two parsers of JSON could disagree about the end of a hold.
+_UNTIL = re.compile(rb'"until": (\d+)[,}]')
+# Removes fields, except those that another session has changed since they were read.
+_REMOVE_UNCHANGED = """
+for i = 1, #ARGV, 2 do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+  end
+end
+"""
 
 
 def read_holds(client: redis.Redis) -> dict[str, Hold]:
-    """Returns the holds in force, by app id. Raises RedisError, HoldsUnreadableError."""
-    now, fields = _read(client)
-    apps = {name: value for name, value in fields.items() if not name.startswith(EXEMPTED)}
-    holds = {app_id: _parse(client, app_id, value) for app_id, value in apps.items()}
-    return {app_id: hold for app_id, hold in holds.items() if is_in_force(hold, now)}
+    """Returns the holds in force, by app id. Raises RedisError."""
+    _, _, holds = _read(client)
+    return holds
 
 
 def is_in_force(hold: Hold, now: float) -> bool:
@@ -42,32 +49,39 @@ def is_in_force(hold: Hold, now: float) -> bool:
 def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Change) -> Hold:
     """Holds an app for `seconds`, or until `release_app` if None, and writes the audit entry.
 
-    Replaces an earlier hold, and ends the exemptions of the app's jobs. Raises RedisError,
-    HoldsUnreadableError.
+    Replaces an earlier hold, and ends the exemptions of the app's jobs. Removes the holds of all
+    apps that have ended, with their exemptions. Raises RedisError.
     """
-    _, fields = _read(client)
+    now, fields, holds = _read(client)
+    ended = {
+        name: value
+        for name, value in fields.items()
+        if name.removeprefix(EXEMPTED).partition("-")[0] not in holds
+    }
+    since = int(now)
+    until = None if seconds is None else since + seconds
+    value = {"since": since, "until": until, "who": change.who, "reason": change.reason}
+    text = json.dumps(value).encode()
     with redis_errors(client), client.pipeline() as pipeline:
-        since = int(server_time(client))
-        until = None if seconds is None else since + seconds
-        value = {"since": since, "until": until, "who": change.who, "reason": change.reason}
-        pipeline.hset(HOLDS, app_id, json.dumps(value))
+        if ended:
+            remove = client.register_script(_REMOVE_UNCHANGED)
+            remove(keys=[HOLDS], args=list(chain.from_iterable(ended.items())))
+        pipeline.hset(HOLDS, app_id, text)
         # Makes sure that the user may also release the app.
         pipeline.hdel(HOLDS, f"{EXEMPTED}{app_id}-", *_exempted(fields, app_id))
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()
-    return _hold_of(value)
+    return _hold_of(text)
 
 
 def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
-    """Ends the hold of an app, even an unreadable one, and writes the audit entry.
+    """Ends the hold of an app, and writes the audit entry.
 
-    Returns False, and writes nothing, if the app is not held. Raises RedisError, and
-    HoldsUnreadableError if the key of the holds is not a hash.
+    Returns False, and writes nothing, if the app is not held. Raises RedisError.
     """
-    now, fields = _read(client)
-    with suppress(HoldsUnreadableError):
-        if app_id not in fields or not is_in_force(_parse(client, app_id, fields[app_id]), now):
-            return False
+    _, fields, holds = _read(client)
+    if app_id not in holds:
+        return False
     with redis_errors(client), client.pipeline() as pipeline:
         pipeline.hdel(HOLDS, app_id, *_exempted(fields, app_id))
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
@@ -75,29 +89,18 @@ def release_app(client: redis.Redis, app_id: str, change: Change) -> bool:
     return True
 
 
-def has_entry(client: redis.Redis, app_id: str) -> bool:
-    """Tells whether the hash has an entry for this app: a hold, an ended hold, or anything else.
-
-    Raises RedisError, and HoldsUnreadableError if the key of the holds is not a hash.
-    """
-    return app_id in _read(client)[1]
-
-
 def find_hold(client: redis.Redis, job_id: str, now: float) -> Hold | None:
     """Returns the hold that a running job must obey; None if the job may continue.
 
     now: Unix time by the clock of Redis.
 
-    Raises HoldsUnreadableError, and the client's RedisError.
+    Raises the client's RedisError.
     """
     app_id, _, _ = job_id.partition("-")
-    try:
-        value = client.hget(HOLDS, app_id)
-    except redis.ResponseError as error:
-        raise _unreadable(client, error) from error
+    value = cast("bytes | None", client.hget(HOLDS, app_id))
     if value is None:
         return None
-    hold = _parse(client, app_id, value)
+    hold = _hold_of(value)
     if not is_in_force(hold, now) or is_exempt(client, job_id):
         return None
     return hold
@@ -109,56 +112,32 @@ def is_exempt(client: redis.Redis, job_id: str) -> bool:
     return exempted is not None and exempted == client.hget(Job.key_for(job_id), "created_at")
 
 
-def _read(client: redis.Redis) -> tuple[float, dict[str, bytes]]:
-    """Returns the time by the clock of Redis, and all fields."""
+def _read(client: redis.Redis) -> tuple[float, dict[str, bytes], dict[str, Hold]]:
+    """Returns the time by the clock of Redis, all fields, and the holds in force by app id."""
     pipeline = client.pipeline(transaction=False)
     pipeline.time()
     pipeline.hgetall(HOLDS)
     with redis_errors(client):
-        try:
-            (seconds, microseconds), fields = pipeline.execute()
-        except redis.ResponseError as error:
-            raise _unreadable(client, error) from error
+        (seconds, microseconds), answer = pipeline.execute()
     now = seconds + microseconds / 1e6
-    return now, {text_of(name): value for name, value in fields.items()}
+    fields = {text_of(name): value for name, value in answer.items()}
+    holds = {
+        name: _hold_of(value) for name, value in fields.items() if not name.startswith(EXEMPTED)
+    }
+    return now, fields, {name: hold for name, hold in holds.items() if is_in_force(hold, now)}
 
 
 def _exempted(fields: Iterable[str], app_id: str) -> list[str]:
     return [name for name in fields if name.startswith(f"{EXEMPTED}{app_id}-")]
 
 
-def _unreadable(client: redis.Redis, error: redis.ResponseError) -> Exception:
-    """Returns HoldsUnreadableError for a key of another type, and any other error unchanged."""
-    if "WRONGTYPE" not in str(error):
-        return error
-    return HoldsUnreadableError(
-        f"Redis at {describe(client)} does not tell which apps are held: its key {HOLDS} is not a "
-        "hash",
-        hint=f'remove what another program left: redis-cli -u "$REDIS_URL" del {HOLDS}',
-    )
-
-
-def _parse(client: redis.Redis, app_id: str, value: bytes | str) -> Hold:
-    try:
-        return _hold_of(json.loads(value))
-    except (ValueError, TypeError, AttributeError, OverflowError, OSError, RecursionError):
-        raise HoldsUnreadableError(
-            f"the hold of app {app_id} in Redis at {describe(client)}, key {HOLDS}, is unreadable",
-            hint=f"release it: docora-ops release {quote(app_id)}",
-        ) from None
-
-
-def _hold_of(value: Any) -> Hold:
-    """Parses a hold. Raises a built-in error unless its `until` is a Unix time or null.
-
-    Accepts all that `take.lua` accepts, because every hold that workers obey must be shown.
-    """
-    since, until = value.get("since"), value.get("until", False)
-    if isinstance(until, bool):
-        raise TypeError
+def _hold_of(text: bytes) -> Hold:
+    """Parses a hold. Accepts any text, because workers let the jobs of the app wait in any case."""
+    value = mapping_of(text) or {"reason": f"its entry in {HOLDS} is unreadable"}
+    since, until = value.get("since"), _UNTIL.search(text)
     return Hold(
         since_at=moment_of_timestamp(since) if isinstance(since, int) else None,
-        until_at=None if until is None else datetime.fromtimestamp(until, UTC),
+        until_at=moment_of_timestamp(float(until[1])) if until else None,
         who=str(value.get("who") or "unknown"),
         reason=mask(str(value.get("reason") or "")) or None,
     )

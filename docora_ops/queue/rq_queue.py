@@ -5,8 +5,7 @@ Its reading methods write nothing and unpickle nothing. RQ's own do both.
 
 import json
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,12 +20,10 @@ from rq.scheduler import SCHEDULER_LOCKING_KEY_TEMPLATE
 from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import utcformat
 
-from docora_ops.errors import HoldsUnreadableError
 from docora_ops.jobs import (
     QUEUE_NAME,
     Backend,
     HeldApp,
-    Hold,
     JobRecord,
     QueuedJob,
     QueueOverview,
@@ -206,9 +203,7 @@ class RqQueue(LinkQueue):
 
     def overview(self, limit: int) -> QueueOverview:
         client, read = self._client, max(limit, LEAST_WAITING)
-        holds: Mapping[str, Hold] = {}
-        with suppress(HoldsUnreadableError):  # the workers report that, and take no job
-            holds = read_holds(client)
+        holds = read_holds(client)
         use = self.read_use()
         with redis_errors(client):
             now = server_time(client)

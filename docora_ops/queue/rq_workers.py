@@ -38,7 +38,7 @@ from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER
 _PROCESS_FIELDS = ("boot_id", "pid_namespace", "pid", "process_started_at")
 NO_JOB_REASON = "no_job_reason"  # in a worker's hash: JSON, empty while the worker takes jobs
 MAY_COMPARE = "may_compare"  # likewise: 0 if its user may not read the mark of the pair
-MAY_RECORD = "may_record"  # likewise: 1 if it writes the record of outcomes
+MAY_RECORD = "may_record"  # likewise: 0 if its user may not write the record of outcomes
 OBEYS_HOLDS = "obeys_holds"  # likewise: 1 if it takes no job of a held app
 _WORKER_FIELDS = (
     *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
@@ -74,13 +74,13 @@ def workers_by_name(
 
 
 def workers_without_record(client: Redis) -> list[str]:
-    """Returns the names of the live workers that do not write the record of outcomes.
+    """Returns the names of the live workers whose user may not write the record of outcomes.
 
     Raises RedisError.
     """
     with redis_errors(client):
         workers = workers_by_name(client, MAY_RECORD)
-    return [name for name, may_record in workers.items() if may_record != b"1"]
+    return [name for name, may_record in workers.items() if may_record == b"0"]
 
 
 def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
@@ -124,7 +124,7 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
                 clock_ahead_seconds=whole_number(clock_ahead, signed=True),
                 no_job_reason=_no_job_reason(state, reason),
                 may_compare=may_compare != b"0",
-                may_record=may_record == b"1",
+                may_record=may_record != b"0",
                 obeys_holds=obeys_holds == b"1",
             )
         )

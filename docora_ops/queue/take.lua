@@ -3,7 +3,7 @@
 -- held or the job is exempted from the hold. Jobs of other programs, whose ids are not
 -- APP-REPOSITORY, may always run. Appended to denials.lua.
 --
--- ARGV[1]  "take", "count", or "check" (only reads the holds)
+-- ARGV[1]  "take" or "count"
 -- ARGV[2]  JSON: names of keys, `holds` among them, and
 --          `workers`: for each slot, the key of its worker's executions
 --          `reserves`: an app that is alone leaves one slot free
@@ -12,13 +12,12 @@
 -- ARGV[3]  take: the look that the last call returned; empty: a new look
 --          count: position of the first id to count
 --
--- Returns an answer, 1 if the holds may be read (else 0), then
+-- Returns an answer, then
 --   taken: look, id
 --   more, full, held: look, number of apps with running jobs; full, held: the look is at its end
 --   uncounted: nothing; count the apps, then call again
 --   counted: position of the next page, or -1; the apps of this page and those with running jobs
---   empty, readable: nothing
---   unreadable: what is wrong with the holds
+--   empty: nothing
 
 local mode, config = ARGV[1], cjson.decode(ARGV[2])
 local HEAD = 500 -- ids to read from the head each time
@@ -27,47 +26,25 @@ local function app_of(id)
   return string.match(id, '^([^-]+)%-[^-]+$')
 end
 
-local held, exempt, digest, may_read = {}, {}, '', 1
-
--- Returns what is wrong with the holds, or nil.
-local function read_holds()
-  local fields = redis.pcall('HGETALL', config.holds)
-  if fields.err then
-    if string.find(fields.err, 'WRONGTYPE') then
-      return 'it is no hash'
-    elseif not is_denial(fields.err) then
-      error(fields.err, 0)
-    end
-    may_read = 0
-    return
-  end
-  local now = tonumber(redis.call('TIME')[1])
-  for i = 1, #fields, 2 do
-    local job_id = string.match(fields[i], '^now:(.*)')
-    if job_id then
-      -- Only this job: a later one with the same id was created later.
-      exempt[job_id] = redis.pcall('HGET', config.job_prefix .. job_id, 'created_at') == fields[i + 1]
-    else
-      local is_json, hold = pcall(cjson.decode, fields[i + 1])
-      local ends = is_json and type(hold) == 'table' and hold['until']
-      -- As `holds.py` does: a moment of the years 1 to 9999, or for ever.
-      local is_moment = type(ends) == 'number' and ends >= -62135596800 and ends < 253402300800
-      if ends ~= cjson.null and not is_moment then
-        return 'its field ' .. fields[i] .. ' is no hold'
-      end
-      held[fields[i]] = ends == cjson.null or ends > now
-    end
-  end
-  digest = redis.sha1hex(table.concat(fields, ' '))
+local held, exempt = {}, {}
+local fields, now = redis.pcall('HGETALL', config.holds), tonumber(redis.call('TIME')[1])
+if fields.err and not is_denial(fields.err) then
+  error(fields.err, 0)
 end
-
-local wrong = read_holds()
-if wrong or mode == 'check' then
-  return {wrong and 'unreadable' or 'readable', may_read, wrong}
+for i = 1, #fields, 2 do
+  local job_id = string.match(fields[i], '^now:(.*)')
+  if job_id then
+    -- Only this job: a later one with the same id was created later.
+    exempt[job_id] = redis.pcall('HGET', config.job_prefix .. job_id, 'created_at') == fields[i + 1]
+  else
+    local ends = string.match(fields[i + 1], '"until": (%d+)[,}]') -- as in holds.py
+    held[fields[i]] = not ends or tonumber(ends) > now
+  end
 end
+local digest = redis.sha1hex(table.concat(fields, ' '))
 local length = redis.call('LLEN', config.list)
 if length == 0 and mode == 'take' then
-  return {'empty', may_read}
+  return {'empty'}
 end
 
 -- Running jobs by app. A worker that is known to be dead has no slot, so its job does not count.
@@ -112,7 +89,7 @@ if mode == 'count' then
     end
   end
   first = first + config.page
-  local answer = {'counted', may_read, first < length and first or -1}
+  local answer = {'counted', first < length and first or -1}
   for app in pairs(apps) do
     table.insert(answer, app)
   end
@@ -203,14 +180,14 @@ if not taken and look.at + 1 < length then
   search(look.at + 1, math.min(look.at + config.page, length - 1))
 end
 if is_uncounted then
-  return {'uncounted', may_read}
+  return {'uncounted'}
 elseif taken then
   redis.call('RPUSH', config.intermediate, taken) -- first: refused if out of memory
   redis.call('LREM', config.list, taken_at > length / 2 and -1 or 1, taken)
   if taken_at <= begins_at then
     look.at = look.at - 1
   end
-  return {'taken', may_read, look.at >= 0 and cjson.encode(look) or '', taken}
+  return {'taken', look.at >= 0 and cjson.encode(look) or '', taken}
 end
 local answer = 'held'
 if look.at + 1 < length then
@@ -220,4 +197,4 @@ else
     answer = held[app] and answer or 'full'
   end
 end
-return {answer, may_read, cjson.encode(look), running_apps}
+return {answer, cjson.encode(look), running_apps}

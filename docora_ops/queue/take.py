@@ -35,7 +35,6 @@ class Finding(StrEnum):
     FULL = "full"  # the waiting jobs belong to apps that are held or have no share left
     HELD = "held"  # all waiting jobs belong to apps that are held
     EMPTY = "empty"
-    UNREADABLE = "unreadable"  # the holds cannot be read, so no job may be taken
 
 
 class JobTaker:
@@ -63,7 +62,6 @@ class JobTaker:
         self._slots: list[str] = []
         self._apps = 0
         self._slots_until = self._apps_until = 0.0
-        self.obeys_holds = True
 
     def take(self) -> tuple[Finding, str]:
         """Takes the first job that may run: moves its id to RQ's intermediate list.
@@ -83,7 +81,7 @@ class JobTaker:
             self._count_apps()
             return Finding.MORE, ""  # even if the count broke off
         finding = Finding(text_of(answer))
-        self._look = rest[0] if rest and finding is not Finding.UNREADABLE else b""
+        self._look = rest[0] if rest else b""
         self._is_empty = finding is Finding.EMPTY
         if finding is Finding.FULL and self._apps > int(rest[1]):
             # All waiting apps have running jobs or are held, so there are fewer apps than counted.
@@ -103,21 +101,13 @@ class JobTaker:
         elif self._client.blmove(LIST, LIST, seconds, src="LEFT", dest="LEFT") is not None:
             self._is_empty = False
 
-    def holds_fault(self) -> str | None:
-        """Returns what is wrong with the holds; None if they are readable, or may not be read."""
-        _, *rest = self._run("check")
-        return text_of(rest[0]) if rest else None
-
     def _run(self, mode: str, argument: bytes | int = b"") -> list[bytes]:
         is_counted = time.monotonic() < self._apps_until
         config = self._config | {
             "workers": [EXECUTIONS_OF_WORKER.format(name) for name in self._slots],
             "apps": self._apps if is_counted else None,
         }
-        reply = self._script(args=[mode, json.dumps(config), argument])
-        answer, may_read, *rest = cast("list[bytes]", reply)
-        self.obeys_holds = bool(may_read)
-        return [answer, *rest]
+        return cast("list[bytes]", self._script(args=[mode, json.dumps(config), argument]))
 
     def _count_apps(self) -> None:
         """Counts the apps that have running jobs, or are not held and have waiting jobs.

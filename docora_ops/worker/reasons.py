@@ -17,7 +17,6 @@ from docora_ops.errors import (
     DocoraOpsError,
     PairMismatchedError,
     PostgresError,
-    RefusedError,
     WrongBackendError,
     WrongClockError,
     WrongKeyError,
@@ -27,9 +26,9 @@ from docora_ops.queue.backend_choice import bullmq_workers
 from docora_ops.queue.holds import HOLDS
 from docora_ops.queue.outcomes import may_record
 from docora_ops.queue.pair_mark import StoredMark, read_mark
-from docora_ops.queue.take import JobTaker
+from docora_ops.queue.redis_answers import permits
 from docora_ops.settings import Settings
-from docora_ops.text import amount, inert
+from docora_ops.text import amount
 from docora_ops.worker import host
 from docora_ops.worker.log import log
 
@@ -111,16 +110,15 @@ class Doubt:
 class Reasons:
     """The reasons why the worker of this process takes no job."""
 
-    def __init__(self, settings: Settings, client: Redis, taker: JobTaker) -> None:
-        self._settings = settings
-        self._client, self._taker = client, taker
+    def __init__(self, settings: Settings, client: Redis) -> None:
+        self._settings, self._client = settings, client
         self._next_look = self._next_look_at_postgres = 0.0
         self._sees_bullmq = False
         self.postgres = Doubt(self._try_postgres, is_suspected=True)
         self.host = Doubt(self._try_host)
-        self.holds = Doubt(self._try_holds, is_suspected=True)
         self._mark = StoredMark()
-        self.may_record = True  # whether our user of Redis may write the record of outcomes
+        # What our user of Redis may do: write the record of outcomes, read which apps are held.
+        self.may_record = self.obeys_holds = True
         self._pair = Doubt(self._try_pair)
 
     def find(self) -> Bar | None:
@@ -134,7 +132,7 @@ class Reasons:
                 self._pair.suspect()
         if time.monotonic() >= self._next_look_at_postgres:  # it may have become read-only
             self._next_look_at_postgres = time.monotonic() + _POSTGRES_INTERVAL
-            self._look_at_record()
+            self.look_at_permissions()
             self.postgres.suspect()
         checks = (
             self._judge_clock,
@@ -142,7 +140,6 @@ class Reasons:
             self.postgres.bar,
             self._pair.bar,
             self.host.bar,
-            self.holds.bar,
             lambda: _SUSPENDED if is_suspended(self._client) else None,
         )
         return next(filter(None, (check() for check in checks)), None)
@@ -152,8 +149,9 @@ class Reasons:
         """Tells whether our user of Redis may read which database Redis belongs to."""
         return self._mark.is_permitted
 
-    def _look_at_record(self) -> None:
-        """Finds out whether our user of Redis may write the record of outcomes; warns once."""
+    def look_at_permissions(self) -> None:
+        """Finds out what our user of Redis may do. Warns once if it may not record outcomes."""
+        self.obeys_holds = permits(self._client, ("HGETALL", HOLDS))
         before, self.may_record = self.may_record, may_record(self._client)
         if before and not self.may_record:
             hint = "docora-ops help privileges has the keys of the user for workers"
@@ -203,13 +201,3 @@ class Reasons:
     def _try_host(self) -> Bar | None:
         error = host.find_fault(self._settings.repos_base_path)
         return None if error is None else Bar(NoJobCode.HOST, error.message, error)
-
-    def _try_holds(self) -> Bar | None:
-        if (fault := self._taker.holds_fault()) is None:
-            return None
-        message = f"the holds in {HOLDS} can't be read: {inert(fault)}"
-        hint = (
-            "docora-ops release APP removes what is no hold of that app; "
-            f'redis-cli -u "$REDIS_URL" del {HOLDS} removes all holds'
-        )
-        return Bar(NoJobCode.HOLDS, message, RefusedError(message, hint=hint))

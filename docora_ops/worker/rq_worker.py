@@ -72,7 +72,7 @@ class SnapshotWorker(JobRunner):
         watchdog: Watchdog | None = None,
     ) -> None:
         self._taker = JobTaker(client, reserves=settings.reserve_slot)
-        super().__init__(settings, client, name, Reasons(settings, client, self._taker), watchdog)
+        super().__init__(settings, client, name, Reasons(settings, client), watchdog)
         self._parent = parent
         self._is_told_to_end = False
         self._told_at = float("inf")
@@ -96,7 +96,7 @@ class SnapshotWorker(JobRunner):
         keeps the worker from taking jobs, unless workers are suspended.
         """
         self._grace = grace
-        self._taker.holds_fault()  # our registration tells whether we may read holds
+        self._reasons.look_at_permissions()  # which the registration tells
         host.measure_clock(self.connection)
         handle_ending(self.handle_signal)
         try:
@@ -239,8 +239,6 @@ class SnapshotWorker(JobRunner):
         that is gone, or that can't be read for another reason.
         """
         finding, job_id = self._taker.take()
-        if finding is Finding.UNREADABLE:
-            self._reasons.holds.suspect()
         if finding is not Finding.TAKEN:
             return None, finding
         [queue] = self.queues
@@ -327,7 +325,7 @@ class SnapshotWorker(JobRunner):
             NO_JOB_REASON: reason,
             MAY_COMPARE: int(self._reasons.may_compare),
             MAY_RECORD: int(self._reasons.may_record),
-            OBEYS_HOLDS: int(self._taker.obeys_holds),
+            OBEYS_HOLDS: int(self._reasons.obeys_holds),
             **process_fields(),
         }
 

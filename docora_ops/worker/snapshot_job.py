@@ -24,7 +24,6 @@ from docora_ops.errors import (
     ConfigurationError,
     DocoraOpsError,
     GitError,
-    HoldsUnreadableError,
     RedisDeniedError,
     RepositoryBusyError,
     ServerError,
@@ -310,7 +309,7 @@ class _Snapshot:
                 self.files_due_at = float("inf")
 
     def _obey_hold(self) -> None:
-        """Raises AppHeldError if the app is held, HoldsUnreadableError if that can't be known.
+        """Raises AppHeldError if the app is held.
 
         While Redis gives no answer, waits: the app may have been held meanwhile.
         """
@@ -336,7 +335,7 @@ class _Snapshot:
         message = self.cleaner.clean(self._describe(error))
         if isinstance(error, RepositoryBusyError):
             self._give_back(message, JobEnd.WAITS, f"queued again in {LOCK_PAUSE} s", LOCK_PAUSE)
-        if isinstance(error, AppHeldError | HoldsUnreadableError):
+        if isinstance(error, AppHeldError):
             sent = amount(self.sent.total(), "file")
             out = f"; {sent} of this snapshot already sent" if self.sent else ""
             self._give_back(f"{message}{out}", JobEnd.HELD, "queued again")

@@ -109,6 +109,11 @@ def test_each_number_is_counted_where_it_stands(docora: Docora, apps: list[str])
         assert hidden not in result.stdout
 
 
+def test_the_help_has_all_reasons() -> None:
+    row = next(row for row in topic("metrics").splitlines() if "docora_workers_refusing" in row)
+    assert [reason for reason in REASONS if f"`{reason}`" not in row] == []
+
+
 @pytest.mark.parametrize(
     ("down", "variable", "kept"),
     [

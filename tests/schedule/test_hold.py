@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from docora_ops.jobs import JobEnd
-from docora_ops.queue.holds import HOLDS
+from docora_ops.operations import Change
+from docora_ops.queue.holds import HOLDS, hold_app, read_holds
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result
 from tests.support.outcomes import outcome, record
@@ -70,6 +71,33 @@ def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
     assert history[2]["reason"] == "wrong URL"
 
 
+def test_a_hold_removes_those_that_have_ended_with_their_exemptions(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    link, other = links
+    docora.redis.hset(HOLDS, mapping={"app_other": '{"until": null}', "now:app_other-1": "then"})
+    for app_id in (link.app_id, "app_ended"):
+        docora.redis.hset(HOLDS, mapping={app_id: '{"until": 1}', f"now:{app_id}-1": "then"})
+    hold(docora, other)
+    kept = {b"app_other", b"now:app_other-1", other.app_id.encode()}
+    assert set(docora.redis.hgetall(HOLDS)) == kept
+
+
+def test_an_app_that_is_held_again_meanwhile_stays_held(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora.redis.hset(HOLDS, "app_ended", '{"until": 1}')
+    register = docora.redis.register_script
+
+    def hold_again(script: str) -> Any:  # after the holds were read
+        docora.redis.hset(HOLDS, "app_ended", '{"until": null}')
+        return register(script)
+
+    monkeypatch.setattr(docora.redis, "register_script", hold_again)
+    hold_app(docora.redis, "app_other", None, Change("kim@ops1", "hold", {}))
+    assert set(read_holds(docora.redis)) == {"app_ended", "app_other"}
+
+
 def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
@@ -93,7 +121,7 @@ def test_a_worker_that_does_not_obey_is_named_and_nothing_is_held(
         refused = docora.run("hold", links[0].app_id, "--json")
     assert (refused.code, refused.json["code"]) == (4, "hold_not_obeyed"), refused
     assert refused.json["worker_names"] == ["plain"]
-    assert "1 live worker would go on with the app's jobs: plain" in refused.stderr
+    assert "1 live worker would still take the app's jobs: plain" in refused.stderr
     docora.redis.srem("rq:workers:snapshot-queue", "rq:worker:plain")
     hold(docora, links[0])
     docora.redis.sadd("rq:workers:snapshot-queue", "rq:worker:plain")
@@ -304,24 +332,19 @@ def test_a_link_that_was_cut_off_is_shown_as_partly_sent(
     assert docora.run("show", *link.ids, "--json").data["is_partly_sent"] is False
 
 
-@pytest.mark.slow
-def test_what_is_no_hold_stops_changes_and_can_be_removed(
+def test_what_is_no_hold_holds_its_app_until_its_release(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
     link, other = links
     docora.redis.hset(HOLDS, link.app_id, "no hold")
     with frozen(docora):
-        for command in (["retry", *other.ids], ["schedule"], ["repair", "--yes"]):
-            refused = docora.run(*command, "--json")
-            assert (refused.code, refused.json["code"]) == (5, "holds_unreadable"), refused
-            assert f"docora-ops release {link.app_id}" in refused.json["hint"]
-        for command in (["queue"], ["status"], ["failed"], ["apps"]):
-            assert docora.run(*command, env=ONE_LOOK).code == 0
-        shown = docora.run("show", *other.ids)
-        assert (shown.code, "octo/" in shown.stdout) == (0, True), shown
-        assert "it is unknown whether the app is held" in shown.stderr, shown
-    assert docora.run("release", link.app_id, "--json").data["released"] is True
+        refused = docora.run("retry", *link.ids, "--json")
+        assert (refused.code, refused.json["code"]) == (4, "app_held"), refused
+        shown = docora.run("show", *link.ids)
+        assert f"by unknown for ever: its entry in {HOLDS} is unreadable" in shown.stdout, shown
     assert docora.run("retry", *other.ids).code == 0
+    assert docora.run("release", link.app_id, "--json").data["released"] is True
+    assert docora.run("retry", *link.ids).code == 0
 
 
 def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docora) -> None:

@@ -202,7 +202,7 @@ class Docora(Rows):
 
     def add_worker(self, name: str = "worker-1") -> None:
         key = f"rq:worker:{name}"
-        self.redis.hset(key, mapping={"birth": "now", "may_record": 1})
+        self.redis.hset(key, "birth", "now")
         self.redis.sadd("rq:workers", key)
         self.redis.sadd(f"rq:workers:{QUEUE}", key)
 

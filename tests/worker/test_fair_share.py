@@ -13,7 +13,6 @@ import redis
 from rq.executions import Execution
 from rq.job import Job, JobStatus
 
-from docora_ops.errors import HoldsUnreadableError
 from docora_ops.queue import connect, take
 from docora_ops.queue.holds import read_holds
 from docora_ops.queue.redis_answers import text_of
@@ -102,8 +101,8 @@ def exempt(docora: Docora, job_id: str) -> None:
     docora.redis.hset(HOLDS, f"now:{job_id}", "a moment")
 
 
-def hold(docora: Docora, app_id: str, until: float | None = None) -> None:
-    entry = {"since": 0, "until": until, "who": "kim", "reason": None}
+def hold(docora: Docora, app_id: str, until: int | None = None, reason: str | None = None) -> None:
+    entry = {"since": 0, "until": until, "who": "kim", "reason": reason}
     docora.redis.hset(HOLDS, app_id, json.dumps(entry))
 
 
@@ -269,22 +268,35 @@ def test_an_exempt_job_for_which_no_share_was_left_is_found_again(docora: Docora
         assert at.take(1) == "a-2000"
 
 
-NO_HOLDS = ["", "[1", "null", "{}", *(f'{{"until": {each}}}' for each in ('"x"', "true", "1e30"))]
+NO_ENDS = ['"x"', "true", "null", "1e9", "5.5", "-5", "0x5", "NaN", "-Infinity", "9" * 400]
+NO_HOLDS = ["", "[1", "null", "[5]", "{}", b"\xff", *(f'{{"until": {each}}}' for each in NO_ENDS)]
 
 
-@pytest.mark.parametrize("value", NO_HOLDS)
-def test_a_hold_that_can_not_be_read_lets_no_job_be_taken(docora: Docora, value: str) -> None:
+@pytest.mark.parametrize("value", NO_HOLDS, ids=lambda value: ascii(value)[:25])
+def test_what_is_no_hold_holds_its_app_for_ever(docora: Docora, value: str | bytes) -> None:
+    with desk(docora, 2) as at:
+        at.wait("a-0", "b-0")
+        docora.redis.hset(HOLDS, "a", value)
+        assert at.take(0) == "b-0"
+        assert at.take(1) == "held"
+        [(app_id, entry)] = read_holds(docora.redis).items()  # commands judge as workers do
+        assert (app_id, entry.until_at) == ("a", None)
+
+
+# Redis's parser of JSON refuses the first one, which Python's accepts.
+REASONS = ["\udce9", "\0", 'no "until": null}', '", "until": 99999999999, "', "\\", "\U0001f600"]
+
+
+@pytest.mark.parametrize("reason", REASONS, ids=ascii)
+def test_a_hold_ends_whatever_its_reason_says(docora: Docora, reason: str) -> None:
     with desk(docora, 2) as at:
         at.wait("a-0")
-        docora.redis.hset(HOLDS, "b", value)
-        assert at.take(0) == "unreadable"
-        with pytest.raises(HoldsUnreadableError):  # commands judge as workers do
-            read_holds(docora.redis)
-        assert docora.waiting() == ["a-0"]
-        docora.redis.delete(HOLDS)
-        docora.redis.set(HOLDS, 1)
-        assert at.take(0) == "unreadable"
-        docora.redis.delete(HOLDS)
+        seconds = docora.redis.time()[0]
+        hold(docora, "a", seconds + 3600, reason)
+        assert at.take(0) == "held"
+        assert list(read_holds(docora.redis)) == ["a"]
+        hold(docora, "a", seconds - 1, reason)
+        assert read_holds(docora.redis) == {}
         assert at.take(0) == "a-0"
 
 

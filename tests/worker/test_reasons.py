@@ -9,7 +9,6 @@ from pydantic import SecretStr
 
 from docora_ops.jobs import NoJobCode
 from docora_ops.queue import connect
-from docora_ops.queue.take import JobTaker
 from docora_ops.worker.reasons import Reasons
 from tests.doctor.test_metrics import numbers
 from tests.support.delivery_checks import link_row, repository_row
@@ -87,7 +86,7 @@ def test_values_that_can_not_be_read_or_have_another_form_are_no_evidence(
 
         def found() -> NoJobCode | None:
             settings = snapshots.settings.model_copy(update=key)
-            bar = Reasons(settings, client, JobTaker(client, reserves=True)).find()
+            bar = Reasons(settings, client).find()
             return None if bar is None else bar.code
 
         assert found() is NoJobCode.WRONG_KEY
