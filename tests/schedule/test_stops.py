@@ -111,7 +111,8 @@ def test_the_pace_is_that_before_the_last_scan_without_the_longest_gap(
     last = ago(4000)  # however long ago
     ends = [(last - timedelta(seconds=end), timedelta(seconds=gap)) for end, gap in gaps]
     first = last - timedelta(seconds=span)
-    scans = Scans(NOW, last if links else None, links, first if links else None, 0, 200, 200)
+    at = (last, first) if links else (None, None)
+    scans = Scans(NOW, at[0], links, at[1], 0, at[1], at[1], 200, 200)
     assert cycle_seconds(scans, ends) == expected
 
 
@@ -156,6 +157,21 @@ def test_the_last_scan_of_a_link_that_fails_or_is_held_back_makes_no_gap(docora:
     docora.add_link("synced", scanned=timedelta(seconds=900))
     # Three times the gap of 502 s, less the time since the other links were scanned.
     assert 1200 < int(str(freshness(docora)["nothing_moves_after_seconds"])) < 1600
+
+
+def test_many_failed_links_around_each_scan_make_no_gap(docora: Docora) -> None:
+    make_healthy(docora)
+    scan_links(docora, *(200 + 9 * number for number in range(40)))
+    for number in range(202):
+        docora.add_app(f"App {number}")
+    docora.connection.execute(
+        "INSERT INTO app_repositories (app_id, repository_id, status, last_scanned_at)"
+        " SELECT a.app_id, repository_id, 'failed', last_scanned_at"
+        " + (row_number() OVER (PARTITION BY l.id) - 101.5) * interval '1 millisecond'"
+        " FROM app_repositories l, apps a WHERE status = 'synced' AND a.app_name LIKE 'App %'"
+        " AND last_scanned_at BETWEEN now() - interval '390 s' AND now() - interval '290 s'"
+    )
+    assert freshness(docora)["nothing_moves_after_seconds"] == 180
 
 
 @pytest.mark.parametrize(
