@@ -10,8 +10,10 @@ from datetime import datetime, timedelta
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.database.freshness import (
+    MOST_OVERDUE,
     Scans,
     count_overdue,
+    has_waiting_link,
     last_delivery,
     long_due_links,
     read_gaps,
@@ -58,8 +60,8 @@ class Freshness:
     is_slow: a cycle takes longer than the rescan interval plus two scan intervals, and a link has
         waited that long for its scan. False if nothing moves or, with RQ, if `schedule` or all
         workers have stopped.
-    oldest_scan_seconds: the seconds since the oldest last good scan of a synced link, or since its
-        circuit closed if that is later. Links whose circuit is open are left out.
+    oldest_scan_seconds: the seconds since the oldest last good scan of an overdue link; if there is
+        none, of a synced link.
     schedule_stopped: the last pass of `schedule` is too old, and a link that has been due for too
         long has no live job. Judged by one look: a timer that is restarting looks the same.
     due: links that a scheduler should queue now.
@@ -70,6 +72,7 @@ class Freshness:
     read_at: datetime
     overdue: int
     overdue_apps: int
+    overdue_at_least: bool  # too many to count: both numbers are lower bounds
     overdue_since: datetime | None  # the oldest last good scan or creation of an overdue link
     overdue_after_seconds: int  # the threshold in force
     cycle_seconds: int | None  # length of a cycle at the last pace; None: too few scans
@@ -105,8 +108,9 @@ class Freshness:
 
     @property
     def overdue_words(self) -> str:
-        """Returns `2 links of 1 app`."""
-        return f"{amount(self.overdue, 'link')} of {amount(self.overdue_apps, 'app')}"
+        """Returns `2 links of 1 app`, or `at least 100000 links of 12 apps`."""
+        of_apps = f"{amount(self.overdue, 'link')} of {amount(self.overdue_apps, 'app')}"
+        return f"at least {of_apps}" if self.overdue_at_least else of_apps
 
 
 def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
@@ -131,16 +135,17 @@ def links_freshness(docora: Docora, held: Sequence[str]) -> Freshness:
 
     held: ids of held apps, whose links are left out.
     """
-    settings = docora.settings
+    settings, database = docora.settings, docora.database
     scans, gaps, seconds = _read_pace(docora, held)
     now, cycle = scans.read_at, cycle_seconds(scans, gaps)
-    overdue = count_overdue(docora.database, now - timedelta(seconds=seconds), held)
-    oldest, waiting_since = scans.oldest_at, scans.waiting_since
+    overdue = count_overdue(database, now - timedelta(seconds=seconds), held)
+    oldest = overdue.oldest_scan_at
     usual = (settings.rescan_interval_ms + 2 * settings.scan_interval_ms) / 1000
     return Freshness(
         read_at=now,
         overdue=overdue.links,
         overdue_apps=overdue.apps,
+        overdue_at_least=overdue.links >= MOST_OVERDUE,
         overdue_since=overdue.since,
         overdue_after_seconds=seconds,
         cycle_seconds=cycle,
@@ -148,8 +153,7 @@ def links_freshness(docora: Docora, held: Sequence[str]) -> Freshness:
         # waited for `usual` seconds.
         is_slow=cycle is not None
         and cycle > usual
-        and waiting_since is not None
-        and waiting_since < now - timedelta(seconds=usual),
+        and has_waiting_link(database, now - timedelta(seconds=usual), held),
         last_scanned_at=scans.last_scanned_at,
         scanned_recently=scans.scanned_recently,
         oldest_scan_seconds=int((now - oldest).total_seconds()) if oldest else None,

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from docora_ops.database.claims import DUE
 from docora_ops.database.link_rows import NOT_HELD, OVERDUE
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef, LinkStatus
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 # To join all repositories would take longer than the rest of a screen.
 _LINKS = """docora.app_repositories l LEFT JOIN (
@@ -20,23 +22,19 @@ _NOT_OPEN = "(r.circuit_open_until IS NULL OR r.circuit_open_until <= now())"
 
 # A scan in the future (after a clock was set back) does not count as the last scan yet.
 READ_SCANS = f"""
-SELECT now(), max(last.at), count(*) FILTER (WHERE is_last),
-    min(l.last_scanned_at) FILTER (WHERE is_last),
-    count(*) FILTER (WHERE is_last AND l.last_scanned_at > now() - recently),
-    min(greatest(l.last_scanned_at, r.circuit_open_until)) FILTER (
-        WHERE l.status = 'synced' AND l.last_scanned_at IS NOT NULL AND {_NOT_OPEN} AND {NOT_HELD}
-    ),
-    min(greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until)) FILTER (
-        WHERE l.status <> 'failed' AND {NOT_HELD}
-    ),
-    count(*) FILTER (WHERE l.status <> 'failed' AND {_NOT_OPEN}),
-    count(*) FILTER (WHERE {DUE} AND {NOT_HELD})
-FROM {_LINKS} CROSS JOIN (
-    SELECT max(last_scanned_at) AS at, %(recently)s * interval '1 second' AS recently
-    FROM docora.app_repositories WHERE last_scanned_at <= now()
-) last CROSS JOIN LATERAL (
-    SELECT l.last_scanned_at > last.at - recently AND l.last_scanned_at <= last.at AS is_last
-) scan
+SELECT now(), before_last.*, counts.* FROM (
+    SELECT max(last_scanned_at), count(*), min(last_scanned_at),
+        count(*) FILTER (WHERE last_scanned_at > now() - %(recently)s * interval '1 second')
+    FROM docora.app_repositories
+    WHERE last_scanned_at <= now() AND last_scanned_at > (
+        SELECT max(last_scanned_at) - %(recently)s * interval '1 second'
+        FROM docora.app_repositories WHERE last_scanned_at <= now()
+    )
+) before_last, (
+    SELECT count(*) FILTER (WHERE l.status <> 'failed' AND {_NOT_OPEN}),
+        count(*) FILTER (WHERE {DUE} AND {NOT_HELD})
+    FROM {_LINKS}
+) counts
 """
 
 # The first and the last scan in each piece of the hour before the last scan, by an index: to read
@@ -60,11 +58,24 @@ SELECT first_at, gap FROM (
 ) pieces WHERE gap >= interval '10 seconds'
 """
 
+# The limit keeps Postgres from reading all links if most of them are overdue.
 COUNT_OVERDUE = f"""
-SELECT coalesce(sum(links), 0)::bigint, count(*), min(since) FROM (
-    SELECT count(*) AS links, min(coalesce(l.last_scanned_at, l.created_at)) AS since
-    FROM {_LINKS} WHERE {OVERDUE} AND {NOT_HELD} GROUP BY l.app_id
+SELECT coalesce(sum(links), 0)::bigint, count(*), min(since), min(oldest_at) FROM (
+    SELECT count(*) AS links, min(since) AS since, min(oldest_at) AS oldest_at FROM (
+        SELECT l.app_id, coalesce(l.last_scanned_at, l.created_at) AS since,
+            CASE WHEN l.last_scanned_at IS NOT NULL
+                THEN greatest(l.last_scanned_at, r.circuit_open_until) END AS oldest_at
+        FROM {_LINKS} WHERE {OVERDUE} AND {NOT_HELD} LIMIT %(most)s
+    ) links GROUP BY app_id
 ) apps
+"""
+MOST_OVERDUE = 100_000
+"""Limit for counting overdue links: counting a million takes longer than the rest of a screen."""
+
+OLDEST_SCAN = f"""
+SELECT l.last_scanned_at FROM {_LINKS}
+WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s AND {NOT_HELD} AND {_NOT_OPEN}
+ORDER BY l.last_scanned_at LIMIT 1
 """
 
 # A link becomes due one rescan interval after its last scan, a new link when it is created. No link
@@ -92,40 +103,45 @@ SELECT max(delivered_at) FROM docora.app_delivered_files JOIN (
 ) links USING (app_id, repository_id)
 """
 
+HAS_WAITING = f"""
+SELECT FROM {_LINKS}
+WHERE l.status <> 'failed' AND {NOT_HELD}
+    AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until) < %(before)s
+LIMIT 1
+"""
+
 
 @dataclass(frozen=True)
 class Scans:
-    """The numbers of due links and of recent good scans. Postgres's clock gives all times.
-
-    oldest_at: the earliest last good scan of a synced link whose circuit is not open. A link whose
-        circuit ended later counts with the end of the circuit.
-    waiting_since: the earliest last good scan of a link that is not failed. A link that was never
-        scanned counts with its creation; a link whose circuit ends later, with the end of the
-        circuit.
-    """
+    """The numbers of due links and of recent good scans. Postgres's clock gives all times."""
 
     read_at: datetime
     last_scanned_at: datetime | None
     before_last: int  # links scanned in the minutes up to the last scan
     first_at: datetime | None  # the oldest of these scans
     scanned_recently: int  # links scanned in the minutes up to now
-    oldest_at: datetime | None
-    waiting_since: datetime | None
     wanted: int  # links that should be scanned regularly
     due: int
 
 
 @dataclass(frozen=True)
 class OverdueLinks:
-    """The numbers of overdue links and of their apps.
+    """The numbers of overdue links and of their apps. From `MOST_OVERDUE` links on, lower bounds.
 
     since: the earliest last good scan of an overdue link. A link that was never scanned counts with
         its creation.
+    oldest_scan_at: the earliest last good scan of an overdue link. A link whose circuit ended later
+        counts with the end of the circuit. If no overdue link was ever scanned, the earliest last
+        good scan of any synced link whose circuit is not open.
+
+    With `MOST_OVERDUE` links or more, both times are the earliest last good scan of any synced link
+    whose circuit is not open.
     """
 
     links: int
     apps: int
     since: datetime | None
+    oldest_scan_at: datetime | None
 
 
 def read_scans(
@@ -133,7 +149,7 @@ def read_scans(
 ) -> Scans:
     """Counts links that are due, that should be scanned regularly, and that were scanned recently.
 
-    held: ids of apps whose links are neither due nor waiting.
+    held: ids of apps whose links are not due.
     recently: counts the links scanned in this many seconds up to the last scan, and up to now.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently, "held": held}
@@ -147,8 +163,13 @@ def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> 
     before: links without a good scan since this time are overdue.
     held: ids of apps to leave out.
     """
-    [row] = database.rows(COUNT_OVERDUE, {"overdue_before": before, "held": held})
-    return OverdueLinks(*row)
+    values = {"overdue_before": before, "most": MOST_OVERDUE, "held": held}
+    [(links, apps, since, oldest_at)] = database.rows(COUNT_OVERDUE, values)
+    if (are_many := links >= MOST_OVERDUE) or oldest_at is None:  # not all counted, or none scanned
+        start = _LONG_AGO if are_many else before
+        for (oldest_at,) in database.rows(OLDEST_SCAN, {"before": start, "held": held}):
+            since = oldest_at if are_many else since
+    return OverdueLinks(links, apps, since, oldest_at)
 
 
 def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, timedelta]]:
@@ -185,3 +206,14 @@ def last_delivery(database: Database) -> datetime | None:
     """
     [(delivered_at,)] = database.rows(LAST_DELIVERY)
     return cast("datetime | None", delivered_at)
+
+
+def has_waiting_link(database: Database, before: datetime, held: Sequence[str]) -> bool:
+    """Tells whether a link that is not failed began to wait for a scan before `before`.
+
+    The wait begins with the last scan of the link, with its creation if it was never scanned,
+    or with the end of its circuit if that is later.
+
+    held: ids of apps to leave out.
+    """
+    return bool(database.rows(HAS_WAITING, {"before": before, "held": held}))

@@ -111,8 +111,7 @@ def test_the_pace_is_that_before_the_last_scan_without_the_longest_gap(
     last = ago(4000)  # however long ago
     ends = [(last - timedelta(seconds=end), timedelta(seconds=gap)) for end, gap in gaps]
     first = last - timedelta(seconds=span)
-    at = (last, first) if links else (None, None)
-    scans = Scans(NOW, at[0], links, at[1], 0, at[1], at[1], 200, 200)
+    scans = Scans(NOW, last if links else None, links, first if links else None, 0, 200, 200)
     assert cycle_seconds(scans, ends) == expected
 
 
