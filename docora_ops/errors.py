@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar
 
-from docora_ops.text import moment
+from docora_ops.text import When, moment, moment_of
 
 
 class DocoraOpsError(Exception):
@@ -32,12 +32,20 @@ class UsageError(DocoraOpsError, code="usage"):
     """The command line is not valid."""
 
 
-def in_future(option: str, at: datetime, now: datetime, server: str) -> UsageError:
-    """Returns the error for a time in the future. `now`: the time by the clock of `server`."""
-    return UsageError(
-        f"{option} {moment(at)} is in the future: it is {moment(now)} by the clock of {server}",
-        hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
-    )
+def past_moment(when: When, now: datetime, server: str, option: str = "--since") -> datetime:
+    """Returns the moment that was typed as the value of `option`.
+
+    now: the time by the clock of `server`.
+
+    Raises UsageError if the moment is in the future.
+    """
+    at = moment_of(when, now)
+    if at > now:
+        raise UsageError(
+            f"{option} {moment(at)} is in the future: it is {moment(now)} by the clock of {server}",
+            hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
+        )
+    return at
 
 
 class ConfigurationError(DocoraOpsError, code="configuration"):

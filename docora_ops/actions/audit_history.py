@@ -9,13 +9,13 @@ from itertools import groupby
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
 from docora_ops.actions.recorded_results import add_to_changes
-from docora_ops.errors import in_future
+from docora_ops.errors import past_moment
 from docora_ops.links import Action
 from docora_ops.operations import HistoryEntry, HistoryState
 from docora_ops.queue.audit_stream import read_history
 from docora_ops.queue.operation_records import find_records
 from docora_ops.queue.redis_server import read_clock
-from docora_ops.text import When, moment_of
+from docora_ops.text import When
 
 
 def history(
@@ -42,7 +42,7 @@ def history(
 
     Raises UsageError if `since` is in the future, RedisError.
     """
-    first = past_moment(since, now(docora)) if since is not None else None
+    first = past_moment(since, now(docora), "Redis") if since is not None else None
     changes = read_history(docora.redis, schedule=schedule)
     ids = {entry.operation_id for entry in changes if entry.operation_id}
     under_way = set(find_records(docora.redis, ids, first)) if first else set()
@@ -80,14 +80,3 @@ def _fold(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:
 def now(docora: Docora) -> datetime:
     """Returns the time in UTC by the clock of Redis, which dates the audit entries."""
     return read_clock(docora.redis)
-
-
-def past_moment(when: When, now: datetime) -> datetime:
-    """Converts a time or an age to a time. `now`: the current time by the clock of Redis.
-
-    Raises UsageError if the result is in the future.
-    """
-    moment = moment_of(when, now)
-    if moment > now:
-        raise in_future("--since", moment, now, "Redis")
-    return moment

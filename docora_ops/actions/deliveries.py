@@ -6,7 +6,7 @@ from datetime import datetime
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Suspects
-from docora_ops.actions.lookup import resolve_app, resolve_link
+from docora_ops.actions.lookup import period, resolve_app, resolve_link
 from docora_ops.actions.verification import (
     Compared,
     Judged,
@@ -16,12 +16,10 @@ from docora_ops.actions.verification import (
 )
 from docora_ops.database import deliveries as records
 from docora_ops.database.deliveries import DeliveredFile, DeliveryFilter
-from docora_ops.database.link_reports import read_now
 from docora_ops.database.link_rows import names_of
 from docora_ops.database.verification import Compare, Doubt, link_ids
-from docora_ops.errors import UsageError, in_future
 from docora_ops.links import App, LinkRef
-from docora_ops.text import When, moment, moment_of
+from docora_ops.text import When
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,8 @@ def read_deliveries(
     names = names_of(database, [LinkRef("", app.app_id, row.repository_id) for row in rows])
     rows = [replace(row, repository_name=name) for row, (_, name) in zip(rows, names, strict=True)]
     rows.sort(key=lambda row: (row.repository_name or "", row.repository_id))
-    files, period = sum(row.files for row in rows), (which.since, which.until, which.path)
-    yield Deliveries(app.app_id, app.app_name, *period, files, rows, proof)
+    files, chosen = sum(row.files for row in rows), (which.since, which.until, which.path)
+    yield Deliveries(app.app_id, app.app_name, *chosen, files, rows, proof)
 
 
 def delivered_files(docora: Docora, choice: DeliveryChoice) -> tuple[int, Iterator[DeliveredFile]]:
@@ -138,17 +136,7 @@ def _choose(docora: Docora, choice: DeliveryChoice) -> tuple[App, LinkRef | None
     else:
         link = resolve_link(database, choice.app, choice.repository)
         app, ref = App(link.ref.app_id, link.payload.app_name), link.ref
-    now = read_now(database)
-    since, until = (
-        None if when is None else moment_of(when, now) for when in (choice.since, choice.until)
-    )
-    if since and since > now:
-        raise in_future("--since", since, now, "Postgres")
-    if since and until and until <= since:
-        raise UsageError(
-            f"no moment is at {moment(since)} or later and also before {moment(until)}",
-            hint="--since takes the earlier moment, or the longer age",
-        )
+    since, until = period(database, choice.since, choice.until)
     repository_id = ref.repository_id if ref else None
     return app, ref, DeliveryFilter(app.app_id, repository_id, since, until, choice.path)
 

@@ -19,7 +19,7 @@ from docora_ops.database.names import (
     has_repository_like,
     repositories_by_prefix,
 )
-from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, in_future
+from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, past_moment
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import When, inert, mask, moment, moment_of
 
@@ -86,7 +86,8 @@ def choose_links(
             sentence = f"no repository matches {mask(pattern)!r}{_for(chosen)}"
             raise _no_repository(sentence, database, chosen, pattern)
     names = [text for text in choice.repositories if "*" not in text]
-    before, after = _scan_window(database, choice)
+    bounds = (choice.last_scan_after, choice.last_scan_before)
+    after, before = period(database, *bounds, ("--last-scan-after", "--last-scan-before"))
     if not choice.overdue:
         held = []
     elif held is None:
@@ -121,24 +122,30 @@ def choose_links(
     return which, recorded
 
 
-def _scan_window(database: Database, choice: LinkChoice) -> tuple[datetime | None, datetime | None]:
-    """Returns `last_scan_before` and `last_scan_after` as times.
+def period(
+    database: Database,
+    since: When | None,
+    until: When | None,
+    options: tuple[str, str] = ("--since", "--until"),
+) -> tuple[datetime | None, datetime | None]:
+    """Returns a period that was typed: from `since` on, and before `until`, by Postgres's clock.
 
-    Raises UsageError if no link can match, because an empty list would sound like an all-clear.
+    options: the options with `since` and `until`.
+
+    Raises UsageError if no past moment is in the period, because an empty list would sound like an
+    all-clear.
     """
-    bounds = (choice.last_scan_before, choice.last_scan_after)
-    if bounds == (None, None):
+    if since is None and until is None:
         return None, None
     now = read_now(database)
-    before, after = (None if when is None else moment_of(when, now) for when in bounds)
-    if after and after > now:
-        raise in_future("--last-scan-after", after, now, "Postgres")
-    if before and after and before <= after:
+    first = None if since is None else past_moment(since, now, "Postgres", options[0])
+    end = None if until is None else moment_of(until, now)
+    if first and end and end <= first:
         raise UsageError(
-            f"no scan is before {moment(before)} and also at {moment(after)} or later",
-            hint="--last-scan-after takes the earlier moment, or the longer age",
+            f"no moment is at {moment(first)} or later and also before {moment(end)}",
+            hint=f"{options[0]} takes the earlier moment, or the longer age",
         )
-    return before, after
+    return first, end
 
 
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:

@@ -5,7 +5,6 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_lists import apps
 from docora_ops.actions.lookup import LinkChoice
@@ -14,7 +13,7 @@ from docora_ops.actions.recorded_results import add_to_changes, add_to_operation
 from docora_ops.actions.status import Status, keeping_errors, read_status
 from docora_ops.actions.verification import Verification
 from docora_ops.database.link_reports import AppSummary
-from docora_ops.errors import NotFoundError, ServerError
+from docora_ops.errors import NotFoundError, ServerError, past_moment
 from docora_ops.links import Action, LinkStatus, Outcome, count_succeeded
 from docora_ops.operations import HistoryEntry, OperationRecord
 from docora_ops.queue.audit_stream import read_history
@@ -88,7 +87,7 @@ def read_report(
     entries = read_history(docora.redis)[::-1]
     changes = [entry for entry in entries if entry.command != Action.SCHEDULE]
     if operation_id is None:
-        first, until = past_moment(_A_DAY if since is None else since, now), now
+        first, until = past_moment(_A_DAY if since is None else since, now, "Redis"), now
         operations, left_out = _operations_since(docora, first, changes)
         ids = {operation.operation_id for operation in operations}
         chosen = [

@@ -9,11 +9,11 @@ from enum import StrEnum
 from math import sqrt
 from statistics import median
 
-from docora_ops.actions.audit_history import past_moment
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import resolve_app
 from docora_ops.actions.workers import warn_of_mute_workers, warn_of_other_workers
 from docora_ops.error_groups import split_delivery, typable
+from docora_ops.errors import past_moment
 from docora_ops.jobs import JobEnd
 from docora_ops.queue.outcomes import (
     ALL_APPS,
@@ -119,7 +119,7 @@ def read_trend(
     warn_of_other_workers(docora)
     app_id = resolve_app(docora.database, app).app_id if app else None
     now = read_clock(docora.redis)
-    first = floor(past_moment(since, now), length)
+    first = floor(past_moment(since, now, "Redis"), length)
     start = min(first, floor(now, PERIOD) - _RECENT - _BEFORE)
     outcomes = queue.outcomes(OutcomeFilter(since=start, app_id=app_id))
     ends = outcomes.entries if error is None else _with_error(outcomes.entries, error)

@@ -20,11 +20,7 @@ SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::big
     extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::bigint
 WHERE pg_is_in_recovery()
 """
-SERVER = f"""
-SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp()),
-    pg_is_in_recovery(), standby.*
-FROM (SELECT) one LEFT JOIN ({STANDBY}) AS standby(unreplayed_bytes, last_change_seconds) ON true
-"""
+SERVER = "SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())"
 
 _APPS = 20  # apps whose ids identify a database
 
@@ -151,27 +147,22 @@ def granted(role: str) -> list[Privilege]:
 
 
 def read_server(database: Database) -> PostgresServer:
-    """Reads version, clock and standby state in one statement, and measures its latency.
+    """Reads version, clock and standby state, and measures the latency of one statement.
 
     Call it within a transaction, so that connecting and BEGIN are not measured.
     """
     began = time.monotonic()
-    [(version, clock, in_recovery, *lag)] = database.rows(SERVER)
+    [(version, clock)] = database.rows(SERVER)
     latency = time.monotonic() - began
-    standby = _standby(lag) if in_recovery else None
-    return PostgresServer(version, standby, latency, float(clock))
+    return PostgresServer(version, read_standby(database), latency, float(clock))
 
 
 def read_standby(database: Database) -> Standby | None:
     """Reads how far a standby lags; returns None on a primary."""
     for lag in database.rows(STANDBY):
-        return _standby(lag)
+        # It can be negative if clocks differ, or after a restart that has replayed archived WAL.
+        return Standby(*(None if number is None else max(0, number) for number in lag))
     return None
-
-
-def _standby(lag: Sequence[int | None]) -> Standby:
-    # The lag can be negative if clocks differ, or after a restart that has replayed archived WAL.
-    return Standby(*(None if number is None else max(0, number) for number in lag))
 
 
 def pools_transactions(settings: Settings, tries: int = _TRIES) -> bool | None:
