@@ -21,7 +21,7 @@ from docora_ops.database.names import (
 )
 from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, past_moment
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
-from docora_ops.text import When, inert, mask, moment, moment_of
+from docora_ops.text import TimeOfDay, When, inert, mask, moment, moment_of
 
 _MOST_CANDIDATES = 10
 """Apps to list if a prefix is ambiguous."""
@@ -130,6 +130,7 @@ def period(
 ) -> tuple[datetime | None, datetime | None]:
     """Returns a period that was typed: from `since` on, and before `until`, by Postgres's clock.
 
+    since: a time of day is its latest occurrence before `until`.
     options: the options with `since` and `until`.
 
     Raises UsageError if no past moment is in the period, because an empty list would sound like an
@@ -138,8 +139,10 @@ def period(
     if since is None and until is None:
         return None, None
     now = read_now(database)
-    first = None if since is None else past_moment(since, now, "Postgres", options[0])
     end = None if until is None else moment_of(until, now)
+    # `--since 22:00 --until 06:00` is last night, even at 23:00.
+    latest = min(end, now) if end and isinstance(since, TimeOfDay) else now
+    first = None if since is None else past_moment(since, latest, "Postgres", options[0])
     if first and end and end <= first:
         raise UsageError(
             f"no moment is at {moment(first)} or later and also before {moment(end)}",

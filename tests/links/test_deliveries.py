@@ -1,6 +1,6 @@
 """`deliveries`: what an app was delivered and when, and the proof, which is that of `verify`."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -162,6 +162,15 @@ def test_period_and_path_choose_files_and_the_proof_is_of_all_matching_ones(
         assert (result.code, end in result.stdout) == (code, True), result
         data = run(docora, "deliveries", app, "--path", pattern, "--json").data
         assert data["files"] == counted
+
+
+def test_a_night_is_the_last_one_even_when_the_next_has_begun(docora: Docora) -> None:
+    link = add(docora, docora.add_app(), "octo/api", FILES)
+    delivered_ago(docora, link, "%", timedelta(hours=12))
+    now: datetime = docora.one("SELECT now() AT TIME ZONE 'UTC'")
+    evening, morning = (f"{now - ago:%H:%M}" for ago in (timedelta(minutes=1), timedelta(hours=8)))
+    night = run(docora, "deliveries", link.app_id, "--since", evening, "--until", morning, "--json")
+    assert (night.code, night.data["files"]) == (0, len(FILES)), night
 
 
 @pytest.mark.parametrize(
