@@ -222,6 +222,5 @@ def _transaction(client: Redis, audit: AuditEntry | None) -> Iterator[Pipeline]:
     """
     with redis_errors(client), client.pipeline() as pipeline:
         if audit:
-            client.xlen(str(audit[1]))  # fails if the key is of another type
             add_entry(pipeline, audit)
         yield pipeline

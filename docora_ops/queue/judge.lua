@@ -111,9 +111,8 @@ local function alone(action, ...)
 end
 
 local TRIALS = {
-  APPEND = {'x'}, DEL = {}, EXPIRE = {1}, GETRANGE = {0, 0}, HSET = {'x', 'x'}, LPUSH = {'x'},
-  LREM = {0, 'x'}, LSET = {0, 'x'}, PERSIST = {}, RPUSH = {'x'}, XADD = {'*', 'x', 'x'},
-  ZREM = {'x'},
+  APPEND = {'x'}, DEL = {}, EXPIRE = {1}, HSET = {'x', 'x'}, LPUSH = {'x'}, LREM = {0, 'x'},
+  LSET = {0, 'x'}, PERSIST = {}, RPUSH = {'x'}, XADD = {'*', 'x', 'x'}, ZREM = {'x'},
 }
 
 -- Tries each command on a trial key, because Redis does not roll back a script that fails:

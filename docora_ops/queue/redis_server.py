@@ -53,7 +53,7 @@ def try_commands(
     commands: list[Command] = [
         *(("HSET", operation, "x", "x"), ("HSETNX", operation, "x", "x"), ("EXPIRE", operation, 1)),
         *(("SET", links, ""), ("GETRANGE", links, 0, 0)),
-        *(("XADD", STREAM, "*", "x", "x"), ("XLEN", STREAM)),
+        ("XADD", STREAM, "*", "x", "x"),
         *((command, job, *arguments) for command, *arguments in of_push),
     ]
     with redis_errors(client):

@@ -62,9 +62,6 @@ local function remove(job, positions)
 end
 
 -- The first write is one that Redis refuses when out of memory, so that nothing is removed then.
-if config.entry then
-  redis.call('XLEN', config.entry[2]) -- fails if the key is of another type
-end
 try_commands({'LSET', 'LREM', 'DEL', 'XADD', 'ZREM'})
 local jobs, positions = read_jobs()
 local answers = {}
