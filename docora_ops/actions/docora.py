@@ -15,7 +15,7 @@ from docora_ops.errors import (
     UnclearBackendError,
     UsageError,
 )
-from docora_ops.jobs import BackendSource, Hold
+from docora_ops.jobs import Backend, BackendChoice, BackendSource, Hold
 from docora_ops.operations import NO_OPTIONS, Change, ChangeOptions
 from docora_ops.text import mask
 
@@ -165,14 +165,27 @@ class Docora:
     @cached_property
     def _opened_queue(self) -> LinkQueue:
         """The queue of the configured backend, or of the one in use. Raises RedisError."""
-        from docora_ops.queue.backend_choice import EMPTIED, open_queue
+        from docora_ops.queue.backend_choice import EMPTIED, choose_backend, read_signs
+        from docora_ops.queue.redis_client import redis_errors
 
-        queue = open_queue(self.settings, self.redis)
-        if queue.choice.source is BackendSource.DEFAULT and self._links_were_scanned():
-            queue.choice = EMPTIED
-        elif queue.choice.is_clear and queue.choice.why:
-            self.note(queue.choice.sentence)
-        return queue
+        client, signs = self.redis, None
+        if self.settings.backend is not None:
+            choice = BackendChoice(self.settings.backend, BackendSource.SETTING)
+        else:
+            with redis_errors(client):
+                signs = read_signs(client)
+            choice = choose_backend(signs)
+            if choice.source is BackendSource.DEFAULT and self._links_were_scanned():
+                choice = EMPTIED
+            elif choice.is_clear:
+                self.note(choice.sentence)
+        if choice.backend is Backend.BULLMQ:
+            from docora_ops.queue.bullmq_queue import BullmqQueue
+
+            return BullmqQueue(self.settings, client, choice, signs)
+        from docora_ops.queue import RqQueue
+
+        return RqQueue(self.settings, client, choice, signs)
 
     def _links_were_scanned(self) -> bool:
         """Tells whether a link was ever scanned; False if Postgres can't be asked."""

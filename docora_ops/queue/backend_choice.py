@@ -1,15 +1,12 @@
-"""Reads who uses this Redis. If the settings name no backend, chooses the one that is in use.
+"""Reads who uses this Redis, and chooses the backend that is in use.
 
 BullMQ is recognized by the keys of Docora's own queue, and its workers by their connections.
 """
-
-from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from redis import Redis
 from redis.exceptions import NoPermissionError
@@ -17,13 +14,8 @@ from redis.exceptions import NoPermissionError
 from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource, Worker
 from docora_ops.queue.pair_mark import PAIR_KEY, StoredMark, mark_of
 from docora_ops.queue.redis_answers import answers_of
-from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
 from docora_ops.queue.rq_workers import WORKERS, workers_by_name
-from docora_ops.settings import Settings
-
-if TYPE_CHECKING:
-    from docora_ops.queue.link_queue import LinkQueue
 
 _PREFIX = "bull"
 BULLMQ = f"{_PREFIX}:{QUEUE_NAME}:"  # prefix of all keys of the queue
@@ -169,24 +161,3 @@ EMPTIED = BackendChoice(
     f"check REDIS_URL; {_START}",
 )
 """The choice if Redis has no key of either queue although links were scanned."""
-
-
-def open_queue(settings: Settings, client: Redis) -> LinkQueue:
-    """Returns the queue of the backend that is set or, without a setting, in use.
-
-    Raises RedisError.
-    """
-    signs = None
-    if settings.backend is not None:
-        choice = BackendChoice(settings.backend, BackendSource.SETTING)
-    else:
-        with redis_errors(client):
-            signs = read_signs(client)
-        choice = choose_backend(signs)
-    if choice.backend is Backend.BULLMQ:
-        from docora_ops.queue.bullmq_queue import BullmqQueue
-
-        return BullmqQueue(settings, client, choice, signs)
-    from docora_ops.queue.rq_queue import RqQueue
-
-    return RqQueue(settings, client, choice, signs)
