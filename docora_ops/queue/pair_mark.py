@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import cast
 
@@ -53,32 +53,14 @@ class PairMark:
 class StoredMark:
     """The mark as read from Redis.
 
-    fields: the fields of its hash; empty if the mark is missing.
+    text: the raw value; empty if the mark is missing.
+    mark: None if it is missing or malformed.
     is_permitted: whether the user may read the mark.
     """
 
-    fields: Mapping[bytes, bytes] = field(default_factory=dict)
+    text: str = ""
+    mark: PairMark | None = None
     is_permitted: bool = True
-
-    @property
-    def text(self) -> str:
-        """The raw value; empty if the mark is missing."""
-        return text_of(self.fields.get(b"mark", b""))
-
-    @property
-    def mark(self) -> PairMark | None:
-        """The mark; None if it is missing or malformed."""
-        mark = mapping_of(self.text)
-        try:
-            identity = DatabaseIdentity(
-                str(mark["database"]),
-                str(mark["system_identifier"]) if "system_identifier" in mark else None,
-                cast("list[str]", mark["app_ids"]),
-            )
-            at = moment_of_timestamp(int(text_of(self.fields[b"left_at"])))
-            return PairMark(identity, str(mark["who"]), at)
-        except (KeyError, TypeError, ValueError):
-            return None
 
 
 def read_mark(client: Redis) -> StoredMark:
@@ -89,14 +71,27 @@ def read_mark(client: Redis) -> StoredMark:
 
 
 def mark_of(fields: Mapping[bytes, bytes] | NoPermissionError | None) -> StoredMark:
-    """Returns the mark that Redis has replied with.
+    """Parses the mark that Redis has replied with.
 
     fields: the fields of the mark's hash; the NoPermissionError if the user may not read them; None
         if the key is of another type.
     """
     if isinstance(fields, NoPermissionError):  # the user was created for a version without marks
         return StoredMark(is_permitted=False)
-    return StoredMark(fields or {})
+    if not fields:
+        return StoredMark()
+    text = text_of(fields.get(b"mark", b""))
+    mark = mapping_of(text)
+    try:
+        identity = DatabaseIdentity(
+            str(mark["database"]),
+            str(mark["system_identifier"]) if "system_identifier" in mark else None,
+            cast("list[str]", mark["app_ids"]),
+        )
+        at = moment_of_timestamp(int(text_of(fields[b"left_at"])))
+        return StoredMark(text, PairMark(identity, str(mark["who"]), at))
+    except (KeyError, TypeError, ValueError):
+        return StoredMark(text)
 
 
 def may_leave_mark(client: Redis) -> bool:
