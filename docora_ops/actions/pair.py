@@ -22,7 +22,7 @@ from docora_ops.queue.pair_mark import (
     read_mark,
     replace_mark,
 )
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.text import moment
 
 TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both are right: docora-ops pair --accept"
@@ -195,12 +195,11 @@ def _mismatch(docora: Docora, belonging: Belonging) -> ServersMismatchedError:
     of the other Docora. Raises PostgresError on a standby, which may not have the links yet.
     """
     require_primary(docora.database)
-    queue = docora.queue
+    servers = f"{docora.database.place} and Redis at {describe(docora.redis)}"
     return ServersMismatchedError(
-        f"{docora.database.place} and Redis at {queue.where} do not seem to belong together: "
-        f"{belonging}. Nothing was changed",
+        f"{servers} do not seem to belong together: {belonging}. Nothing was changed",
         hint="check DATABASE_URL and REDIS_URL; if both are right, and links were deleted: "
-        + queue.advice.to_drop_jobs,
+        + docora.queue.advice.to_drop_jobs,
         details={"job_count": belonging.jobs, "jobs_without_link": belonging.without_link},
     )
 

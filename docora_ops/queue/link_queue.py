@@ -27,7 +27,7 @@ from docora_ops.queue.backend_choice import Signs, read_signs
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
 from docora_ops.queue.pair_mark import StoredMark
 from docora_ops.queue.redis_answers import Command, Script, moment_of_timestamp, text_of
-from docora_ops.queue.redis_client import describe, redis_errors
+from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.rq_entries import QueueSweep
 from docora_ops.settings import Settings
 
@@ -161,7 +161,6 @@ class LinkQueue(ABC):
         """
         self._settings, self._client, self._signs = settings, client, signs
         self.choice, self.advice = choice, ADVICE[self.backend]
-        self.where = describe(client)
         # The mark that pushes leave in Redis to name the database; see `pair_mark`.
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
 
