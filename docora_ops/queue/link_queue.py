@@ -202,6 +202,10 @@ class LinkQueue(ABC):
         arguments = ["look", json.dumps(self.script_keys), *job_ids]
         return answers_of_script(self._script.run(arguments) if job_ids else ())
 
+    def prepare(self) -> None:
+        """Connects, and loads what a push needs. Call it before rows are locked."""
+        self._script.load()
+
     @abstractmethod
     def push(
         self,
@@ -218,8 +222,8 @@ class LinkQueue(ABC):
         Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
         `disproved`. Returns the state of each job before the push.
 
-        Call it with the rows of the links locked in Postgres. Waits at most 4 s for a reply of
-        Redis, because Docora may be waiting for these rows.
+        Call it after `prepare`, with the rows of the links locked in Postgres. Waits at most 4 s
+        for a reply of Redis, because Docora may be waiting for these rows.
 
         leaves_waiting: also treat waiting jobs as jobs that can't be pushed.
         front: put each new job at the head of the queue, which reverses their order.

@@ -31,6 +31,11 @@ class Script:
         self.client = client_for_locked_rows(client)
         self._script = self.client.register_script(script_of(*names))
 
+    def load(self) -> None:
+        """Loads the script. Raises RedisError."""
+        with redis_errors(self.client):
+            self.client.script_load(self._script.script)
+
     def run(self, arguments: Sequence[str | bytes | int]) -> list[str]:
         """Runs the script and returns its replies. Raises RedisError."""
         with redis_errors(self.client):
