@@ -113,7 +113,7 @@ class Changer:
         Does not change links whose job is running or unreadable. Raises LinkError if Postgres
         refuses because of a row; PostgresError, RedisError. After an error, no link is changed.
         """
-        self.queue.prepare()
+        self.queue.script.load()  # and connect, before rows are locked
         todo, outcomes = _split_invalid(refs)
         later: list[LinkRef] = []
         changed = Changed()

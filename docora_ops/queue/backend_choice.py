@@ -17,6 +17,8 @@ from docora_ops.queue.redis_answers import answers_of
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
 from docora_ops.queue.rq_workers import WORKERS, workers_by_name
 
+SAMPLE = 100
+"""The maximum number of ids of jobs that are read to tell what else uses Redis."""
 _PREFIX = "bull"
 BULLMQ = f"{_PREFIX}:{QUEUE_NAME}:"  # prefix of all keys of the queue
 BULLMQ_LISTS = ("wait", "paused", "active")
@@ -46,12 +48,15 @@ class BackendSigns:
     keys: how many keys of its queue exist.
     jobs: how many keys of its jobs exist: RQ's list and scheduled registry, or BullMQ's wait,
         paused, active and delayed.
+    samples: the first ids of RQ's list and failed registry, or of BullMQ's wait and paused; None
+        for a key of another type.
     """
 
     workers: int
     is_at_work: bool
     keys: int
     jobs: int
+    samples: Sequence[Sequence[bytes] | None]
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,22 @@ def read_signs(client: Redis) -> Signs:
     pipeline.smembers(WORKERS)
     pipeline.exists(*_RQ_KEYS)
     pipeline.exists(LIST, REGISTRIES["scheduled"])
+    pipeline.lrange(LIST, 0, SAMPLE - 1)
+    pipeline.zrange(REGISTRIES["failed"], 0, SAMPLE - 1)
     pipeline.exists(*_BULLMQ_KEYS)
     pipeline.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
-    connections, stalled_check, mark, members, *counts = answers_of(pipeline, keeps_denials=True)
-    denials = [answer for answer in (members, *counts) if isinstance(answer, NoPermissionError)]
-    counts = [0 if count in denials else count for count in counts]
+    pipeline.lrange(f"{BULLMQ}wait", 0, SAMPLE - 1)
+    pipeline.lrange(f"{BULLMQ}paused", 0, SAMPLE - 1)
+    connections, stalled_check, mark, *answers = answers_of(pipeline, keeps_denials=True)
+    denials = [answer for answer in answers if isinstance(answer, NoPermissionError)]
+    members, *answers = (None if answer in denials else answer for answer in answers)
     workers: Mapping[str, object] = {}
     with suppress(NoPermissionError):  # beside BullMQ, our user need not see RQ's workers
-        workers = workers_by_name(client, "birth", [] if members in denials else members or [])
-    rq = BackendSigns(len(workers), bool(workers), *counts[:2])
+        workers = workers_by_name(client, "birth", members or ())
+    rq = BackendSigns(len(workers), bool(workers), answers[0] or 0, answers[1] or 0, answers[2:4])
     connected, is_at_work = _bullmq_workers_among(client, connections, stalled_check)
-    bullmq = BackendSigns(len(connected), is_at_work, *counts[2:])
+    keys, jobs, *samples = answers[4:]
+    bullmq = BackendSigns(len(connected), is_at_work, keys or 0, jobs or 0, samples)
     return Signs(rq, bullmq, mark_of(mark), next(iter(denials), None))
 
 

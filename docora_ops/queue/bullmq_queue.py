@@ -37,7 +37,6 @@ from docora_ops.queue.backend_choice import (
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,
-    SAMPLE,
     Answer,
     LinkQueue,
     PushRequest,
@@ -53,7 +52,6 @@ from docora_ops.queue.outcomes import (
 )
 from docora_ops.queue.redis_answers import (
     Command,
-    answers_of,
     mapping_of,
     moment_of_timestamp,
     optional_text_of,
@@ -101,13 +99,8 @@ class BullmqQueue(LinkQueue):
     scores_per_second: ClassVar = 0x1000 * 1000
     sweep = None
 
-    def _read_suspension_and_sample(self) -> tuple[Suspension | None, list[bytes]]:
-        pipeline = self._client.pipeline(transaction=False)
-        pipeline.hget(f"{BULLMQ}meta", "paused")
-        for name in ("wait", "paused"):
-            pipeline.lrange(BULLMQ + name, 0, SAMPLE - 1)
-        is_paused, wait, paused = answers_of(pipeline)
-        return _PAUSED if is_paused else None, [*(wait or ()), *(paused or ())]
+    def _read_suspension(self) -> Suspension | None:
+        return _PAUSED if self._client.hget(f"{BULLMQ}meta", "paused") else None
 
     def push(
         self,
@@ -130,7 +123,7 @@ class BullmqQueue(LinkQueue):
         arguments += arguments_of(commands)
         for request in requests:
             arguments += (request.job_id, "queue" if request.payload else "")
-        return answers_of_script(self._script.run(arguments))
+        return answers_of_script(self.script.run(arguments))
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT

@@ -23,7 +23,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Payload
-from docora_ops.queue.backend_choice import Signs, read_signs
+from docora_ops.queue.backend_choice import SAMPLE, Signs, read_signs
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
 from docora_ops.queue.pair_mark import StoredMark
 from docora_ops.queue.redis_answers import Command, Script, moment_of_timestamp, text_of
@@ -33,8 +33,6 @@ from docora_ops.settings import Settings
 
 LEAST_WAITING = 20
 """The minimum number of jobs at the head of the queue to search for the oldest waiting job."""
-SAMPLE = 100
-"""The maximum number of jobs in `QueueUse.sample`."""
 RECENT = 900
 """Seconds during which a failed job counts as failed recently."""
 _SET = BackendChoice(Backend.RQ, BackendSource.SETTING)
@@ -165,7 +163,8 @@ class LinkQueue(ABC):
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
 
     @cached_property
-    def _script(self) -> Script:  # read only when needed, as few reading commands need it
+    def script(self) -> Script:
+        """The script that looks at jobs and pushes them."""
         return Script(self._client, *self.script_files)
 
     def read_use(self) -> QueueUse:
@@ -181,16 +180,16 @@ class LinkQueue(ABC):
             mine, others = (signs.rq, signs.bullmq) if self.can_push else (signs.bullmq, signs.rq)
             if self.can_push and signs.denial:
                 raise signs.denial
-            suspension, sample = self._read_suspension_and_sample()
+            suspension = self._read_suspension()
         state = OtherQueue.LEFT_JOBS if others.jobs else OtherQueue.UNUSED
         if others.is_at_work:
             state = OtherQueue.WORKED_ON
-        job_ids = list(map(text_of, sample[:SAMPLE]))
-        return QueueUse(mine.workers, state, suspension, job_ids, signs.mark)
+        sample = [text_of(job_id) for job_ids in mine.samples for job_id in job_ids or ()]
+        return QueueUse(mine.workers, state, suspension, sample[:SAMPLE], signs.mark)
 
     @abstractmethod
-    def _read_suspension_and_sample(self) -> tuple[Suspension | None, list[bytes]]:
-        """Reads two fields of `QueueUse`. Raises the client's RedisError."""
+    def _read_suspension(self) -> Suspension | None:
+        """Returns the suspension of the workers, if any. Raises the client's RedisError."""
 
     @property
     @abstractmethod
@@ -200,11 +199,7 @@ class LinkQueue(ABC):
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job according to its own keys; writes nothing."""
         arguments = ["look", json.dumps(self.script_keys), *job_ids]
-        return answers_of_script(self._script.run(arguments) if job_ids else ())
-
-    def prepare(self) -> None:
-        """Connects, and loads what a push needs. Call it before rows are locked."""
-        self._script.load()
+        return answers_of_script(self.script.run(arguments) if job_ids else ())
 
     @abstractmethod
     def push(
@@ -222,8 +217,9 @@ class LinkQueue(ABC):
         Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
         `disproved`. Returns the state of each job before the push.
 
-        Call it after `prepare`, with the rows of the links locked in Postgres. Waits at most 4 s
-        for a reply of Redis, because Docora may be waiting for these rows.
+        Call it with the rows of the links locked in Postgres, but load the script before, which
+        connects. Waits at most 4 s for a reply of Redis, because Docora may be waiting for these
+        rows.
 
         leaves_waiting: also treat waiting jobs as jobs that can't be pushed.
         front: put each new job at the head of the queue, which reverses their order.

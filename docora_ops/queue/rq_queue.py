@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain
+from math import ceil
 from typing import ClassVar, cast
 
 from redis import Redis
@@ -39,7 +40,6 @@ from docora_ops.queue.holds import HOLDS, read_holds
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,
-    SAMPLE,
     Answer,
     LinkQueue,
     PushRequest,
@@ -50,6 +50,7 @@ from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes, rea
 from docora_ops.queue.redis_answers import (
     Command,
     answers_of,
+    mapping_of,
     moment_of_timestamp,
     optional_text_of,
     read_hashes,
@@ -67,7 +68,7 @@ from docora_ops.queue.rq_jobs import (
     read_record,
 )
 from docora_ops.queue.rq_keys import EXECUTION, INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
-from docora_ops.queue.rq_workers import read_workers, suspension_of
+from docora_ops.queue.rq_workers import read_workers
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
 
 _LIVE_PLACES = {
@@ -100,15 +101,24 @@ class RqQueue(LinkQueue):
     delayed_key: ClassVar = REGISTRIES["scheduled"]
     scores_per_second: ClassVar = 1
 
-    def _read_suspension_and_sample(self) -> tuple[Suspension | None, list[bytes]]:
+    def _read_suspension(self) -> Suspension | None:
         pipeline = self._client.pipeline(transaction=False)
         pipeline.time()
         pipeline.pttl(WORKERS_SUSPENDED)
         pipeline.get(WORKERS_SUSPENDED)
-        pipeline.lrange(LIST, 0, SAMPLE - 1)
-        pipeline.zrange(REGISTRIES["failed"], 0, SAMPLE - 1)
-        *suspension, waiting, failed = answers_of(pipeline)
-        return suspension_of(*suspension), [*(waiting or ()), *(failed or ())]
+        (seconds, microseconds), left, value = answers_of(pipeline)
+        if left == -2:  # noqa: PLR2004 - Redis: no such key
+            return None
+        details = mapping_of(value)  # from `suspend_workers`; empty after `rq suspend`
+        begin, who, reason = (details.get(name) for name in ("suspended_at", "who", "reason"))
+        end = int(seconds + microseconds / 1e6 + left / 1000) if left >= 0 else None
+        return Suspension(
+            suspended_at=moment_of_timestamp(begin) if isinstance(begin, int) else None,
+            ends_at=None if end is None else moment_of_timestamp(end),
+            remaining_seconds=ceil(left / 1000) if left >= 0 else None,
+            who=str(who) if who else None,
+            reason=str(reason) if reason else None,
+        )
 
     @cached_property
     def sweep(self) -> QueueSweep:
@@ -150,7 +160,7 @@ class RqQueue(LinkQueue):
         if not requests:
             return []
         with redis_errors(self._client):  # its clock is the only one that all processes share
-            now = utcformat(datetime.fromtimestamp(server_time(self._script.client), UTC))
+            now = utcformat(datetime.fromtimestamp(server_time(self.script.client), UTC))
         config = SCRIPT_KEYS | {
             "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
             "front": front,
@@ -173,7 +183,7 @@ class RqQueue(LinkQueue):
                 payload.description if payload else b"",
                 now if request.was_failed else "",
             )
-        return answers_of_script(self._script.run(arguments))
+        return answers_of_script(self.script.run(arguments))
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         with redis_errors(self._client):

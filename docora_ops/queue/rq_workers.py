@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
-from math import ceil
 from typing import cast
 
 from redis import Redis
@@ -26,7 +25,6 @@ from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.processes import Process, this_process
 from docora_ops.queue.redis_answers import (
     mapping_of,
-    moment_of_timestamp,
     optional_text_of,
     read_hashes,
     text_of,
@@ -197,28 +195,6 @@ def resume_workers(client: Redis, change: Change) -> None:
         pipeline.delete(WORKERS_SUSPENDED)
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()
-
-
-def suspension_of(clock: tuple[int, int], left: int, value: bytes | None) -> Suspension | None:
-    """Returns the suspension of the workers; None if they are not suspended.
-
-    clock: the reply of Redis to TIME.
-    left: milliseconds until the suspension ends; -1 if it has no end, -2 if there is no suspension.
-    value: the value of RQ's key.
-    """
-    seconds, microseconds = clock
-    if left == -2:  # noqa: PLR2004 - Redis: no such key
-        return None
-    details = mapping_of(value)  # none after `rq suspend`
-    begin, who, reason = (details.get(name) for name in ("suspended_at", "who", "reason"))
-    end = int(seconds + microseconds / 1e6 + left / 1000) if left >= 0 else None
-    return Suspension(
-        suspended_at=moment_of_timestamp(begin) if isinstance(begin, int) else None,
-        ends_at=None if end is None else moment_of_timestamp(end),
-        remaining_seconds=ceil(left / 1000) if left >= 0 else None,
-        who=str(who) if who else None,
-        reason=str(reason) if reason else None,
-    )
 
 
 def read_workers_of_all_queues(client: Redis) -> list[AnyWorker]:
