@@ -113,13 +113,13 @@ class Changer:
         Does not change links whose job is running or unreadable. Raises LinkError if Postgres
         refuses because of a row; PostgresError, RedisError. After an error, no link is changed.
         """
-        self.queue.script.load()  # and connect, before rows are locked
+        created_at = self.queue.script.load()  # before rows are locked, as it has to connect
         todo, outcomes = _split_invalid(refs)
         later: list[LinkRef] = []
         changed = Changed()
         while todo:  # again without the links whose jobs can't be pushed, if there are any
             try:
-                changed = self._claim_and_push(todo)
+                changed = self._claim_and_push(todo, created_at)
             except LinkLockedError:
                 self._has_waited_in_vain |= self.waits_for_rows
                 if len(todo) > 1 or not self._is_running(todo[0]):
@@ -168,7 +168,7 @@ class Changer:
             second = sweep.misplaced(first)
             self.disproved = {id_: proof for id_, proof in second.items() if proof == first[id_]}
 
-    def _claim_and_push(self, refs: Sequence[LinkRef]) -> Changed:
+    def _claim_and_push(self, refs: Sequence[LinkRef], created_at: float) -> Changed:
         """Changes links in one transaction, and returns what has become of them after the commit.
 
         If any jobs can't be pushed, rolls back, and returns only what becomes of their links.
@@ -184,7 +184,7 @@ class Changer:
                 if ref.id in claims and claims[ref.id].outcome in {None, Outcome.NOT_QUEUED}
             }
             changed = self._change_rest(list(to_push))
-            answers = self._push(to_push)
+            answers = self._push(to_push, created_at)
             left = {ref: answer for ref, answer in answers.items() if answer.is_left}
             if left:
                 raise Rollback
@@ -220,7 +220,7 @@ class Changer:
             reset = reset_circuits(database, to_reset, wait=self.waits_for_circuits)
         return Changed((), (), deliveries, reset, to_reset - reset)
 
-    def _push(self, claims: Mapping[LinkRef, Claim]) -> dict[LinkRef, Answer]:
+    def _push(self, claims: Mapping[LinkRef, Claim], created_at: float) -> dict[LinkRef, Answer]:
         requests = [
             PushRequest(
                 ref.job_id,
@@ -233,6 +233,7 @@ class Changer:
         ]
         answers = self.queue.push(
             requests,
+            created_at,
             # Claiming a stuck link counts a failure, which must not happen if its job waits.
             leaves_waiting=self._puts_off_waiting or self.action is Action.REPAIR,
             front=self.options.front,

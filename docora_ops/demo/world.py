@@ -204,7 +204,8 @@ def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
         if link.job is None or row is None:
             continue
         is_rescan = link.minutes_since_scan is not None
-        queue.push([PushRequest(row.ref.job_id, read_payload(database, row.ref), is_rescan)])
+        payload = read_payload(database, row.ref)
+        queue.push([PushRequest(row.ref.job_id, payload, is_rescan)], queue.script.load())
         if link.job is WAITING:
             continue
         # Writes what a worker writes when a job begins, and when its last try has failed.

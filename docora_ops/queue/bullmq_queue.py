@@ -105,6 +105,7 @@ class BullmqQueue(LinkQueue):
     def push(
         self,
         requests: Sequence[PushRequest],
+        created_at: float,  # noqa: ARG002
         *,
         leaves_waiting: bool = False,
         front: bool = False,  # noqa: ARG002

@@ -205,6 +205,7 @@ class LinkQueue(ABC):
     def push(
         self,
         requests: Sequence[PushRequest],
+        created_at: float,
         *,
         leaves_waiting: bool = False,
         front: bool = False,
@@ -217,10 +218,11 @@ class LinkQueue(ABC):
         Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
         `disproved`. Returns the state of each job before the push.
 
-        Call it with the rows of the links locked in Postgres, but load the script before, which
-        connects. Waits at most 4 s for a reply of Redis, because Docora may be waiting for these
-        rows.
+        Call it with the rows of the links locked in Postgres, but load the script before that,
+        because connecting takes time. Waits at most 4 s for Redis, because Docora may be waiting
+        for these rows.
 
+        created_at: Unix time by the clock of Redis, the only clock that all processes share.
         leaves_waiting: also treat waiting jobs as jobs that can't be pushed.
         front: put each new job at the head of the queue, which reverses their order.
         exempts: exempt the jobs from the holds of their apps, if any.

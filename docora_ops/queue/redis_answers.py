@@ -31,10 +31,17 @@ class Script:
         self.client = client_for_locked_rows(client)
         self._script = self.client.register_script(script_of(*names))
 
-    def load(self) -> None:
-        """Loads the script. Raises RedisError."""
+    def load(self) -> float:
+        """Loads the script, and returns the Unix time by the clock of Redis, in one round trip.
+
+        Raises RedisError.
+        """
+        pipeline = self.client.pipeline(transaction=False)
+        pipeline.script_load(self._script.script)
+        pipeline.time()
         with redis_errors(self.client):
-            self.client.script_load(self._script.script)
+            _, (seconds, microseconds) = pipeline.execute()
+        return float(seconds + microseconds / 1e6)
 
     def run(self, arguments: Sequence[str | bytes | int]) -> list[str]:
         """Runs the script and returns its replies. Raises RedisError."""

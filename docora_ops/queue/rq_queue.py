@@ -150,6 +150,7 @@ class RqQueue(LinkQueue):
     def push(
         self,
         requests: Sequence[PushRequest],
+        created_at: float,
         *,
         leaves_waiting: bool = False,
         front: bool = False,
@@ -159,8 +160,7 @@ class RqQueue(LinkQueue):
     ) -> list[Answer]:
         if not requests:
             return []
-        with redis_errors(self._client):  # its clock is the only one that all processes share
-            now = utcformat(datetime.fromtimestamp(server_time(self.script.client), UTC))
+        now = utcformat(datetime.fromtimestamp(created_at, UTC))
         config = SCRIPT_KEYS | {
             "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
             "front": front,

@@ -162,7 +162,7 @@ def test_a_misplaced_job_is_replaced_if_it_is_as_two_looks_have_found_it(docora:
     def push(link: TestLink, disproved: str) -> Answer:
         payload = read_payload(actions.database, actions.ref(link))
         request = PushRequest(link.job_id, payload, is_rescan=True, disproved=disproved)
-        [answer] = actions.queue.push([request])
+        [answer] = actions.queue.push([request], actions.queue.script.load())
         return answer
 
     for arrange in MISPLACED.values():
