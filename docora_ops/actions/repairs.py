@@ -32,7 +32,6 @@ from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
 from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
-from docora_ops.text import amount
 
 
 class RepairOutcome(StrEnum):
@@ -191,7 +190,6 @@ def repair(
             require_pair(docora, all_jobs=True, ignore_unknown_jobs=remove_unknown_jobs)
         except (ServersMismatchedError, PairMismatchedError) as error:
             mismatch = error
-        docora.note(f"{amount(suspects.count, 'suspect')} at first check: checking again.")
         yield suspects
         findings += yield from looks
     if findings and mismatch:

@@ -261,7 +261,7 @@ class Context:
 
         delay = self.docora.settings.drift_grace
         for event in events:
-            if delay and isinstance(event, Suspects):
+            if delay and isinstance(event, Suspects) and event.count:
                 counted = amount(event.count, suspect, suspects)
                 self.say(f"{counted} at first check: checking again in {delay} s.")
                 delay = 0

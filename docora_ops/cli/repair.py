@@ -72,7 +72,7 @@ def repair(
         reason=reason,
     )
     with closing(events):
-        for event in events:
+        for event in context.telling_of_second_look(events, "suspect", "suspects"):
             context.tell()
             if isinstance(event, RepairResult):
                 result = event
