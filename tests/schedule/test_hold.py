@@ -137,6 +137,15 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
 
 
 @pytest.mark.slow
+def test_a_question_about_a_hold_makes_no_warning_come_twice(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
+    hold(docora, links[0])
+    docora.redis.set("rq:suspended", "1")
+    code, shown = on_terminal(docora, ["retry", *links[0].ids], answer=b"y\n", columns=200)
+    assert (code, shown.count("workers are suspended")) == (0, 1), shown
+
+
 def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
