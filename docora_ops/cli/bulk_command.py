@@ -98,8 +98,8 @@ def _carry_out(
     announce: Announce | None = None,
 ) -> int:
     lost, action, total = None, step.result.action, step.result.total
+    work = until_interrupted(events, _STOPPING)
     try:
-        work = until_interrupted(events, _STOPPING)
         step = next(work)
         if announce:
             announce(step.result.operation_id or "")
@@ -117,6 +117,8 @@ def _carry_out(
                     show_wait(step.wait)
     except ServerError as error:
         lost = error
+    finally:
+        work.close()  # from here on, a signal ends the command
     if lost or is_interrupted():
         why = StoppedBy.LOST_SERVER if lost else StoppedBy.INTERRUPTED
         step = replace(step, result=step.result.stopped(why))

@@ -71,8 +71,10 @@ def is_interrupted() -> bool:
     return bool(_came)
 
 
-def until_interrupted(events: Generator[T], announcement: str = "") -> Iterator[T]:
+def until_interrupted(events: Generator[T], announcement: str = "") -> Generator[T]:
     """Yields the events of an action until the first signal, then closes the action.
+
+    Closing this generator leaves the action open, and restores what a signal did before.
 
     The first signal prints the announcement to stderr. A second one ends the process.
     """

@@ -3,8 +3,12 @@
 With our own: tests/waiting/test_beside_a_worker.py.
 """
 
+import fcntl
+import os
 import re
 import signal
+import struct
+import termios
 
 import pytest
 
@@ -15,6 +19,7 @@ from tests.support.docora import Docora, finish
 from tests.support.fork_server import ForkedProcess
 from tests.support.other_worker import other_worker
 from tests.support.own_servers import OwnRedis
+from tests.support.proxy import eventually, patience
 from tests.support.rows import TestLink
 from tests.support.running_commands import await_line, terminate_sessions
 from tests.support.terminal import on_terminal
@@ -259,3 +264,24 @@ def test_a_terminal_shows_a_bar(docora: Docora) -> None:
     assert ANIMATION.search(bar)
     assert "1 failed again, 3 in sync" in bar
     assert re.search(r"\d still to come", bar)
+
+
+def test_a_signal_after_the_wait_ends_the_command(docora: Docora) -> None:
+    for _ in range(6):
+        docora.add_link()
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    process = docora.start_installed("retry-all-failed", "--wait", stdout=writer)
+    os.close(writer)
+
+    def is_full() -> bool:
+        waiting = fcntl.ioctl(reader, termios.FIONREAD, bytes(4))
+        return struct.unpack("i", waiting) == (size,)
+
+    with other_worker(docora, lambda _: "a long error " * 75):
+        eventually(is_full, "results that nobody reads")
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    said = next(line for line in process.stderr if "interrupted" in line or "Stopping" in line)
+    os.close(reader)
+    assert (said, process.wait(patience())) == ("Error: interrupted\n", 130)
