@@ -76,7 +76,6 @@ def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
     docora.redis.set("rq:scheduler-lock:snapshot-queue", "scheduler")
     docora.redis.hset(f"docora:bulk:{OPERATION}", items=["total", 5, "completed", 1])
     docora.redis.expire(f"docora:bulk:{OPERATION}", 3000)
-    docora.redis.xadd("docora-ops:operations", {"operation_id": OPERATION})
     record: dict[Any, Any] = {"total": 5, "completed": 1}
     docora.redis.hset(f"docora-ops:operation:{OPERATION}:record", mapping=record)
     docora.redis.expire(f"docora-ops:operation:{OPERATION}:record", 7 * 86_400)
