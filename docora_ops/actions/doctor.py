@@ -255,8 +255,7 @@ def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
             redis.health = docora.queue_to_read.health()
         if postgres.freshness:
             with docora.database.snapshot():
-                counts = count_by_status(docora.database)
-                postgres.freshness = links_freshness(docora, counts, postgres.freshness.held)
+                postgres.freshness = links_freshness(docora, postgres.freshness.held)
     except PostgresError as error:
         postgres.lose(error)
     except RedisError as error:
@@ -385,7 +384,7 @@ def _check_links(
 ) -> None:
     database = docora.database
     counts = count_by_status(database)
-    server.freshness = links_freshness(docora, counts, held)
+    server.freshness = links_freshness(docora, held)
     groups = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
     half = sum(counts.by_status.values()) / 2
     errors = error_groups(database, FAILED_LINKS)[:1] if counts.failed > half else []

@@ -19,7 +19,6 @@ from docora_ops.database.freshness import (
     read_gaps,
     read_scans,
 )
-from docora_ops.database.link_reports import LinkCounts, count_by_status
 from docora_ops.errors import (
     ConfigurationError,
     DocoraOpsError,
@@ -128,7 +127,7 @@ def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
         return [], error
 
 
-def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> Freshness:
+def links_freshness(docora: Docora, held: Sequence[str]) -> Freshness:
     """Returns the freshness of the links according to their rows alone.
 
     `is_slow` is provisional: `beside_queue` clears it if scanning has stopped, and sets
@@ -137,7 +136,7 @@ def links_freshness(docora: Docora, links: LinkCounts, held: Sequence[str]) -> F
     held: ids of held apps, whose links are left out.
     """
     settings, database = docora.settings, docora.database
-    scans, gaps, seconds = _read_pace(docora, links, held)
+    scans, gaps, seconds = _read_pace(docora, held)
     now, cycle = scans.read_at, cycle_seconds(scans, gaps)
     overdue = count_overdue(database, now - timedelta(seconds=seconds), held)
     oldest = overdue.oldest_scan_at
@@ -171,17 +170,15 @@ def read_overdue_before(docora: Docora, held: Sequence[str]) -> datetime:
     held: ids of held apps, whose links are left out.
     """
     with docora.database.snapshot():
-        scans, _, seconds = _read_pace(docora, count_by_status(docora.database), held)
+        scans, _, seconds = _read_pace(docora, held)
     return scans.read_at - timedelta(seconds=seconds)
 
 
-def _read_pace(docora: Docora, links: LinkCounts, held: Sequence[str]) -> tuple[Scans, Gaps, int]:
+def _read_pace(docora: Docora, held: Sequence[str]) -> tuple[Scans, Gaps, int]:
     """Reads when links were scanned, and the seconds after which a link is overdue."""
     database, settings = docora.database, docora.settings
     rescan = settings.rescan_interval_ms
-    scans = read_scans(
-        database, links.by_status, held, rescan_interval_ms=rescan, recently=RECENTLY
-    )
+    scans = read_scans(database, held, rescan_interval_ms=rescan, recently=RECENTLY)
     gaps = read_gaps(database, scans.last_scanned_at) if scans.last_scanned_at else []
     return scans, gaps, overdue_threshold(settings, cycle_seconds(scans, gaps), scans.before_last)
 

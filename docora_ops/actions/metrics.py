@@ -61,7 +61,7 @@ def read_metrics(
     # One transaction, so that the counts by app and by error add up.
     with keeping_errors(errors), database.snapshot():
         links = count_by_status(database)
-        freshness = links_freshness(docora, links, held)
+        freshness = links_freshness(docora, held)
         standby = read_standby(database)
         if by_app:
             rows = links_by_group(database, LinkGroup.APP, FAILED_LINKS)

@@ -215,7 +215,7 @@ def read_status(docora: Docora) -> tuple[Status, Sequence[ServerError]]:
         held = [app.app_id for app in status.queue.held] if status.queue else []
         status = replace(
             status,
-            freshness=links_freshness(docora, counts, held),
+            freshness=links_freshness(docora, held),
             links_by_status=counts.by_status,
             open_circuits=counts.open_circuits,
             pending_with_open_circuit=counts.pending_with_open_circuit,

@@ -1,85 +1,62 @@
 """Reads the last good scans of links, and counts the links that are due or overdue."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from typing import cast
 
-from docora_ops.database.link_rows import LINKS, NOT_HELD, OVERDUE
+from docora_ops.database.claims import DUE
+from docora_ops.database.link_rows import NOT_HELD, OVERDUE
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef, LinkStatus
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
-# Each part reads few rows, by an index. `read_scans` subtracts fresh links, links whose circuit was
-# opened and due links of held apps from the number of all links by status. A scan in the future
-# (after a clock was set back) does not count as the last scan yet.
+# To join all repositories would take longer than the rest of a screen.
+_LINKS = """docora.app_repositories l LEFT JOIN (
+    SELECT repository_id, circuit_open_until FROM docora.repositories
+    WHERE circuit_open_until IS NOT NULL
+) r USING (repository_id)"""
+
+_NOT_OPEN = "(r.circuit_open_until IS NULL OR r.circuit_open_until <= now())"
+
+# A scan in the future (after a clock was set back) does not count as the last scan yet.
 READ_SCANS = f"""
-WITH before_last AS (
-    SELECT count(*) AS links, min(last_scanned_at) AS oldest_at,
+SELECT now(), before_last.*, counts.* FROM (
+    SELECT max(last_scanned_at), count(*), min(last_scanned_at),
         count(*) FILTER (WHERE last_scanned_at > now() - %(recently)s * interval '1 second')
-            AS scanned_recently
     FROM docora.app_repositories
     WHERE last_scanned_at <= now() AND last_scanned_at > (
         SELECT max(last_scanned_at) - %(recently)s * interval '1 second'
         FROM docora.app_repositories WHERE last_scanned_at <= now()
     )
-), fresh AS (
-    SELECT count(*) AS links
-    FROM docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)
-    WHERE l.status = 'synced'
-        AND l.last_scanned_at >= now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond'
-        AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
-), opened AS (
-    SELECT count(*) FILTER (WHERE l.status = 'pending_snapshot' AND is_open) AS pending,
-        count(*) FILTER (WHERE l.status = 'scanning' AND is_open) AS scanning,
-        count(*) FILTER (WHERE l.status = 'synced' AND is_open) AS synced,
-        count(*) FILTER (WHERE l.status = 'failed') AS failed
-    FROM (
-        SELECT repository_id, circuit_open_until > now() AS is_open FROM docora.repositories
-        WHERE circuit_open_until IS NOT NULL
-    ) r JOIN docora.app_repositories l USING (repository_id)
-), held AS (
-    SELECT count(*) AS due FROM {LINKS} WHERE l.app_id = ANY (%(held)s::text[])
-        AND (l.status = 'failed' AND r.circuit_open_until IS NULL
-             OR l.status IN ('pending_snapshot', 'synced')
-                AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
-                AND (l.status = 'pending_snapshot' OR l.last_scanned_at IS NULL OR l.last_scanned_at
-                     < now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond'))
-)
-SELECT now(),
-    (SELECT max(last_scanned_at) FROM docora.app_repositories WHERE last_scanned_at <= now()),
-    before_last.links, before_last.oldest_at, before_last.scanned_recently, fresh.links,
-    opened.pending, opened.scanning, opened.synced, opened.failed, held.due
-FROM before_last, fresh, opened, held
+) before_last, (
+    SELECT count(*) FILTER (WHERE l.status <> 'failed' AND {_NOT_OPEN}),
+        count(*) FILTER (WHERE {DUE} AND {NOT_HELD})
+    FROM {_LINKS}
+) counts
 """
 
-# The first and the last scan in each piece of the hour before the last scan, by two index lookups
-# each: sorting all scans would take longer than the rest of a screen. A row keeps only the last
-# scan of its link, so links that are no longer scanned would show gaps that did not exist.
-# Therefore, only synced links whose circuit is not open count.
-_SCAN_IN_PIECE = """(
-    SELECT last_scanned_at FROM (
-        SELECT last_scanned_at, status, repository_id FROM docora.app_repositories
-        WHERE last_scanned_at >= piece AND last_scanned_at < piece + %(piece)s * interval '1 second'
-        ORDER BY last_scanned_at {direction} LIMIT 100
-    ) links WHERE status = 'synced' AND coalesce((
-        SELECT circuit_open_until <= now() FROM docora.repositories
-        WHERE repository_id = links.repository_id LIMIT 1
-    ), true) LIMIT 1
+# The first and the last scan in each piece of the hour before the last scan, by an index: to read
+# all scans would take longer than the rest of a screen. A row keeps only the last scan of its link,
+# so links that are no longer scanned would show gaps that did not exist. Therefore, only synced
+# links whose circuit is not open count.
+_SCAN_IN_PIECE = f"""LATERAL (
+    SELECT l.last_scanned_at FROM {_LINKS}
+    WHERE l.last_scanned_at >= piece AND l.last_scanned_at < piece + interval '10 seconds'
+        AND l.status = 'synced' AND {_NOT_OPEN}
+    ORDER BY l.last_scanned_at {{direction}} LIMIT 1
 )"""
-READ_PIECES = f"""
-SELECT first_at, last_at FROM (
-    SELECT {_SCAN_IN_PIECE.format(direction="ASC")} AS first_at,
-        {_SCAN_IN_PIECE.format(direction="DESC")} AS last_at, piece
+READ_GAPS = f"""
+SELECT first_at, gap FROM (
+    SELECT first_at, first_at - lag(last_at) OVER (ORDER BY first_at) AS gap
     FROM generate_series(
-        %(last_at)s::timestamptz - interval '1 hour', %(last_at)s, %(piece)s * interval '1 second'
+        %(last_at)s::timestamptz - interval '1 hour', %(last_at)s, interval '10 seconds'
     ) piece
-) pieces WHERE first_at IS NOT NULL AND last_at IS NOT NULL ORDER BY piece
+    CROSS JOIN {_SCAN_IN_PIECE.format(direction="ASC")} AS first_scan(first_at)
+    CROSS JOIN {_SCAN_IN_PIECE.format(direction="DESC")} AS last_scan(last_at)
+) pieces WHERE gap >= interval '10 seconds'
 """
-PIECE = 10
-"""Seconds; shorter gaps between two scans go unnoticed."""
 
 # The limit keeps Postgres from reading all links if most of them are overdue.
 COUNT_OVERDUE = f"""
@@ -88,11 +65,7 @@ SELECT coalesce(sum(links), 0)::bigint, count(*), min(since), min(oldest_at) FRO
         SELECT l.app_id, coalesce(l.last_scanned_at, l.created_at) AS since,
             CASE WHEN l.last_scanned_at IS NOT NULL
                 THEN greatest(l.last_scanned_at, r.circuit_open_until) END AS oldest_at
-        FROM docora.app_repositories l LEFT JOIN (
-            SELECT repository_id, circuit_open_until FROM docora.repositories
-            WHERE circuit_open_until IS NOT NULL
-        ) r USING (repository_id)
-        WHERE {OVERDUE} AND {NOT_HELD} LIMIT %(most)s
+        FROM {_LINKS} WHERE {OVERDUE} AND {NOT_HELD} LIMIT %(most)s
     ) links GROUP BY app_id
 ) apps
 """
@@ -100,16 +73,15 @@ MOST_OVERDUE = 100_000
 """Limit for counting overdue links: counting a million takes longer than the rest of a screen."""
 
 OLDEST_SCAN = f"""
-SELECT l.last_scanned_at FROM {LINKS}
-WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s AND {NOT_HELD}
-    AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
+SELECT l.last_scanned_at FROM {_LINKS}
+WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s AND {NOT_HELD} AND {_NOT_OPEN}
 ORDER BY l.last_scanned_at LIMIT 1
 """
 
 # A link becomes due one rescan interval after its last scan, a new link when it is created. No link
 # is due while its circuit is open. When a link became pending or failed is not recorded.
 LONG_DUE = f"""
-SELECT l.id::text, l.app_id, l.repository_id, since FROM {LINKS}
+SELECT l.id::text, l.app_id, l.repository_id, since FROM {_LINKS}
 CROSS JOIN LATERAL (
     SELECT greatest(
         l.created_at, r.circuit_open_until,
@@ -132,7 +104,7 @@ SELECT max(delivered_at) FROM docora.app_delivered_files JOIN (
 """
 
 HAS_WAITING = f"""
-SELECT FROM {LINKS}
+SELECT FROM {_LINKS}
 WHERE l.status <> 'failed' AND {NOT_HELD}
     AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until) < %(before)s
 LIMIT 1
@@ -173,28 +145,16 @@ class OverdueLinks:
 
 
 def read_scans(
-    database: Database,
-    by_status: Mapping[LinkStatus, int],
-    held: Sequence[str],
-    *,
-    rescan_interval_ms: int,
-    recently: int,
+    database: Database, held: Sequence[str], *, rescan_interval_ms: int, recently: int
 ) -> Scans:
     """Counts links that are due, that should be scanned regularly, and that were scanned recently.
 
-    by_status: the number of all links by status.
     held: ids of apps whose links are not due.
     recently: counts the links scanned in this many seconds up to the last scan, and up to now.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently, "held": held}
     [row] = database.rows(READ_SCANS, values)
-    now, last_at, before_last, first_at, recent, fresh, *opened, held_due = row
-    pending, scanning, synced, failed = opened
-    pending = by_status[LinkStatus.PENDING_SNAPSHOT] - pending
-    synced = by_status[LinkStatus.SYNCED] - synced
-    wanted = pending + synced + by_status[LinkStatus.SCANNING] - scanning
-    due = pending + synced - fresh + by_status[LinkStatus.FAILED] - failed - held_due
-    return Scans(now, last_at, before_last, first_at, recent, wanted, due)
+    return Scans(*row)
 
 
 def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> OverdueLinks:
@@ -213,13 +173,11 @@ def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> 
 
 
 def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, timedelta]]:
-    """Returns the end and the length of each gap of at least `PIECE` seconds between good scans.
+    """Returns the end and the length of each gap of at least 10 seconds between good scans.
 
     Considers the hour before the last scan, and only synced links whose circuit is not open.
     """
-    rows = database.rows(READ_PIECES, {"last_at": last_at, "piece": PIECE})
-    gaps = [(begin, begin - end) for (_, end), (begin, _) in pairwise(rows)]
-    return [(at, gap) for at, gap in gaps if gap.total_seconds() >= PIECE]
+    return [(end, length) for end, length in database.rows(READ_GAPS, {"last_at": last_at})]
 
 
 def long_due_links(

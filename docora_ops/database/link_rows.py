@@ -23,8 +23,9 @@ from docora_ops.text import mask
 # join, unless a column of the repository is used.
 LINKS = "docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)"
 
-# Pending links and links that were never scanned count only if no link at all was scanned since
-# `overdue_before`. The first condition follows from the second, and lets Postgres use an index.
+# Pending links and links that were never scanned count only if no link at all was scanned between
+# `overdue_before` and now; after a clock was set back, a scan may be in the future. The first
+# condition follows from the second, and lets Postgres use an index.
 OVERDUE = """(
     (l.last_scanned_at < %(overdue_before)s OR l.last_scanned_at IS NULL)
     AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until)
@@ -32,7 +33,7 @@ OVERDUE = """(
     AND (l.status = 'synced' AND l.last_scanned_at IS NOT NULL
          OR l.status IN ('synced', 'pending_snapshot')
             AND NOT EXISTS (SELECT FROM docora.app_repositories
-                            WHERE last_scanned_at >= %(overdue_before)s))
+                            WHERE last_scanned_at BETWEEN %(overdue_before)s AND now()))
 )"""
 
 CUT_ERROR = f"left(l.last_error, {LONGEST + 1})"

@@ -30,6 +30,7 @@ LINKS = {
     "new": ("pending_snapshot", None, None),
     "scanning": ("scanning", None, DAYS),
     "failed": ("failed", None, DAYS),
+    "scanned before a clock was set back": ("synced", None, -DAYS),
 }
 OVERDUE = {"very long ago", "its circuit ended long ago", "long ago"}
 NO_SCAN = {"never scanned", "pending", "new", "just scanned", "scanned in time"}

@@ -158,6 +158,21 @@ def test_the_last_scan_of_a_link_that_fails_or_is_held_back_makes_no_gap(docora:
     assert 1200 < int(str(freshness(docora)["nothing_moves_after_seconds"])) < 1600
 
 
+def test_many_failed_links_around_each_scan_make_no_gap(docora: Docora) -> None:
+    make_healthy(docora)
+    scan_links(docora, *(200 + 9 * number for number in range(40)))
+    for number in range(202):
+        docora.add_app(f"App {number}")
+    docora.connection.execute(
+        "INSERT INTO app_repositories (app_id, repository_id, status, last_scanned_at)"
+        " SELECT a.app_id, repository_id, 'failed', last_scanned_at"
+        " + (row_number() OVER (PARTITION BY l.id) - 101.5) * interval '1 millisecond'"
+        " FROM app_repositories l, apps a WHERE status = 'synced' AND a.app_name LIKE 'App %'"
+        " AND last_scanned_at BETWEEN now() - interval '390 s' AND now() - interval '290 s'"
+    )
+    assert freshness(docora)["nothing_moves_after_seconds"] == 180
+
+
 @pytest.mark.parametrize(
     ("queued", "threshold", "state"),
     [(False, None, "critical"), (True, None, "warning"), (False, "50000", "warning")],
