@@ -43,12 +43,10 @@ def history(
     Raises UsageError if `since` is in the future, RedisError.
     """
     first = past_moment(since, now(docora), "Redis") if since is not None else None
-    changes = read_history(docora.redis, schedule=schedule)
-    ids = {entry.operation_id for entry in changes if entry.operation_id}
-    under_way = set(find_records(docora.redis, ids, first)) if first else set()
+    under_way = set(find_records(docora.redis, first)) if first else set()
     entries = [
         entry
-        for entry in changes
+        for entry in read_history(docora.redis, schedule=schedule)
         if not entry.is_idle_pass
         and (first is None or entry.latest_at >= first or entry.operation_id in under_way)
         and (operation_id is None or entry.operation_id == operation_id)

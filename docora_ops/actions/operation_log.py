@@ -171,8 +171,8 @@ class OperationLog:
         if is_last and audit.has_ended:
             return
         audit.operation_id = self.operation_id
-        entries = audit.start()
-        is_end = not (entries or audit.has_ended) and (is_last or not self.left)
+        is_first, entries = not audit.has_begun, audit.start()
+        is_end = not (is_first or audit.has_ended) and (is_last or not self.left)
         if is_end:
             stop = result.stopped_by, result.cancelled_by
             entries = [audit.entry(AuditEvent.ENDED, self._counts, *stop)]
@@ -182,6 +182,7 @@ class OperationLog:
             redis,
             result,
             change=self._plan.change,
+            is_first=is_first,
             results=wait.results if wait.total else None,
             failures=self._failures if new_failures else (),
             failed_links=wait.failed_links if new_failed_links else (),

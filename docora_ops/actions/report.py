@@ -88,7 +88,7 @@ def read_report(
     changes = [entry for entry in entries if entry.command != Action.SCHEDULE]
     if operation_id is None:
         first, until = past_moment(_A_DAY if since is None else since, now, "Redis"), now
-        operations, left_out = _operations_since(docora, first, changes)
+        operations, left_out = _operations_since(docora, first)
         ids = {operation.operation_id for operation in operations}
         chosen = [
             entry for entry in changes if entry.latest_at >= first or entry.operation_id in ids
@@ -126,11 +126,8 @@ def read_report(
     return report, errors
 
 
-def _operations_since(
-    docora: Docora, first: datetime, changes: Sequence[HistoryEntry]
-) -> tuple[list[OperationRecord], int]:
-    ids = dict.fromkeys(entry.operation_id for entry in reversed(changes) if entry.operation_id)
-    recorded = find_records(docora.redis, ids, first)
+def _operations_since(docora: Docora, first: datetime) -> tuple[list[OperationRecord], int]:
+    recorded = find_records(docora.redis, first)
     of_the_dashboard = [
         operation.operation_id
         for operation in read_operations(docora.redis)

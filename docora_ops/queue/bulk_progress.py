@@ -21,6 +21,7 @@ from docora_ops.queue.operation_records import (
     EXPIRY,
     LONGEST_ERROR,
     RECORD_EXPIRY,
+    add_record,
     compressed,
     operation_key,
     part_key,
@@ -38,6 +39,7 @@ def write_progress(
     result: BulkResult,
     *,
     change: Change,
+    is_first: bool,
     results: Results | None = None,
     failures: Sequence[LinkFailure] = (),
     failed_links: Sequence[LinkFailure] = (),
@@ -51,6 +53,7 @@ def write_progress(
 
     change: the change that started the operation. Stored each time, because Redis may lose the
         hash, and the hash may expire while the host of the command sleeps.
+    is_first: also store the start and the reason, and add the operation to the list of records.
     failures: all links that could not be queued; empty if the record already has them.
     failed_links: all links that failed again; empty if the record already has them.
     """
@@ -85,8 +88,10 @@ def write_progress(
         pipeline.hsetnx(key, "cancelled", "false")
         pipeline.hset(key, mapping=fields)
         pipeline.expire(key, EXPIRY)
+        if is_first:
+            of_record["started_at"] = of_record["stepped_at"]
+            add_record(client, pipeline, operation_id)
         pipeline.hset(record_key, mapping=of_record)
-        pipeline.hsetnx(record_key, "started_at", of_record["stepped_at"])
         pipeline.expire(record_key, RECORD_EXPIRY)
         pipeline.expire(part_key(operation_id, "links"), EXPIRY)
         pipeline.hmget(key, ["cancelled", "cancelled_by"])

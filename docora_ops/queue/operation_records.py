@@ -5,10 +5,11 @@ All functions that take a client raise RedisError.
 
 import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import astuple, fields, replace
 from datetime import UTC, datetime
+from typing import Any, cast
 
 from redis import Redis
 from redis.client import Pipeline
@@ -37,7 +38,9 @@ OWNER_PATIENCE = 120  # seconds without a step after which an operation counts a
 LONGEST_ERROR = 1_000  # characters of an error or a message
 PREFIX = "docora:bulk:"
 RECORD_EXPIRY = 7 * 86_400  # seconds for which the record of an operation is kept
+RECORDS_KEPT = 1_000
 FAILURES_OF_RECORD = 1_000
+_RECORDS = "docora-ops:operations"  # a stream of the ids of operations with a record
 # Fields of the dashboard's hash; the dashboard does not know the last one.
 _SHARED_FIELDS = ("total", "completed", "succeeded", "failed", "cancelled", "cancelled_by")
 _RECORD_FIELDS = (
@@ -198,14 +201,36 @@ def _texts_of(text: str | None) -> list[str]:
     return texts if isinstance(texts, list) else []
 
 
-def find_records(client: Redis, operation_ids: Iterable[str], since: datetime) -> list[str]:
-    """Returns the ids of those operations that have a record with a step since `since`."""
-    ids = list(operation_ids)
+def add_record(client: Redis, pipeline: Pipeline, operation_id: str) -> None:
+    """Adds an operation to the list of records; if the list is full, deletes the oldest records.
+
+    Reads the list immediately. Adds the writes to the pipeline, which the caller executes.
+    """
+    entry: dict[Any, Any] = {"operation_id": operation_id}
+    pipeline.xadd(_RECORDS, entry, maxlen=RECORDS_KEPT, approximate=False)
+    pipeline.expire(_RECORDS, RECORD_EXPIRY)
+    for surplus_id in record_ids(client)[RECORDS_KEPT - 1 :]:
+        pipeline.expire(part_key(surplus_id, "record"), 0)  # deletes it
+
+
+def record_ids(client: Redis) -> list[str]:
+    """Returns the ids of all operations in the list of records, newest first."""
     with redis_errors(client):
-        steps = read_hashes(client, (part_key(id_, "record") for id_ in ids), ["stepped_at"])
+        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", client.xrevrange(_RECORDS))
+    return [text_of(fields.get(b"operation_id", b"")) for _, fields in entries]
+
+
+def find_records(client: Redis, since: datetime) -> list[str]:
+    """Returns the ids of operations with a step since `since`, most recently started first."""
+    operation_ids = record_ids(client)
+    keys = (part_key(operation_id, "record") for operation_id in operation_ids)
+    with redis_errors(client):
+        steps = read_hashes(client, keys, ["stepped_at"])
     first = since.timestamp() * 1000
     return [
-        id_ for id_, [step] in zip(ids, steps, strict=True) if (whole_number(step) or 0) >= first
+        operation_id
+        for operation_id, [step] in zip(operation_ids, steps, strict=True)
+        if (whole_number(step) or 0) >= first
     ]
 
 

@@ -110,7 +110,7 @@ def test_the_push_looks_once_more_where_the_job_stands(
     actions = docora.actions(drift_grace=0)
     push = actions.queue.push
 
-    def put_then_push(requests: list[PushRequest], **options: Any) -> object:
+    def put_then_push(requests: list[PushRequest], created_at: float, **options: Any) -> object:
         match place if requests[0].disproved else "":
             case "list":
                 docora.redis.rpush(docora.queue.key, link.job_id, "other")
@@ -118,7 +118,7 @@ def test_the_push_looks_once_more_where_the_job_stands(
                 docora.redis.zadd("rq:scheduled:snapshot-queue", {link.job_id: 2**31})
             case "intermediate":
                 docora.redis.rpush(INTERMEDIATE, link.job_id)
-        return push(requests, **options)
+        return push(requests, created_at, **options)
 
     monkeypatch.setattr(actions.queue, "push", put_then_push)
     assert actions.retry(link).outcome is Outcome.ALREADY_QUEUED

@@ -5,7 +5,7 @@ import re
 import signal
 import time
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from markdown_it import MarkdownIt
@@ -202,20 +202,28 @@ def test_a_killed_operation_is_open_for_an_hour_unless_it_is_cancelled(
     assert operation_id not in section(after, "Open now")
 
 
-def test_a_record_ends_after_a_week_and_keeps_only_the_first_failures(
+def test_records_and_their_failures_are_bounded_and_end_after_a_week(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(operation_records, "RECORDS_KEPT", 3)
     monkeypatch.setattr(operation_records, "FAILURES_OF_RECORD", 2)
     docora.add_links(5)
     for link in docora.links():
         docora.redis.set(f"rq:job:{link.job_id}", "not a job")
     actions = docora.actions()
-    operation_id = actions.retry_all().operation_id
-    life = docora.redis.pttl(f"docora-ops:operation:{operation_id}:record")
-    assert 7 * 86_400_000 - 60_000 < life <= 7 * 86_400_000
-    data = report(docora, "--operation", str(operation_id), "--json").data["operations"][0]
+    ids = [actions.retry_all().operation_id for _ in range(5)]
+    lives = {
+        key: docora.redis.pttl(key)
+        for pattern in (b"docora-ops:operation:*:record", b"docora-ops:operations")
+        for key in cast("list[bytes]", docora.redis.keys(pattern))
+    }
+    kept = [f"docora-ops:operation:{each}:record".encode() for each in ids[2:]]
+    assert lives.keys() == {*kept, b"docora-ops:operations"}
+    assert all(7 * 86_400_000 - 60_000 < life <= 7 * 86_400_000 for life in lives.values())
+    assert docora.redis.xlen("docora-ops:operations") == 3
+    data = report(docora, "--operation", str(ids[4]), "--json").data["operations"][0]
     assert (data["not_queued"], len(data["failures"])) == (5, 2)
-    assert docora.redis.ttl(f"docora:bulk:{operation_id}") <= 3600
+    assert docora.redis.ttl(f"docora:bulk:{ids[0]}") <= 3600
 
 
 def spans(text: str) -> tuple[set[str], list[str], list[str]]:
@@ -263,8 +271,7 @@ def test_whatever_is_in_the_stores_forms_no_link_image_mention_or_html(docora: D
         id_ = trick if number % 2 else f"bulk_{number}"
         docora.redis.hset(f"docora-ops:operation:{id_}:record", mapping=entry)
         docora.redis.expire(f"docora-ops:operation:{id_}:record", 7 * 86_400)
-        change: dict[Any, Any] = {"who": "kim", "command": "retry-all-failed", "event": "done"}
-        docora.redis.xadd("docora-ops:audit", {**change, "operation_id": id_})
+        docora.redis.xadd("docora-ops:operations", {"operation_id": id_})
     docora.redis.hset(f"docora-ops:operation:{OPERATION}:record", "failed_links", b"\xff")
     for options in ((), ("--operation", OPERATION), ("--operation", MARKDOWN[7])):
         result = report(docora, *options)

@@ -81,6 +81,7 @@ def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
     docora.redis.set("rq:scheduler-lock:snapshot-queue", "scheduler")
     docora.redis.hset(f"docora:bulk:{OPERATION}", items=["total", 5, "completed", 1])
     docora.redis.expire(f"docora:bulk:{OPERATION}", 3000)
+    docora.redis.xadd("docora-ops:operations", {"operation_id": OPERATION})
     record: dict[Any, Any] = {"total": 5, "completed": 1}
     docora.redis.hset(f"docora-ops:operation:{OPERATION}:record", mapping=record)
     docora.redis.expire(f"docora-ops:operation:{OPERATION}:record", 7 * 86_400)
@@ -230,10 +231,11 @@ def test_without_any_one_rule_a_worker_does_not_start_and_nothing_is_lost(
                 result = docora.run("worker", "--burst", env=snapshots.environment())
             docora.redis.acl_log_reset()
             assert "Traceback" not in result.stderr
-            # BullMQ's keys tell as much as the list of clients; RQ's own workers need the channels;
+            # BullMQ's keys tell as much as the list of clients; RQ's own workers need the channels
+            # and INFO;
             # a worker that may not read the mark of the pair does not compare it, one that may not
             # write the record of outcomes writes none, and one that may not read holds obeys none.
-            if rule in {"+client|list", "&rq:pubsub:*", "+@pubsub", *MARKS}:
+            if rule in {"+client|list", "+info", "&rq:pubsub:*", "+@pubsub", *MARKS}:
                 assert result.code == 0, result
                 continue
             assert "does not permit" in result.stderr
