@@ -41,6 +41,7 @@ _ID_LENGTH = 20  # bytes of an object id in a tree
 # git creates no such paths, but accepts them from a server.
 _UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 _SCAN = "docora-ops-scan"
+_LONGEST_WRITE = 3600  # seconds; a scan that was not stored by then never will be
 # To be changed whenever a scan records something else about the same file.
 _VERSION = 5
 
@@ -346,12 +347,21 @@ def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
     entries = objects.list_files(commit)
     contents = objects.read(entry[1] for entry in entries if entry not in known)
     files = [known.get(entry) or _hash(*entry, next(contents)) for entry in entries]
+    new = stored.with_suffix(f".{uuid4().hex}")  # another job may store its scan meanwhile
     try:
-        new = stored.with_suffix(f".{uuid4().hex}")  # another job may store its scan meanwhile
+        new.touch()
+        long_ago = new.stat().st_mtime - _LONGEST_WRITE  # by the clock of the file system
+        for other in clone.glob(f"{_SCAN}.*"):
+            with suppress(FileNotFoundError):  # its job is done with it
+                if other.stat().st_mtime < long_ago:  # that job was killed
+                    other.unlink()
         new.write_text(json.dumps((_VERSION, commit, files)))
         new.replace(stored)
     except OSError as error:
         raise SnapshotError(f"the scan can't be written: {error.strerror}") from error
+    finally:
+        with suppress(OSError):  # it was stored, or could not be created
+            new.unlink()
     return files
 
 

@@ -1,6 +1,7 @@
 """Following a repository, whatever its authors do to it, and clones that were spoilt."""
 
 import logging
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -172,6 +173,20 @@ def test_a_clone_that_is_damaged_is_replaced(
             snapshots.run_job(link)
         assert_in_sync(snapshots, link, upstream)
         assert [path.name for path in clone.parents[2].iterdir()] == ["clones"]
+
+
+def test_scans_that_killed_jobs_left_are_removed_but_not_one_that_is_being_written(
+    snapshots: Snapshots,
+) -> None:
+    link, upstream = snapshots.add_synced(FILES)
+    left, written = (snapshots.clone() / f"{SCAN}.{number}" for number in range(2))
+    for path in (left, written):
+        path.write_text("[5")
+    os.utime(left, (0, 0))
+    upstream.commit({"README.md": "news\n"})
+    snapshots.run_job(link)
+    assert_in_sync(snapshots, link, upstream)
+    assert set(snapshots.clone().glob(f"{SCAN}*")) == {snapshots.clone() / SCAN, written}
 
 
 def test_clones_of_docoras_own_worker_are_neither_used_nor_changed(snapshots: Snapshots) -> None:

@@ -16,7 +16,7 @@ from tests.support.docora import Docora
 from tests.support.full_disk import with_own_mounts, worker_on_disk
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
-from tests.support.snapshots import Snapshots
+from tests.support.snapshots import Files, Snapshots
 from tests.support.worker_processes import await_waiting_worker, running
 
 FULL = "No space left on device"
@@ -73,12 +73,23 @@ def test_a_full_disk_counts_against_no_link_and_no_circuit_and_jobs_wait_until_t
     assert ": None" not in worker.log
 
 
+_LONG = f"{'long' * 50}/" * 15  # of a path that git stores once, and a scan once per file
+
+
 @pytest.mark.slow
 @with_own_mounts
+@pytest.mark.parametrize(
+    ("files", "git_failures"),
+    [
+        ({f"{number}": random.randbytes(6 << 20) for number in range(3)}, 1),
+        ({f"{_LONG}{number}": "" for number in range(5000)}, 0),
+    ],
+    ids=["clone", "scan"],
+)
 def test_a_repository_that_is_too_large_for_the_disk_counts_as_the_links_own_fault(
-    snapshots: Snapshots,
+    snapshots: Snapshots, files: Files, git_failures: int
 ) -> None:
-    link, _ = snapshots.add_link({f"{number}": random.randbytes(6 << 20) for number in range(3)})
+    link, _ = snapshots.add_link(files)
     small = snapshots.add_upstream("octo/b")
     small.commit({"b": "2\n"})
     other = snapshots.link(snapshots.add_app("Beta"), snapshots.add_repository(small, "octo/b"))
@@ -86,10 +97,12 @@ def test_a_repository_that_is_too_large_for_the_disk_counts_as_the_links_own_fau
         snapshots.queue(link, **ONE_TRY)
         snapshots.queue(other, **ONE_TRY)
         eventually(lambda: snapshots.docora.status(other) == "synced", "the job behind it")
+        eventually(lambda: snapshots.docora.status(link) == "failed", "the end of its last try")
         status, count, error = link_row(snapshots, link)
         assert (status, count) == ("failed", 1)
         assert FULL in str(error)
-        assert repository_row(snapshots, link.repository_id)["consecutive_failures"] == 1
+        row = repository_row(snapshots, link.repository_id)
+        assert row["consecutive_failures"] == git_failures
         assert disk.size_of_files() < 1 << 20
     assert "takes no job" not in worker.log
     assert "host's fault" not in worker.log
