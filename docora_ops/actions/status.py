@@ -396,11 +396,11 @@ def _links_without_job(
     held: ids of apps to leave out.
     only: consider only these links.
     """
-    limit = _MOST + 1 if queue.can_push else None
+    limit = _MOST + 1 if queue.can_push and only is None else None
     with database.snapshot():
         only_stuck = not queue.can_push
         links = unfinished_links(database, only_stuck=only_stuck, limit=limit, held=held)
-        if only is None and limit and len(links) == limit:
+        if len(links) == limit:
             return None
         statuses = {ref: status for ref, status in links if only is None or ref in only}
         for ref, answer in look_at_jobs(database, queue, list(statuses)):

@@ -234,6 +234,8 @@ def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
     assert (exempted.code, exempted.data["outcome"]) == (0, "already_queued"), exempted
     assert exemptions(docora) == [f"now:{link.job_id}"]
     assert (docora.row(link), docora.waiting()) == (row, [link.job_id])
+    awaited = docora.run("retry", *link.ids, "--now", "--wait", "--timeout", "1", "--json")
+    assert (awaited.code, awaited.data["waited"]["status"]) == (8, status), awaited
     assert docora.run("history", "--json").data[0]["command"] == "retry"
     docora.redis.delete(docora.queue.key)
     docora.start_job(link.job_id)
