@@ -212,7 +212,7 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
 def check_queue(overview: QueueOverview, queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
-    If only workers of the other backend are running, yields one check, which says so.
+    If only workers of the other backend are running, yields only one check, which says so.
 
     pending: the number of pending links; 0 if unknown.
     """
@@ -288,9 +288,9 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
 
 
 def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
-    """Yields a problem if workers take no jobs, unless a suspension is the only reason.
+    """Yields a problem if any workers refuse jobs, unless a suspension is the only reason.
 
-    The problem is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
+    The problem is critical if all workers refuse jobs, or if one has another ENCRYPTION_KEY.
 
     text: the finding, with `{}` in place of the reasons.
     """
@@ -353,8 +353,9 @@ def check_schedule(seconds: int | None, freshness: Freshness | None, settings: S
 def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
     """Judges how long ago the last pass of `schedule` ended.
 
-    An old pass is critical if links have waited too long for the next one. Otherwise, it is a
-    warning: another program may queue due links, and `schedule` may have been run only by hand.
+    An old pass is critical if links have waited too long for the next one. Otherwise, an old pass
+    is only a warning, because another program may queue due links, and a person may have run
+    `schedule` by hand.
 
     seconds: the time since that pass; None if no pass is known, which is never critical.
     freshness: the result of `beside_queue`; None if unknown.
@@ -371,7 +372,7 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
 def check_freshness(
     freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview | None, settings: Settings
 ) -> Check:
-    """Checks that links are scanned, and that no hold without an end is forgotten.
+    """Checks that links are scanned, and that no hold without an end has lasted over a week.
 
     freshness: the result of `beside_queue`.
     held: the held apps, with their names.

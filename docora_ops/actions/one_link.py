@@ -60,8 +60,10 @@ def resync(
 ) -> LinkResult:
     """Resets a link of any status, deletes its delivery records, and queues its job.
 
-    With `options.path`, deletes only the records of matching files. Raises NotFoundError if neither
-    a record nor the stored commit has a matching file. For parameters and errors, see `retry`.
+    With `options.update`, marks the records as outdated instead of deleting them. With
+    `options.path`, deletes or marks only the records of matching files, and raises NotFoundError if
+    neither a record nor the stored commit has a matching file. For parameters and other errors, see
+    `retry`.
     """
     if options.path:
         link_to_resync(docora, app, repository, options.path)

@@ -149,7 +149,8 @@ def repair(
     batch. Closing the generator before the first change changes nothing; closing it later leaves
     the rest to another repair. Skips running jobs, and drift that has changed since it was found.
 
-    app, repository: ids or names.
+    app: id or name. With `repository`, an unambiguous prefix is always allowed.
+    repository: id, `owner/name` or GitHub URL.
     by_prefix: without `repository`, allow an unambiguous prefix of the app's id or name.
     remove_unknown_jobs: repair even if most jobs have no link in the database.
     dry_run: only report what would happen; does not predict which stuck links would become
