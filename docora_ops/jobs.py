@@ -189,7 +189,7 @@ class NoJobCode(StrEnum):
 
 @dataclass(frozen=True)
 class NoJobReason:
-    """Why a worker takes no job, as it reports. RQ's own workers only report a suspension."""
+    """Why a worker takes no job, as it reports. Of RQ's own workers, only a suspension is known."""
 
     code: NoJobCode
     message: str  # in a few words, such as `clock 3,600 s ahead`
@@ -397,7 +397,7 @@ class QueueOverview:
     def is_idle(self) -> bool:
         """Tells whether RQ workers take jobs, but no job waits or runs.
 
-        The workers wait for a pass of `schedule`.
+        If so, the workers wait for a pass of `schedule`.
         """
         has_jobs = self.waiting or self.active
         return self.backend is Backend.RQ and self.takes_jobs and not has_jobs
@@ -507,7 +507,7 @@ class JobEnd(StrEnum):
 
     SYNCED = "synced"
     FAILED = "failed"  # the last try failed, so the link is failed
-    FAILED_AGAIN = "failed_again"  # the link was failed before it was queued
+    FAILED_AGAIN = "failed_again"  # as FAILED, but the link was failed before it was queued
     TRIED_AGAIN = "tried_again"  # this try failed; the next one follows
     CUT_OFF = "cut_off"  # by a signal or a fault of the host: queued again, no failure counted
     HELD = "held"  # stopped by the hold of its app: queued again, no failure counted

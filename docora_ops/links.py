@@ -261,7 +261,10 @@ class AppCount(App):
 
 @dataclass(frozen=True)
 class LinkFilter:
-    """A filter for links: one value of each field must match. An empty field matches all links."""
+    """A filter for links: one value of each field must match. An empty field matches all links.
+
+    exclude_app_ids, exclude_errors: no value may match.
+    """
 
     app_ids: Sequence[str] = ()
     exclude_app_ids: Sequence[str] = ()
@@ -279,7 +282,7 @@ class LinkFilter:
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])
-# Links whose last try failed: a change and a successful scan remove the error.
+# Links whose last try failed: each change and each successful scan removes the error.
 TRIED_LINKS = LinkFilter(statuses=[LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING], errors=["*"])
 
 

@@ -102,9 +102,9 @@ def moment_of(when: When, now: datetime) -> datetime:
 
 
 def seconds_of(text: str, *, shortest: int = 1, longest: int = 7 * _DAY) -> int:
-    """Reads a duration: `90` (seconds), `30s`, `10m`, `1h30m` or `3d`.
+    """Reads a duration: `90` (seconds), `30s`, `10m`, `1h30m` or `3d`. Raises ValueError.
 
-    shortest, longest: the numbers of seconds that are allowed. Raises ValueError.
+    shortest, longest: the limits of the duration, in seconds.
     """
     typed = _DURATION.fullmatch(f"{text}s" if text.isdecimal() else text)
     numbers = map(int, typed.groups("0") if typed else ())
@@ -140,7 +140,7 @@ def ago(seconds: float | None) -> str:
 def good_until(at: datetime | None, seconds: int | None, oldest: int | None = None) -> str:
     """Returns until when failed links were good: `08:12Z, 3h5m ago` or `2026-11-28, 3d ago`.
 
-    Names the earliest of the links' last good scans. Names the latest, too, if both are far apart:
+    Names the earliest of the links' last good scans, and the latest if the two are far apart:
     `08:12Z to 17:21Z`, or two dates if the earliest is over a day old. Returns `never good` if
     there is no good scan.
 

@@ -115,7 +115,7 @@ def _watch(context: Context, seconds: int) -> int:
             docora.renew()
     except KeyboardInterrupt:
         if redrawing:
-            sys.stdout.write("\r\x1b[J")  # the ^C that the terminal shows
+            sys.stdout.write("\r\x1b[J")  # erases the ^C that the terminal shows
         return interrupted_code()
     return ExitCode.OK
 
@@ -318,7 +318,7 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         yield from (("", one_line(f"  {line}")) for line in first_lines(by_app, most, apps))
         yield "", _heading(with_errors, "docora-ops failed --group-by error")
         yield from (("", one_line(f"  {line}")) for line in first_lines(by_error, most, errors))
-    for group in (status.tried_by_error or ())[:1]:  # a hanging app, long before its links fail
+    for group in (status.tried_by_error or ())[:1]:  # shows a hanging app long before links fail
         tried = f"{amount(group.links, 'link')} of {apps_of(group)}"
         are = "is" if group.links == 1 else "are"
         yield "Tries", one_line(f"{tried} {are} tried again: {group.error_message}", "yellow")
