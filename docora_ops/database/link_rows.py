@@ -23,8 +23,8 @@ from docora_ops.text import mask
 LINKS = "docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)"
 
 # Pending links and links that were never scanned count only if no link at all was scanned between
-# `overdue_before` and now; after a clock was set back, a scan may be in the future. The first
-# condition follows from the second, and lets Postgres use an index.
+# `overdue_before` and now. A scan in the future, left from before a clock was set back, is ignored.
+# The first condition follows from the second, and lets Postgres use an index.
 OVERDUE = """(
     (l.last_scanned_at < %(overdue_before)s OR l.last_scanned_at IS NULL)
     AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until)
@@ -162,7 +162,7 @@ def like(text: str) -> str:
 def _patterns_of(texts: Iterable[str]) -> list[str] | None:
     """Returns LIKE patterns for errors that contain one of the texts; None without texts.
 
-    A text with `*` must match the whole error or, if a delivery failed, the whole reason.
+    A text with `*` must match the whole error or, if a delivery failed, the whole reason in it.
     """
     patterns: list[str] = []
     for text in texts:
@@ -216,7 +216,7 @@ def linked_jobs(database: Database, job_ids: Iterable[str]) -> set[str]:
 
 
 def read_refs(database: Database, links: Sequence[LinkIds]) -> list[LinkRef]:
-    """Returns the links with their row ids, in order. Omits links that are gone."""
+    """Finds the row ids of links. Returns LinkRefs in order; omits links that are gone."""
     return [LinkRef(*row) for row in database.rows(REFS_OF_LINKS, pairs(links))]
 
 

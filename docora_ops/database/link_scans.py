@@ -1,4 +1,4 @@
-"""Reads and writes what a snapshot job does: link status, delivery records, stored commit.
+"""Reads and writes the data of snapshot jobs: link status, delivery records, stored commit.
 
 The link's lock is the session advisory lock of its job id. A job holds it while it scans the link.
 """
@@ -109,8 +109,7 @@ class Ending:
     """A link's status and failures after its job has failed.
 
     status: `Refusal.GONE` if the link is gone.
-    is_counted: False if the job itself had counted the failure, or had not begun and has tries
-        left.
+    is_counted: whether `fail_scan` counted the failure.
     """
 
     status: str
@@ -176,7 +175,10 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
 
 
 def fail_scan(database: Database, failure: Failure) -> Ending:
-    """Counts a failure of a job, unless the job itself has, or had not begun and has tries left.
+    """Counts a failure of a job if the link is `scanning`, or pending with no tries left.
+
+    Otherwise, changes nothing: the job itself has set the status, or had not begun and has tries
+    left. Returns the status and failures of the link afterwards.
 
     Waits for the link's lock, which the end of the job's session releases. Raises LinkLockedError
     if a session holds the lock for too long.

@@ -248,7 +248,7 @@ class Database:
     def transaction(self, isolation: str = "READ COMMITTED READ WRITE") -> Iterator[None]:
         """Commits at the end of the block, rolls back on an exception, and swallows `Rollback`.
 
-        With READ WRITE, raises PostgresError on a standby, and where an administrator allows no
+        With READ WRITE, raises PostgresError on a standby, or if an administrator allows no
         changes.
         """
         assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
@@ -278,7 +278,7 @@ class Database:
                 self._in_transaction = False
 
     def require_changes(self) -> None:
-        """Raises PostgresError where an administrator allows no changes."""
+        """Raises PostgresError if an administrator allows no changes."""
         with self._connected() as connection:
             if self.is_read_only:
                 raise PostgresError(

@@ -26,7 +26,7 @@ class Selection:
     """The links of a bulk operation, listed once at its start, round-robin across apps.
 
     Round-robin, so that no app waits for all links of another app. Listed once: if links were
-    read in pages, each page would pass the dead index entries of all links already changed.
+    read in pages, each page would first read the dead index entries of all links already changed.
     """
 
     refs: Sequence[LinkRef]
@@ -48,7 +48,7 @@ class Selection:
 
 
 def keep_links(selection: Selection, refs: Sequence[LinkRef]) -> Selection:
-    """Returns the selection, reduced to these of its links."""
+    """Returns the selection with only the links `refs`."""
     counts = Counter(ref.app_id for ref in refs)
     by_app = [replace(app, links=counts[app.app_id]) for app in selection.by_app]
     return replace(selection, refs=refs, by_app=[app for app in by_app if app.links])

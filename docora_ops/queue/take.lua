@@ -8,7 +8,7 @@
 --          `workers`: for each slot, the key of its worker's executions
 --          `reserves`: an app that is alone leaves one slot free
 --          `apps`: how many apps have live jobs; null if unknown
---          `page`: how many ids to read at most where the last call stopped
+--          `page`: how many ids to read at most from where the last call stopped
 -- ARGV[3]  take: the look that the last call returned; empty: a new look
 --          count: position of the first id to count
 --
