@@ -259,7 +259,10 @@ def _connect(route: Route, end: float) -> str:
 
 
 def _shake_hands(connection: HTTPConnection) -> str:
-    """Connects as a delivery does, through a proxy if there is one."""
+    """Connects as a delivery does, through a proxy if there is one.
+
+    Returns, in words, the TLS version, and the issuer and last day of the certificate.
+    """
     connection.connect()
     sock = connection.sock
     assert isinstance(sock, ssl.SSLSocket)  # noqa: S101 - of an HTTPSConnection

@@ -58,7 +58,9 @@ def serve(
 
 
 def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdog) -> int:
-    """Runs `count` child processes until they have ended; returns the first error's code, or 0.
+    """Runs `count` child processes until all have ended.
+
+    Returns the exit code of the first child that ended with an error, or 0 if none did.
 
     Passes SIGTERM, SIGINT and SIGHUP on to the children as SIGTERM. Replaces a killed child. If a
     child ends with an error, ends all of them. As process 1 of a container, also reaps orphans.
