@@ -81,14 +81,20 @@ def to_minute(when: datetime) -> str:
 
 @dataclass(frozen=True)
 class TimeOfDay:
-    """A time of day in UTC: its latest occurrence, or `days_ago` days before that."""
+    """A time of day in UTC: its latest occurrence."""
 
     at: time
-    days_ago: int = 0
 
 
-When = datetime | timedelta | TimeOfDay
-"""A moment as typed: in full, as an age, or as a time of day."""
+@dataclass(frozen=True)
+class Day:
+    """The beginning of a day in UTC, `days_ago` days before today."""
+
+    days_ago: int
+
+
+When = datetime | timedelta | TimeOfDay | Day
+"""A moment as typed: in full, as an age, as a time of day, or as a day."""
 
 
 def moment_of(when: When, now: datetime) -> datetime:
@@ -97,8 +103,11 @@ def moment_of(when: When, now: datetime) -> datetime:
         return when
     if isinstance(when, timedelta):
         return now - when
-    last = datetime.combine(now.astimezone(UTC), when.at, UTC)
-    return last - timedelta(days=when.days_ago + (last > now))
+    today = now.astimezone(UTC).date()
+    if isinstance(when, Day):
+        return datetime.combine(today, time(), UTC) - timedelta(days=when.days_ago)
+    last = datetime.combine(today, when.at, UTC)
+    return last - timedelta(days=last > now)
 
 
 def seconds_of(text: str, *, shortest: int = 1, longest: int = 7 * _DAY) -> int:
