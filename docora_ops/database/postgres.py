@@ -89,8 +89,8 @@ SELECT coalesce((
 ), (SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'))::boolean
 """
 
-# A job may be idle within a transaction for as long as it reads a scan. Its commits need not wait
-# for the disk: if a crash of Postgres loses one, such as a delivery, the job repeats that step.
+# The session of a job may be idle for hours. Its commits need not wait for the disk: if a crash of
+# Postgres loses one, such as a delivery, the job repeats that step.
 _SET_UP_SESSION = """
 SET idle_in_transaction_session_timeout TO '{reply_timeout}s';
 SET idle_session_timeout TO 0;
