@@ -285,8 +285,11 @@ class Hold:
     reason: str | None
 
     def is_forgotten(self, now: datetime) -> bool:
-        """Tells whether the hold has lasted for over a week, and does not end by itself."""
-        return bool(not self.until_at and self.since_at and now - self.since_at > _WEEK)
+        """Tells whether a hold that does not end by itself has lasted for over a week.
+
+        Also true if nobody knows since when it has lasted, as with an unreadable entry.
+        """
+        return not self.until_at and (self.since_at is None or now - self.since_at > _WEEK)
 
     @property
     def until(self) -> str:

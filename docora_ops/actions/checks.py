@@ -37,6 +37,7 @@ _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """Matches a version of BullMQ other than 5, as recorded by the last process to open the queue."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 _TO_RECORD = "ACL SETUSER their user ~docora-ops:outcomes*: docora-ops help privileges"
+_FORGOTTEN = "for over a week or since an unknown time"
 _TIMER = (
     "a timer should run docora-ops schedule, unless another program queues what is due: "
     "docora-ops help recipes"
@@ -392,7 +393,7 @@ def check_freshness(
         to_see = _TIMER
     now = queue.read_at if queue else None
     forgotten = [app for app in held if now and app.held.is_forgotten(now)]
-    whose = f"{held_in_words(forgotten)} for ever, for over a week" if forgotten else ""
+    whose = f"{held_in_words(forgotten)} for ever, {_FORGOTTEN}" if forgotten else ""
     return judge(
         CheckName.FRESHNESS,
         f"no link overdue, {last}" + (f"; {held_in_words(held)}" if held else ""),

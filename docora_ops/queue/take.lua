@@ -29,7 +29,7 @@ end
 local held, exempt = {}, {}
 local fields, now = redis.pcall('HGETALL', config.holds), tonumber(redis.call('TIME')[1])
 if fields.err and not is_denial(fields.err) then
-  error(fields.err, 0)
+  error(fields.err .. ' (' .. config.holds .. ')', 0)
 end
 for i = 1, #fields, 2 do
   local job_id = string.match(fields[i], '^now:(.*)')
