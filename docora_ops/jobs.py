@@ -71,7 +71,7 @@ class Advice:
     no_worker_short: str
     others_left_jobs: str  # the other queue has jobs, but no worker; empty if that is harmless
     to_drop_jobs: str  # of deleted links
-    to_queue_held_back: str  # pending links with an open circuit; empty if none is held back
+    to_queue_behind_circuit: str  # pending links with an open circuit; empty if none is held back
 
 
 ADVICE: Mapping[Backend, Advice] = {
@@ -89,7 +89,7 @@ ADVICE: Mapping[Backend, Advice] = {
         "them: docora-ops schedule, run each minute, queues their links; docora-ops doctor has the "
         "command that removes the jobs",
         to_drop_jobs="docora-ops repair --remove-unknown-jobs",
-        to_queue_held_back="",
+        to_queue_behind_circuit="",
     ),
     Backend.BULLMQ: Advice(
         to_start_workers="run Docora with RUN_MODE=all or worker",
@@ -102,7 +102,7 @@ ADVICE: Mapping[Backend, Advice] = {
         no_worker_short="none seen",
         others_left_jobs="",
         to_drop_jobs="wait until Docora's workers have taken these jobs",
-        to_queue_held_back="docora-ops retry-all-failed --reset-circuit",
+        to_queue_behind_circuit="docora-ops retry-all-failed --reset-circuit",
     ),
 }
 

@@ -199,7 +199,7 @@ class Link:
         return {name: getattr(self.payload, name) for name in names}
 
     @property
-    def held_back(self) -> str:
+    def behind_circuit(self) -> str:
         """Says until when Docora's scheduler leaves the link alone."""
         repository, until = self.payload.repository_name, moment(self.circuit_open_until)
         alone = "until then Docora's scheduler leaves the link alone"
@@ -275,7 +275,7 @@ class LinkFilter:
     exclude_errors: Sequence[str] = ()
     no_error: bool = False  # also match links without an error
     open_circuit: bool | None = None  # whether the repository's circuit is open; None matches both
-    or_held_back: bool = False  # also match pending links with an open circuit
+    or_behind_circuit: bool = False  # also match pending links with an open circuit
     last_scan_before: datetime | None = None  # also matches links that were never scanned
     last_scan_after: datetime | None = None  # at this time or later
     overdue_before: datetime | None = None  # overdue links: without a good scan since this time

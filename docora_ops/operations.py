@@ -245,7 +245,7 @@ class BulkResult:
     in_flight, taken_over: None without `--in-flight`.
     deliveries_cleared: how many delivery records were deleted or, with `--update`, marked; None
         except for a resync.
-    circuits_reset, circuits_held: None without `--reset-circuit`.
+    circuits_reset, circuits_locked: None without `--reset-circuit`.
     planned_links: None without `--dry-run`.
     running_operations: operations that were at work on the same links before this one began.
     failures: one list that all results share. The operation keeps adding to it.
@@ -272,7 +272,7 @@ class BulkResult:
     open_circuits_left_out: int | None
     held_left_out: Sequence[AppCount]  # held apps, whose links were left out
     circuits_reset: int | None
-    circuits_held: int | None
+    circuits_locked: int | None
     in_flight: int | None
     taken_over: int | None  # as in `KnownOperation`
     left_to_operations: Sequence[LeftToOperation] | None

@@ -260,11 +260,11 @@ class _BulkOperation:
     def _reset_held_circuits(self, *, wait: bool) -> None:
         """Resets circuits whose rows were locked. `wait`: wait for rows that are still locked."""
         log, database = self._log, self._docora.database
-        log.circuits_held -= log.circuits_reset
-        if log.circuits_held:
+        log.circuits_locked -= log.circuits_reset
+        if log.circuits_locked:
             with suppress(LinkLockedError), database.transaction():
-                log.circuits_reset |= reset_circuits(database, log.circuits_held, wait=wait)
-                log.circuits_held = set() if wait else log.circuits_held - log.circuits_reset
+                log.circuits_reset |= reset_circuits(database, log.circuits_locked, wait=wait)
+                log.circuits_locked = set() if wait else log.circuits_locked - log.circuits_reset
 
     def _stop(self, reason: StoppedBy) -> None:
         """Ends the operation before its next batch. Raises RedisError."""

@@ -50,7 +50,7 @@ class Changed:
         put off if it is gone, or if another session has locked its row.
     deliveries: the number of delivery records deleted or, with `--update`, marked.
     circuits_reset: ids of repositories whose circuits were reset.
-    circuits_held: ids of repositories whose circuits could not be reset, because their rows are
+    circuits_locked: ids of repositories whose circuits could not be reset, because their rows are
         locked by other sessions.
     has_written: whether Redis has run the commands of the change.
     """
@@ -59,7 +59,7 @@ class Changed:
     later: Sequence[LinkRef] = ()
     deliveries: int = 0
     circuits_reset: Set[str] = frozenset()
-    circuits_held: Set[str] = frozenset()
+    circuits_locked: Set[str] = frozenset()
     has_written: bool = False
 
 

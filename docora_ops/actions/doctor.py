@@ -313,7 +313,7 @@ def _examine_postgres(
     if privileges.state is CheckState.CRITICAL and not role.may_only_read:
         server.missing = "the missing privileges"
         return
-    if ("SELECT", "apps", "client_auth_key_encrypted") in role.held:
+    if ("SELECT", "apps", "client_auth_key_encrypted") in role.privileges:
         server.foreign_keys = _count_foreign_keys(docora)
     _check_links(docora, server, max_failed, held)
     if state.standby:

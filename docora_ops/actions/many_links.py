@@ -62,7 +62,7 @@ def retry_all_failed(
         require_rq_for_front(docora)
     which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
     can_push = docora.queue.can_push
-    which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=not can_push)
+    which = replace(which, statuses=[LinkStatus.FAILED], or_behind_circuit=not can_push)
     selection = _select(docora, which, options, limit)
     held = selection.held_names
     failed = 0 if selection.total or held else count_by_status(docora.database).failed

@@ -19,7 +19,7 @@ from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.database import Database
 from docora_ops.database.claims import Claiming
 from docora_ops.database.drift import lock_against_new_links, unfinished_links
-from docora_ops.database.link_rows import held_job_ids, linked_jobs, read_refs
+from docora_ops.database.link_rows import linked_jobs, locked_job_ids, read_refs
 from docora_ops.errors import (
     DocoraOpsError,
     PairMismatchedError,
@@ -267,13 +267,13 @@ def _remove_jobs(
         orphans = [drift for drift, removal in batch if removal.is_orphan]
         with database.transaction():
             ids = {orphan.repository_id for orphan in orphans}
-            locked = lock_against_new_links(database, ids)
-            held = held_job_ids(database, [drift.job_id for drift, _ in batch])
+            locked_repositories = lock_against_new_links(database, ids)
+            locked_jobs = locked_job_ids(database, [drift.job_id for drift, _ in batch])
             linked = linked_jobs(database, [orphan.job_id for orphan in orphans])
             to_remove = []
             for drift, removal in batch:
-                is_free = drift.repository_id in locked and drift.job_id not in linked
-                if drift.job_id not in held and (is_free or not removal.is_orphan):
+                is_free = drift.repository_id in locked_repositories and drift.job_id not in linked
+                if drift.job_id not in locked_jobs and (is_free or not removal.is_orphan):
                     to_remove.append((drift, removal))
                 else:
                     repaired.append(Repaired(drift, RepairOutcome.LEFT_ALONE))

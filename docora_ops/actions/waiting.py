@@ -71,7 +71,7 @@ def wait(
         return
     if not queue.can_push and link.circuit_is_open:
         close = f"docora-ops retry {link.ref.words} --reset-circuit"
-        docora.warn(f"{link.held_back}. To close it: {close}")
+        docora.warn(f"{link.behind_circuit}. To close it: {close}")
     following = Following(docora, link.ref.words)
     following.add(link.ref, Outcome.ALREADY_RUNNING)
     yield from _wait_for_link(following, link, workers, timeout)

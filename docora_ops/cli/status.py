@@ -325,10 +325,10 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
     if status.open_circuits:
         text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
-    held_back, left = status.pending_with_open_circuit, status.failed_until_retry
-    to_queue = ADVICE[status.queue.backend].to_queue_held_back if status.queue else ""
-    if held_back and to_queue:
-        links = f"{amount(held_back, 'pending link is', 'pending links are')} held back"
+    behind_circuit, left = status.pending_with_open_circuit, status.failed_until_retry
+    to_queue = ADVICE[status.queue.backend].to_queue_behind_circuit if status.queue else ""
+    if behind_circuit and to_queue:
+        links = f"{amount(behind_circuit, 'pending link is', 'pending links are')} held back"
         yield "", _heading(links, to_queue, "yellow")
     if left:
         name = "" if status.open_circuits else "Circuits"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from docora_ops.database.link_rows import HELD_KEYS, MATCHES, PAYLOAD, filter_parameters
+from docora_ops.database.link_rows import LOCKED_KEYS, MATCHES, PAYLOAD, filter_parameters
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkFilter, Outcome, Payload
 
@@ -93,10 +93,10 @@ SELECT id::text FROM docora.app_repositories WHERE id = ANY (%(ids)s::uuid[]) FO
 # With the limits, even outdated statistics can't make Postgres scan all links once for each app or
 # repository.
 JUDGE_AND_CHANGE_LINKS = f"""
-WITH held AS MATERIALIZED ({HELD_KEYS}), judged AS MATERIALIZED (
+WITH locked AS MATERIALIZED ({LOCKED_KEYS}), judged AS MATERIALIZED (
     SELECT {PAYLOAD}, l.status, CASE
         WHEN ({{qualifies}}) IS NOT TRUE THEN 'skipped'
-        WHEN hashtextextended(l.app_id || '-' || l.repository_id, 0) IN (SELECT key FROM held)
+        WHEN hashtextextended(l.app_id || '-' || l.repository_id, 0) IN (SELECT key FROM locked)
             THEN 'already_running' END AS outcome
     FROM docora.app_repositories l
     CROSS JOIN LATERAL (

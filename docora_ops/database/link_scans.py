@@ -100,7 +100,7 @@ class Refusal(StrEnum):
 
     GONE = "gone"
     BUSY = "busy"  # another job is scanning the link
-    HELD = "held"  # a session holds the lock, but the link is not `scanning`: a job begins or ends
+    LOCKED = "locked"  # the link is not `scanning`, but locked: a job begins or ends
     LOST = "lost"  # the job has lost its session or the link's lock
 
 
@@ -134,7 +134,7 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
     link = as_link(tuple(state))
     if not has_begun:
         # The row is locked, so the status can't change meanwhile.
-        return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD
+        return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.LOCKED
     payload = Payload(*(*state[1:8], token, auth_key))
     return replace(link, payload=payload), payload
 

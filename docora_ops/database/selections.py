@@ -69,13 +69,13 @@ def select_links(
     if skip_open_circuits or which.open_circuit is False:
         limit = 0 if which.open_circuit else limit
         which = replace(which, open_circuit=False)
-        claimed = replace(which, or_held_back=False)
+        claimed = replace(which, or_behind_circuit=False)
     else:
-        held_back = [LinkStatus.PENDING_SNAPSHOT] if which.or_held_back else []
+        behind_circuit = [LinkStatus.PENDING_SNAPSHOT] if which.or_behind_circuit else []
         # The first batch, or the first link that a worker scans, closes the circuit. Later links
         # of the selection must still qualify then.
-        statuses = [*which.statuses, *held_back]
-        claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
+        statuses = [*which.statuses, *behind_circuit]
+        claimed = replace(which, statuses=statuses, or_behind_circuit=False, open_circuit=None)
     claiming = Claiming.of_matching(claimed)
     parameters = {**filter_parameters(which), "limit": limit}
     selection = _select(database, MATCHES, parameters, claiming)

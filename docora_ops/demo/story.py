@@ -19,7 +19,7 @@ from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import RqQueue, connect
 from docora_ops.render.console import make_console
 from docora_ops.settings import Settings, load_settings
-from docora_ops.worker.interrupts import deferred, held_back
+from docora_ops.worker.interrupts import blocked, deferred
 
 _PAUSE = 0.1  # seconds between two checks whether the workers listen
 _START_LIMIT = 60  # seconds
@@ -150,12 +150,12 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
     """
     stack, ending = ExitStack(), {signal.SIGTERM, signal.SIGHUP}
     try:
-        with held_back({signal.SIGINT}), deferred(ending):
+        with blocked({signal.SIGINT}), deferred(ending):
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="docora-ops-demo-")))
             urls = stack.enter_context(postgres(folder)), stack.enter_context(valkey(folder))
         yield folder, *urls
     finally:
-        with held_back({signal.SIGINT}), deferred(ending):
+        with blocked({signal.SIGINT}), deferred(ending):
             stack.close()
 
 

@@ -187,7 +187,7 @@ class _Snapshot:
         scanned, waits for the lock, and raises SnapshotError after a minute.
         """
         end = time.monotonic() + LOCK_TIMEOUT
-        while (begun := scans.begin_scan(self.session, *self.ids)) is Refusal.HELD:
+        while (begun := scans.begin_scan(self.session, *self.ids)) is Refusal.LOCKED:
             if time.monotonic() > end:
                 raise SnapshotError(f"another session holds the link's lock for {LOCK_TIMEOUT} s")
             time.sleep(0.05)
@@ -346,7 +346,7 @@ class _Snapshot:
         self._fail(error, message)
 
     def _open_database(self) -> Database:
-        """Returns a connection that waits up to a minute for the locks of the job's own session."""
+        """Returns a connection that waits for the locks of the job's own session."""
         return Database(self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT}))
 
     def _give_back(self, message: str, end: JobEnd, when: str, pause: int = 0) -> NoReturn:
