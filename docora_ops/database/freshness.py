@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from docora_ops.database.claims import DUE
-from docora_ops.database.link_rows import NOT_HELD, OVERDUE
+from docora_ops.database.link_rows import LINKS, NOT_HELD, OVERDUE
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef, LinkStatus
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
-# To join all repositories would take longer than the rest of a screen.
+# For statements that read all links: to join all repositories would take longer than the rest of a
+# screen. With a small LIMIT, Postgres would read all open circuits again for each link until its
+# statistics know of them, which may never be: such statements join `LINKS`, by an index.
 _LINKS = """docora.app_repositories l LEFT JOIN (
     SELECT repository_id, circuit_open_until FROM docora.repositories
     WHERE circuit_open_until IS NOT NULL
@@ -42,7 +44,7 @@ SELECT now(), before_last.*, counts.* FROM (
 # so links that are no longer scanned would show gaps that did not exist. Therefore, only synced
 # links whose circuit is not open count.
 _SCAN_IN_PIECE = f"""LATERAL (
-    SELECT l.last_scanned_at FROM {_LINKS}
+    SELECT l.last_scanned_at FROM {LINKS}
     WHERE l.last_scanned_at >= piece AND l.last_scanned_at < piece + interval '10 seconds'
         AND l.status = 'synced' AND {_NOT_OPEN}
     ORDER BY l.last_scanned_at {{direction}} LIMIT 1
@@ -73,7 +75,7 @@ MOST_OVERDUE = 100_000
 """Limit for counting overdue links: counting a million takes longer than the rest of a screen."""
 
 OLDEST_SCAN = f"""
-SELECT l.last_scanned_at FROM {_LINKS}
+SELECT l.last_scanned_at FROM {LINKS}
 WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s AND {NOT_HELD} AND {_NOT_OPEN}
 ORDER BY l.last_scanned_at LIMIT 1
 """
@@ -81,7 +83,7 @@ ORDER BY l.last_scanned_at LIMIT 1
 # A link becomes due one rescan interval after its last scan, a new link when it is created. No link
 # is due while its circuit is open. The rows do not record when a link became pending or failed.
 LONG_DUE = f"""
-SELECT l.id::text, l.app_id, l.repository_id, since FROM {_LINKS}
+SELECT l.id::text, l.app_id, l.repository_id, since FROM {LINKS}
 CROSS JOIN LATERAL (
     SELECT greatest(
         l.created_at, r.circuit_open_until,
@@ -104,7 +106,7 @@ SELECT max(delivered_at) FROM docora.app_delivered_files JOIN (
 """
 
 HAS_WAITING = f"""
-SELECT FROM {_LINKS}
+SELECT FROM {LINKS}
 WHERE l.status <> 'failed' AND {NOT_HELD}
     AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until) < %(before)s
 LIMIT 1
