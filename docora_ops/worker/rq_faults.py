@@ -1,17 +1,24 @@
 """Works around faults of RQ. Each has its own function, to be deleted when RQ is fixed."""
 
+from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+from uuid import uuid4
+
 from redis import Redis
 from redis.client import Pipeline
 from redis.lock import Lock
 from rq import Queue, Worker
 from rq.exceptions import InvalidJobOperation
-from rq.executions import Execution
+from rq.executions import Execution, ExecutionRegistry
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job, JobStatus
+from rq.utils import current_timestamp
 from rq.worker_registration import register
 
 _MAINTENANCE_TTL = 120  # seconds
-_STUCK_JOB_TTL = 90
+_RECOVERY_TTL = 90  # seconds for which a job counts as running while it is recovered
 
 
 def register_again(worker: Worker, pipeline: Pipeline) -> None:
@@ -42,6 +49,39 @@ def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) ->
     pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
 
 
+def clean_registries(queue: Queue, was_abandoned: Callable[..., None]) -> None:
+    """Cleans the registries of a queue: queues or fails the jobs of killed workers, one by one.
+
+    RQ 3.0, `rq.registry.StartedJobRegistry.cleanup`: the failures of all these jobs are counted
+    before the first job is queued again. In between, the jobs do not count as live, so a command
+    could queue them as well. This function lets each job count as running from before RQ reads it
+    until RQ has queued or failed it.
+
+    was_abandoned: called with each job of a killed worker, to count its failure.
+    """
+    client, started = queue.connection, queue.started_job_registry
+    expired: Any = client.zrangebyscore(started.key, 0, current_timestamp(), withscores=True)
+    for score, entries in groupby(expired, itemgetter(1)):
+        job_ids = [started.parse_job_id(entry) for entry, _ in entries]
+        executions = [Execution(uuid4().hex, job_id, client) for job_id in job_ids]
+        with client.pipeline() as pipeline:
+            for execution in executions:
+                execution.save(_RECOVERY_TTL, pipeline)
+                of_job = ExecutionRegistry(execution.job_id, client)
+                of_job.add(execution, _RECOVERY_TTL, pipeline)
+            pipeline.execute()
+            try:
+                started.cleanup(score, [was_abandoned])
+            finally:
+                for execution in executions:
+                    pipeline.delete(execution.key)
+                    ExecutionRegistry(execution.job_id, client).remove(execution, pipeline)
+                pipeline.execute()
+    queue.finished_job_registry.cleanup()
+    queue.failed_job_registry.cleanup()
+    queue.ready_job_registry.cleanup()
+
+
 def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
     """Makes a job that a worker took but never began count as running. Returns its execution.
 
@@ -53,7 +93,7 @@ def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
     """
     intermediate: IntermediateQueue = queue.intermediate_queue
     with worker.connection.pipeline() as pipeline:
-        execution = Execution.create(job, _STUCK_JOB_TTL, pipeline, worker_name=worker.name)
+        execution = Execution.create(job, _RECOVERY_TTL, pipeline, worker_name=worker.name)
         pipeline.delete(intermediate.get_first_seen_key(job.id))
         pipeline.execute()
     return execution

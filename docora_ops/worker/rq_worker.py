@@ -14,7 +14,6 @@ from redis.exceptions import LockError
 from rq.exceptions import NoSuchJobError
 from rq.executions import Execution
 from rq.job import Job
-from rq.registry import clean_registries
 from rq.scheduler import RQScheduler
 from rq.utils import utcformat
 from rq.worker import WorkerStatus
@@ -388,7 +387,7 @@ class SnapshotWorker(JobRunner):
             self.recovery.count_killed_job(job, "its worker's heartbeat stopped")
 
         try:
-            clean_registries(queue, [was_abandoned])
+            rq_faults.clean_registries(queue, was_abandoned)
             clean_worker_registry(queue)
             queue.intermediate_queue.cleanup(self, queue)
         except RedisError:

@@ -465,6 +465,42 @@ def test_cleaning_that_breaks_off_before_a_job_is_scheduled_again_does_not_lose_
     assert docora.row(link)["retry_count"] == 1
 
 
+@pytest.mark.slow
+def test_a_command_that_meets_the_recovery_of_abandoned_jobs_queues_none_of_them_again(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    queued: list[list[str]] = []
+    links = snapshots.add_links(["Acme", "Beta", "Last"])
+    for app, link in links.items():
+        tries = 1 if app == "Last" else 3
+        snapshots.queue(link, max_retry_attempts=tries, retry_base_delay_ms=20_000)
+        begin(snapshots, link)
+    expire_heartbeats(docora)
+
+    class Recovery(LinkRecovery):
+        """As soon as a failure is committed, due and failed links are queued."""
+
+        def count_killed_job(self, *arguments: Any, **options: Any) -> None:
+            super().count_killed_job(*arguments, **options)
+            docora.actions().schedule()
+            docora.actions().retry_all()
+            queued.append(docora.waiting())
+
+    with connect(snapshots.settings) as client:
+        worker = SnapshotWorker(snapshots.settings, client, "worker-1")
+        worker.recovery = Recovery(snapshots.settings, client)
+        worker.maintain()
+    assert queued == [[], [], []]
+    places = {app: docora.registries(link.job_id) for app, link in links.items()}
+    scheduled, failed = {f"rq:scheduled:{QUEUE}"}, {f"rq:failed:{QUEUE}"}
+    assert places == {"Acme": scheduled, "Beta": scheduled, "Last": failed}
+    assert docora.redis.keys("rq:execution*") == []  # no job counts as running any longer
+    make_delayed_jobs_due(docora)
+    log = snapshots.work().stderr
+    assert [log.count(f"{app} ← octo/api: synced") for app in links] == [1, 1, 0], log
+
+
 def test_a_process_that_is_killed_when_it_has_seen_to_the_next_try_does_not_double_it(
     snapshots: Snapshots,
 ) -> None:
