@@ -11,7 +11,7 @@ _PR_SET_DUMPABLE = 4
 
 def main() -> int:
     """Runs the command line. Returns the exit code."""
-    # Garbage collection would take a fifth of a short command, and find almost nothing.
+    # Garbage collection would take a fifth of the time of a short command, and find almost nothing.
     gc.set_threshold(200_000)
     # Blocked until the handlers that report an interrupt are installed.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})

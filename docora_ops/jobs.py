@@ -71,7 +71,7 @@ class Advice:
     no_worker_short: str
     others_left_jobs: str  # the other queue has jobs, but no worker; empty if that is harmless
     to_drop_jobs: str  # of deleted links
-    to_queue_held_back: str  # pending links with an open circuit; empty if none is held back
+    to_queue_behind_circuit: str  # pending links with an open circuit; empty if none is held back
 
 
 ADVICE: Mapping[Backend, Advice] = {
@@ -89,7 +89,7 @@ ADVICE: Mapping[Backend, Advice] = {
         "them: docora-ops schedule, run each minute, queues their links; docora-ops doctor has the "
         "command that removes the jobs",
         to_drop_jobs="docora-ops repair --remove-unknown-jobs",
-        to_queue_held_back="",
+        to_queue_behind_circuit="",
     ),
     Backend.BULLMQ: Advice(
         to_start_workers="run Docora with RUN_MODE=all or worker",
@@ -102,7 +102,7 @@ ADVICE: Mapping[Backend, Advice] = {
         no_worker_short="none seen",
         others_left_jobs="",
         to_drop_jobs="wait until Docora's workers have taken these jobs",
-        to_queue_held_back="docora-ops retry-all-failed --reset-circuit",
+        to_queue_behind_circuit="docora-ops retry-all-failed --reset-circuit",
     ),
 }
 
@@ -189,7 +189,7 @@ class NoJobCode(StrEnum):
 
 @dataclass(frozen=True)
 class NoJobReason:
-    """Why a worker takes no job, as it reports. RQ's own workers only report a suspension."""
+    """Why a worker takes no job, as it reports. Of RQ's own workers, only a suspension is known."""
 
     code: NoJobCode
     message: str  # in a few words, such as `clock 3,600 s ahead`
@@ -285,8 +285,11 @@ class Hold:
     reason: str | None
 
     def is_forgotten(self, now: datetime) -> bool:
-        """Tells whether the hold has lasted for over a week, and does not end by itself."""
-        return bool(not self.until_at and self.since_at and now - self.since_at > _WEEK)
+        """Tells whether a hold that does not end by itself has lasted for over a week.
+
+        Also true if nobody knows since when it has lasted, as with an unreadable entry.
+        """
+        return not self.until_at and (self.since_at is None or now - self.since_at > _WEEK)
 
     @property
     def until(self) -> str:
@@ -397,7 +400,7 @@ class QueueOverview:
     def is_idle(self) -> bool:
         """Tells whether RQ workers take jobs, but no job waits or runs.
 
-        The workers wait for a pass of `schedule`.
+        If so, the workers wait for a pass of `schedule`.
         """
         has_jobs = self.waiting or self.active
         return self.backend is Backend.RQ and self.takes_jobs and not has_jobs
@@ -507,7 +510,7 @@ class JobEnd(StrEnum):
 
     SYNCED = "synced"
     FAILED = "failed"  # the last try failed, so the link is failed
-    FAILED_AGAIN = "failed_again"  # the link was failed before it was queued
+    FAILED_AGAIN = "failed_again"  # as FAILED, but the link was failed before it was queued
     TRIED_AGAIN = "tried_again"  # this try failed; the next one follows
     CUT_OFF = "cut_off"  # by a signal or a fault of the host: queued again, no failure counted
     HELD = "held"  # stopped by the hold of its app: queued again, no failure counted

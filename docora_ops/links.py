@@ -199,7 +199,7 @@ class Link:
         return {name: getattr(self.payload, name) for name in names}
 
     @property
-    def held_back(self) -> str:
+    def behind_circuit(self) -> str:
         """Says until when Docora's scheduler leaves the link alone."""
         repository, until = self.payload.repository_name, moment(self.circuit_open_until)
         alone = "until then Docora's scheduler leaves the link alone"
@@ -261,7 +261,10 @@ class AppCount(App):
 
 @dataclass(frozen=True)
 class LinkFilter:
-    """A filter for links: one value of each field must match. An empty field matches all links."""
+    """A filter for links: one value of each field must match. An empty field matches all links.
+
+    exclude_app_ids, exclude_errors: no value may match.
+    """
 
     app_ids: Sequence[str] = ()
     exclude_app_ids: Sequence[str] = ()
@@ -272,14 +275,14 @@ class LinkFilter:
     exclude_errors: Sequence[str] = ()
     no_error: bool = False  # also match links without an error
     open_circuit: bool | None = None  # whether the repository's circuit is open; None matches both
-    or_held_back: bool = False  # also match pending links with an open circuit
+    or_behind_circuit: bool = False  # also match pending links with an open circuit
     last_scan_before: datetime | None = None  # also matches links that were never scanned
     last_scan_after: datetime | None = None  # at this time or later
     overdue_before: datetime | None = None  # overdue links: without a good scan since this time
 
 
 FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])
-# Links whose last try failed: a change and a successful scan remove the error.
+# Links whose last try failed: each change and each successful scan removes the error.
 TRIED_LINKS = LinkFilter(statuses=[LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING], errors=["*"])
 
 

@@ -10,7 +10,7 @@ from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import UsageError
 from docora_ops.links import Action, AppCount, LinkFailure, Outcome, PlannedLink
 
-_HOUR = 3_600  # seconds for which the commands for operations know one that was killed
+_HOUR = 3_600  # seconds for which a killed operation stays open
 
 
 class OperationState(StrEnum):
@@ -88,7 +88,9 @@ class KnownOperation:
 
 @dataclass(frozen=True)
 class OperationRecord(KnownOperation):
-    """A bulk operation with the links that failed. Docora's dashboard does not record them.
+    """A bulk operation with its failures: links not queued, and links that failed again.
+
+    Docora's dashboard records neither.
 
     failures: the first links that could not be queued, with up to 1,000 characters of each error.
     failed_links: the first links that failed again, if their snapshots were awaited.
@@ -181,7 +183,7 @@ class MaxFailures:
 
 @dataclass(frozen=True)
 class ChangeOptions:
-    """Options of a retry or resync. For a single link, only the first six have an effect.
+    """Options of a retry or resync. Actions on one link heed only the first six fields.
 
     Raises UsageError for options that do not go together.
     """
@@ -243,7 +245,7 @@ class BulkResult:
     in_flight, taken_over: None without `--in-flight`.
     deliveries_cleared: how many delivery records were deleted or, with `--update`, marked; None
         except for a resync.
-    circuits_reset, circuits_held: None without `--reset-circuit`.
+    circuits_reset, circuits_locked: None without `--reset-circuit`.
     planned_links: None without `--dry-run`.
     running_operations: operations that were at work on the same links before this one began.
     failures: one list that all results share. The operation keeps adding to it.
@@ -270,7 +272,7 @@ class BulkResult:
     open_circuits_left_out: int | None
     held_left_out: Sequence[AppCount]  # held apps, whose links were left out
     circuits_reset: int | None
-    circuits_held: int | None
+    circuits_locked: int | None
     in_flight: int | None
     taken_over: int | None  # as in `KnownOperation`
     left_to_operations: Sequence[LeftToOperation] | None

@@ -25,9 +25,9 @@ from docora_ops.text import duration, mask
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
-SECOND_LOOK_DELAY = 5  # seconds between the two looks at a disagreement of database and queue
+SECOND_LOOK_DELAY = 5  # seconds between the two looks for drift
 LONGEST_RETRY_DELAY = 86_400  # seconds; a delay doubled without a limit would exceed any timer
-LEAST_OVERDUE = 900  # seconds; the least default of DOCORA_OPS_OVERDUE_AFTER
+LEAST_OVERDUE = 900  # seconds; DOCORA_OPS_OVERDUE_AFTER is at least this by default
 _LARGEST_FILE = 64 * 1024  # bytes of an env file, or of the file with one value
 _PATIENCE = 5  # seconds for the writer of a pipe
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
@@ -142,7 +142,7 @@ class Settings(BaseSettings):
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about the places from which the settings were read."""
+        """Returns warnings about the places from which the settings were read."""
         return self._warnings
 
     @field_validator("database_url", "redis_url")
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
             raise ValueError(unescaped) from None
         if parts.scheme not in schemes:
             raise ValueError(f"must look like {' or '.join(f'{name}://…' for name in schemes)}")
-        # An unescaped @, /, ? or # makes a part of the password the host, which is shown.
+        # If @, /, ? or # is unescaped, a part of the password would be shown as the host.
         options = [option for option in parts.query.split("&") if "=" not in option]
         if parts.netloc.count("@") > 1 or "@" in parts.path + "".join(options) or parts.fragment:
             raise ValueError(unescaped)
@@ -256,7 +256,7 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     values, warnings = _usable(environment, "the environment"), list[str]()
     if target:
-        # Without a value here, pydantic would take the server in the environment.
+        # Without these entries, pydantic would take the servers in the environment.
         values |= dict.fromkeys(_SERVERS) | _read_target(target)
     elif env_file:
         # If a URL was given by mistake, Path has dropped one of its slashes.
@@ -288,9 +288,9 @@ def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
     """Returns the variables that are settings and not empty.
 
     Reads DATABASE_URL or REDIS_URL from a file if DATABASE_URL_FILE or REDIS_URL_FILE names one.
-    ENCRYPTION_KEY and ENCRYPTION_KEY_FILE are returned together, even if one of them is None, so
-    that they replace both of another place. Raises ConfigurationError if a variable and its _FILE
-    are both set, or if a file gives no value.
+    If either ENCRYPTION_KEY or ENCRYPTION_KEY_FILE is set, returns the other as None, to override
+    its value in another place. Raises ConfigurationError if a variable and its _FILE are both set,
+    or if a file gives no value.
 
     place: the name of the environment or the file, for errors.
     """
@@ -304,14 +304,17 @@ def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
             raise ConfigurationError(
                 f"{place} has both {name} and {name}_FILE", hint="remove one of them"
             )
-        if path and name in _SERVERS:  # other users than the workers' need not read the key
+        if path and name in _SERVERS:  # only workers must be able to read the file of the key
             values[name] = _value_in(path, name)
     key = {name: values.get(name) for name in ("ENCRYPTION_KEY", "ENCRYPTION_KEY_FILE")}
     return values | key if any(key.values()) else values
 
 
 def _value_in(path: str, name: str) -> str:
-    """Returns the value of a variable from its file. Raises ConfigurationError without a value."""
+    """Returns the value of a variable from its file.
+
+    Raises ConfigurationError if the file is empty or can't be read.
+    """
     # Anything but a path may be the secret itself, set by mistake.
     file = f"{name}_FILE" + (f" {path[:200]}" if path.startswith("/") else "")
     value = _text_of(Path(path), file).rstrip("\r\n")
@@ -323,8 +326,8 @@ def _value_in(path: str, name: str) -> str:
 def _read_target(target: str) -> dict[str, str | None]:
     """Returns the variables in the file of a target.
 
-    Raises ConfigurationError if every user can read a password or key in it, or if it has no
-    REDIS_URL.
+    Raises ConfigurationError if the file can't be used, if it has a password or key that every user
+    can read, or if it has no REDIS_URL.
     """
     file = target_file(target)
     place = f"target file {file}"
@@ -354,7 +357,7 @@ def _protection(file: Path, variables: Mapping[str, str]) -> str | None:
 def _read(file: Path, place: str) -> dict[str, str]:
     """Returns the variables in an env file or a pipe, by the rules of Docora's dotenv.
 
-    Raises ConfigurationError, such as for a line that is not NAME=VALUE.
+    Raises ConfigurationError if the file can't be read, or if a line is not NAME=VALUE.
     """
     text = _text_of(file, place)
     # A default in place of the unreadable setting could lead to other servers.
@@ -409,7 +412,7 @@ def _text_of(file: Path, name: str) -> str:
 def own_folder() -> Path:
     """Returns the user's folder of target files, which wins over the system's folder."""
     config = os.environ.get("XDG_CONFIG_HOME", "")
-    if not config.startswith("/"):  # its specification says to ignore it
+    if not config.startswith("/"):  # the specification of XDG says to ignore a relative path
         config = f"{os.environ.get('HOME', '')}/.config"
     return Path(config, "docora-ops", "targets")
 
@@ -429,7 +432,7 @@ def target_files() -> dict[str, Path]:
         except OSError as error:
             if folder is not own:
                 continue
-            # Files of the system with the same names may lead to other servers.
+            # Files with the same names in the system's folder may lead to other servers.
             raise ConfigurationError(
                 f"the folder of your targets {own} can't be read: {error.strerror}",
                 hint="check its owner and its mode",
@@ -439,7 +442,7 @@ def target_files() -> dict[str, Path]:
 
 
 def target_file(name: str) -> Path:
-    """Returns the file of the target. Raises ConfigurationError."""
+    """Returns the file of the target. Raises ConfigurationError if there is none."""
     files = target_files()
     if name in files:
         return files[name]

@@ -81,14 +81,20 @@ def to_minute(when: datetime) -> str:
 
 @dataclass(frozen=True)
 class TimeOfDay:
-    """A time of day in UTC: its latest occurrence, or `days_ago` days before that."""
+    """A time of day in UTC: its latest occurrence."""
 
     at: time
-    days_ago: int = 0
 
 
-When = datetime | timedelta | TimeOfDay
-"""A moment as typed: in full, as an age, or as a time of day."""
+@dataclass(frozen=True)
+class Day:
+    """The beginning of a day in UTC, `days_ago` days before today."""
+
+    days_ago: int
+
+
+When = datetime | timedelta | TimeOfDay | Day
+"""A moment as typed: in full, as an age, as a time of day, or as a day."""
 
 
 def moment_of(when: When, now: datetime) -> datetime:
@@ -97,14 +103,17 @@ def moment_of(when: When, now: datetime) -> datetime:
         return when
     if isinstance(when, timedelta):
         return now - when
-    last = datetime.combine(now.astimezone(UTC), when.at, UTC)
-    return last - timedelta(days=when.days_ago + (last > now))
+    today = now.astimezone(UTC).date()
+    if isinstance(when, Day):
+        return datetime.combine(today, time(), UTC) - timedelta(days=when.days_ago)
+    last = datetime.combine(today, when.at, UTC)
+    return last - timedelta(days=last > now)
 
 
 def seconds_of(text: str, *, shortest: int = 1, longest: int = 7 * _DAY) -> int:
-    """Reads a duration: `90` (seconds), `30s`, `10m`, `1h30m` or `3d`.
+    """Reads a duration: `90` (seconds), `30s`, `10m`, `1h30m` or `3d`. Raises ValueError.
 
-    shortest, longest: the numbers of seconds that are allowed. Raises ValueError.
+    shortest, longest: the limits of the duration, in seconds.
     """
     typed = _DURATION.fullmatch(f"{text}s" if text.isdecimal() else text)
     numbers = map(int, typed.groups("0") if typed else ())
@@ -140,7 +149,7 @@ def ago(seconds: float | None) -> str:
 def good_until(at: datetime | None, seconds: int | None, oldest: int | None = None) -> str:
     """Returns until when failed links were good: `08:12Z, 3h5m ago` or `2026-11-28, 3d ago`.
 
-    Names the earliest of the links' last good scans. Names the latest, too, if both are far apart:
+    Names the earliest of the links' last good scans, and the latest if the two are far apart:
     `08:12Z to 17:21Z`, or two dates if the earliest is over a day old. Returns `never good` if
     there is no good scan.
 

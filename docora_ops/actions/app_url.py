@@ -122,7 +122,7 @@ def set_url(
 ) -> Iterator[UrlChange]:
     """Replaces the base_url of an app and writes the audit entry, atomically.
 
-    Yields the plan, then the change. To keep the URL, close the iterator after the plan. Yields
+    Yields the plan, then the change. To keep the old URL, close the iterator after the plan. Yields
     only the plan if there is nothing to change, if the probe failed, or with `dry_run`.
 
     Workers of docora-ops use the new URL from their next job on. BullMQ jobs keep the URL with
@@ -176,7 +176,9 @@ def set_url(
 def _with_remains(
     docora: Docora, change: UrlChange, url: str, changed_at: datetime | None = None
 ) -> UrlChange:
-    """Adds the jobs with the old URL and the links to resync. Warns about what can't be read.
+    """Returns the change with the jobs that have the old URL, and the links to resync.
+
+    Warns about what can't be read.
 
     changed_at: when the URL was changed; None before the change.
     """
@@ -222,7 +224,7 @@ def refusal_of(url: str, *, is_dev: bool) -> str | None:
     """Returns why Docora's onboarding would refuse this base_url; None if it would accept it.
 
     Judges the host as written, like Docora: does not resolve names, and accepts any IPv6 address.
-    Also returns a reason for a URL that programs parse differently.
+    Also returns a reason if different programs would parse the URL differently.
 
     is_dev: Docora runs with `NODE_ENV=dev`.
     """

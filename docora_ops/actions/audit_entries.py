@@ -21,7 +21,7 @@ class AuditEntries:
     """The two audit entries of a change, for its start and its end.
 
     Bulk operations write each entry together with their progress. Other changes write the entry for
-    the start together with the first job, and write neither if nothing changes.
+    the start together with the first job; if nothing changes, they write no entry.
 
     total: the number of links.
     deliveries: the number of delivery records deleted or, with `--update`, marked.

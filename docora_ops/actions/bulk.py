@@ -193,8 +193,9 @@ class _BulkOperation:
         return Feed.BLOCKED if not refs and self._turns.has_left else Feed.MORE
 
     def _batches(self) -> Iterator[Sequence[LinkRef]]:
-        """Yields batches of links to change; an empty batch while no slot is free.
+        """Yields batches of links to change.
 
+        A batch is empty while no slot is free, and while `find_misplaced` runs.
         First come all links, then those whose jobs were waiting or whose rows were locked, and last
         those whose rows are still locked, one by one.
         """
@@ -229,7 +230,7 @@ class _BulkOperation:
                 return
 
     def _with_missed(self, changed: Changed) -> Changed:
-        """Replaces ALREADY_RUNNING by NOT_QUEUED in a resync, which these links have missed."""
+        """In a resync, replaces ALREADY_RUNNING by NOT_QUEUED: the links were not resynced."""
         if self._plan.action is not Action.RESYNC:
             return changed
         outcomes = [
@@ -257,13 +258,13 @@ class _BulkOperation:
         self._log.write(late_ids=late)
 
     def _reset_held_circuits(self, *, wait: bool) -> None:
-        """Resets circuits whose rows were locked. `wait`: wait for rows that still are."""
+        """Resets circuits whose rows were locked. `wait`: wait for rows that are still locked."""
         log, database = self._log, self._docora.database
-        log.circuits_held -= log.circuits_reset
-        if log.circuits_held:
+        log.circuits_locked -= log.circuits_reset
+        if log.circuits_locked:
             with suppress(LinkLockedError), database.transaction():
-                log.circuits_reset |= reset_circuits(database, log.circuits_held, wait=wait)
-                log.circuits_held = set() if wait else log.circuits_held - log.circuits_reset
+                log.circuits_reset |= reset_circuits(database, log.circuits_locked, wait=wait)
+                log.circuits_locked = set() if wait else log.circuits_locked - log.circuits_reset
 
     def _stop(self, reason: StoppedBy) -> None:
         """Ends the operation before its next batch. Raises RedisError."""

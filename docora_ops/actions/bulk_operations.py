@@ -60,7 +60,7 @@ def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
     while True:
         operation = read_operation(docora.redis, operation_id)
         yield operation
-        # A cancelled operation still completes its current batches.
+        # A cancelled operation still completes its current batch.
         is_over = operation.completed == before and operation.state is not OperationState.RUNNING
         if is_over or operation.finished:
             return
@@ -75,7 +75,7 @@ def keep_messages(docora: Docora, operation_id: str, messages: Sequence[str]) ->
 
 
 def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> bool:
-    """Asks a bulk operation to stop after its current batches. Queued links stay queued.
+    """Asks a bulk operation to stop after its current batch. Queued links stay queued.
 
     Returns False if it was already cancelled. Raises NotFoundError, OperationFinishedError,
     RedisError.

@@ -27,8 +27,8 @@ class Capacity:
     due_per_minute: the pace that scans each link once in `RESCAN_INTERVAL_MS` plus
         `SCAN_INTERVAL_MS`.
     slots: how many jobs can run at a time, not counting workers that take no jobs.
-    missing_slots: how many more slots the pace that is due needs; 0 if this can't be told (see
-        `capacity`).
+    missing_slots: how many more slots are needed to reach `due_per_minute`; 0 if this can't be told
+        (see `capacity`).
     """
 
     managed_per_minute: float | None
@@ -57,12 +57,12 @@ def capacity(
 ) -> Capacity:
     """Compares the pace of the workers with the pace that is due.
 
-    Slots are missing only while nearly all slots are busy, jobs of an earlier pass of `schedule`
-    still wait, and neither a suspension nor a hold is in force. Otherwise, the pace may be low
-    because no more jobs were queued, or because an app has used up its share of the slots. At most
-    one slot per waiting job is missing.
+    Reports missing slots only if nearly all slots are busy, jobs of an earlier pass of `schedule`
+    still wait, and neither a suspension nor a hold is in force. In other cases, the pace may be low
+    because no more jobs were queued, or because an app has used up its share of the slots. Never
+    reports more missing slots than waiting jobs.
 
-    record: the counts of the last `LOOKS_BACK` seconds or more.
+    record: the counts of snapshots that ended in the last `LOOKS_BACK` seconds or more.
     """
     by_period: Counter[datetime] = Counter()
     now = queue.read_at or freshness.read_at  # by the clock of the record

@@ -45,11 +45,12 @@ class LinkOutcome:
 class Changed:
     """The result of one batch. Each of its links has an outcome, or was put off.
 
-    later: the links that were put off. Before `find_misplaced` has run, these are links whose jobs
-        wait. Without `waits_for_rows`, links that are gone or locked by other sessions are added.
+    later: the links that were put off. A link is put off if its job waits and
+        `Changer.find_misplaced` has not run yet. Without `Changer.waits_for_rows`, a link is also
+        put off if it is gone, or if another session has locked its row.
     deliveries: the number of delivery records deleted or, with `--update`, marked.
     circuits_reset: ids of repositories whose circuits were reset.
-    circuits_held: ids of repositories whose circuits could not be reset, because their rows are
+    circuits_locked: ids of repositories whose circuits could not be reset, because their rows are
         locked by other sessions.
     has_written: whether Redis has run the commands of the change.
     """
@@ -58,7 +59,7 @@ class Changed:
     later: Sequence[LinkRef] = ()
     deliveries: int = 0
     circuits_reset: Set[str] = frozenset()
-    circuits_held: Set[str] = frozenset()
+    circuits_locked: Set[str] = frozenset()
     has_written: bool = False
 
 
@@ -169,9 +170,9 @@ class Changer:
             self.disproved = {id_: proof for id_, proof in second.items() if proof == first[id_]}
 
     def _claim_and_push(self, refs: Sequence[LinkRef], created_at: float) -> Changed:
-        """Changes links in one transaction, and returns what has become of them after the commit.
+        """Changes links in one transaction. After the commit, returns what has become of them.
 
-        If any jobs can't be pushed, rolls back, and returns only what becomes of their links.
+        If any jobs can't be pushed, rolls back, and returns only what becomes of these jobs' links.
         """
         wait = self.waits_for_rows and not self._has_waited_in_vain
         with self.database.transaction():
@@ -245,11 +246,11 @@ class Changer:
 
     @property
     def _puts_off_waiting(self) -> bool:
-        """Tells whether links whose jobs wait are put off, until `find_misplaced` has run."""
+        """Tells whether to put off links whose jobs wait: with RQ, before `find_misplaced` runs."""
         return self.disproved is None and self.queue.can_push
 
     def _settle(self, answers: Mapping[LinkRef, Answer]) -> Changed:
-        """Tells what becomes of links that qualify and have these jobs."""
+        """Returns what becomes of links that qualify, according to the answers about their jobs."""
         outcomes, later = [], []
         for ref, answer in answers.items():
             if answer.state is JobState.WAITING and self._puts_off_waiting:
@@ -274,7 +275,7 @@ class Changer:
         return LinkOutcome(ref, Outcome.NOT_QUEUED, "another session holds a lock on its row")
 
     def _is_running(self, ref: LinkRef) -> bool:
-        """Tells whether the link's job is running. Its worker may then have locked the row."""
+        """Tells whether the link's job is running. The worker may then have locked the row."""
         [answer] = self.queue.look([ref.job_id])
         return answer.state is JobState.RUNNING
 

@@ -37,6 +37,7 @@ _OTHER_BULLMQ = re.compile(r"bullmq:(?!5\.)")
 """Matches a version of BullMQ other than 5, as recorded by the last process to open the queue."""
 _TO_REMOVE = "remove them, with the REDIS_URL of Docora itself"
 _TO_RECORD = "ACL SETUSER their user ~docora-ops:outcomes*: docora-ops help privileges"
+_FORGOTTEN = "for over a week or since an unknown time"
 _TIMER = (
     "a timer should run docora-ops schedule, unless another program queues what is due: "
     "docora-ops help recipes"
@@ -212,7 +213,7 @@ def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None)
 def check_queue(overview: QueueOverview, queue: LinkQueue, pending: int) -> Iterator[Check]:
     """Checks the BullMQ queue, workers, scheduler and waiting jobs.
 
-    If only workers of the other backend are running, yields one check, which says so.
+    If only workers of the other backend are running, yields only one check, which says so.
 
     pending: the number of pending links; 0 if unknown.
     """
@@ -289,9 +290,9 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
 
 
 def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
-    """Yields a problem if workers take no jobs, unless a suspension is the only reason.
+    """Yields a problem if any workers refuse jobs, unless a suspension is the only reason.
 
-    The problem is critical if no worker takes jobs, or if a worker has another ENCRYPTION_KEY.
+    The problem is critical if all workers refuse jobs, or if one has another ENCRYPTION_KEY.
 
     text: the finding, with `{}` in place of the reasons.
     """
@@ -354,8 +355,9 @@ def check_schedule(seconds: int | None, freshness: Freshness | None, settings: S
 def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
     """Judges how long ago the last pass of `schedule` ended.
 
-    An old pass is critical if links have waited too long for the next one. Otherwise, it is a
-    warning: another program may queue due links, and `schedule` may have been run only by hand.
+    An old pass is critical if links have waited too long for the next one. Otherwise, an old pass
+    is only a warning, because another program may queue due links, and a person may have run
+    `schedule` by hand.
 
     seconds: the time since that pass; None if no pass is known, which is never critical.
     freshness: the result of `beside_queue`; None if unknown.
@@ -372,7 +374,7 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
 def check_freshness(
     freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview | None, settings: Settings
 ) -> Check:
-    """Checks that links are scanned, and that no hold without an end is forgotten.
+    """Checks that links are scanned, and that no hold without an end has lasted over a week.
 
     freshness: the result of `beside_queue`.
     held: the held apps, with their names.
@@ -392,7 +394,7 @@ def check_freshness(
         to_see = _TIMER
     now = queue.read_at if queue else None
     forgotten = [app for app in held if now and app.held.is_forgotten(now)]
-    whose = f"{held_in_words(forgotten)} for ever, for over a week" if forgotten else ""
+    whose = f"{held_in_words(forgotten)} for ever, {_FORGOTTEN}" if forgotten else ""
     return judge(
         CheckName.FRESHNESS,
         f"no link overdue, {last}" + (f"; {held_in_words(held)}" if held else ""),

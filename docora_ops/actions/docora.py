@@ -164,7 +164,10 @@ class Docora:
 
     @cached_property
     def _opened_queue(self) -> LinkQueue:
-        """The queue of the configured backend, or of the one in use. Raises RedisError."""
+        """The queue of the configured backend; if none is configured, of the backend in use.
+
+        Raises RedisError.
+        """
         from docora_ops.queue.backend_choice import EMPTIED, choose_backend, read_signs
         from docora_ops.queue.redis_client import redis_errors
 

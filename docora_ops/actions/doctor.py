@@ -69,7 +69,7 @@ class Diagnosis:
 
     state: the worst state of all checks; a check that was not made counts as a warning.
     drift: None if doctor could not look for it.
-    needs: what was missing for checks that were not made, such as `Postgres`.
+    needs: what was missing for checks that were not made, such as `Postgres`; empty if all were.
     changes: None without `--changes`.
     """
 
@@ -180,7 +180,7 @@ def diagnose(
         checks.worst_of(results),
         results,
         None if is_lost else report,
-        needs,
+        needs if by_name.keys() < set(CheckName) else "",
         misconfigured=bool(unusable),
         server_lost=is_lost,
         held=redis.held,
@@ -313,7 +313,7 @@ def _examine_postgres(
     if privileges.state is CheckState.CRITICAL and not role.may_only_read:
         server.missing = "the missing privileges"
         return
-    if ("SELECT", "apps", "client_auth_key_encrypted") in role.held:
+    if ("SELECT", "apps", "client_auth_key_encrypted") in role.privileges:
         server.foreign_keys = _count_foreign_keys(docora)
     _check_links(docora, server, max_failed, held)
     if state.standby:

@@ -25,10 +25,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class ProblemChanges:
-    """The critical checks, compared with those in the file: new, over and ongoing ones.
+    """The critical checks, compared with those in the file.
 
+    new: critical now, but not before.
+    over: critical before, and now checked and no longer critical.
     ongoing: critical before, and now critical or not checked.
-    is_reminder: nothing has changed, but the last report is too old.
+    is_reminder: all problems are ongoing, and the last report is too old.
     told_at: the time of the last report, which may be this one.
     """
 
@@ -45,7 +47,7 @@ class ProblemChanges:
 
     @property
     def has_open(self) -> bool:
-        """Tells whether any check is critical."""
+        """Tells whether any problem is new or ongoing."""
         return bool(self.new or self.ongoing)
 
 

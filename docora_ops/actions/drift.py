@@ -249,7 +249,10 @@ def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
 
 
 def _leave_out_idle(queue: LinkQueue, statuses: dict[LinkRef, str]) -> None:
-    """Removes failed and due links whose job does not wait, because they need no job."""
+    """Removes failed and due links that have no waiting job.
+
+    A failed or due link needs no job. It is lost only if it has a waiting job that is misplaced.
+    """
     at_rest = [
         ref
         for ref, status in statuses.items()

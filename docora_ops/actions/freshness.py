@@ -58,7 +58,7 @@ class Freshness:
     oldest_scan_seconds: the seconds since the oldest last good scan of an overdue link; if there is
         none, of a synced link.
     schedule_stopped: the last pass of `schedule` is too old, and a link that has been due for too
-        long has no live job. Judged by one look: a timer that is restarting looks the same.
+        long has no live job. Judged by one look, so a timer that is just restarting also counts.
     due: links that a scheduler should queue now.
     nothing_moves: a link has been due for `nothing_moves_after_seconds`, during which no job ran,
         began or ended, and no file was delivered.
@@ -75,12 +75,12 @@ class Freshness:
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans in the last 15 minutes
     oldest_scan_seconds: int | None
-    links_to_scan: int  # links that should be scanned regularly
+    links_to_scan: int  # links that should be scanned regularly, also those of held apps
     due: int
     nothing_moves_after_seconds: int  # see `still_threshold`
     nothing_moves: bool = False  # needs Redis, too
     schedule_stopped: bool = False  # needs Redis, too
-    held: Sequence[str] = ()  # ids of held apps, whose links are left out
+    held: Sequence[str] = ()  # ids of held apps, whose links are neither due nor overdue
 
     @property
     def last_scanned_seconds(self) -> int | None:
@@ -111,7 +111,7 @@ class Freshness:
 def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
     """Returns the ids of the held apps, or no ids and the error if Redis can't be used.
 
-    With the error, the caller need not wait for Redis again.
+    After an error, the caller need not wait for Redis again.
     """
     try:
         return list(docora.read_holds()), None
@@ -122,10 +122,10 @@ def read_held(docora: Docora) -> tuple[list[str], DocoraOpsError | None]:
 def links_freshness(docora: Docora, held: Sequence[str]) -> Freshness:
     """Returns the freshness of the links according to their rows alone.
 
-    `is_slow` is provisional: `beside_queue` clears it if scanning has stopped, and sets
-    `nothing_moves` and `schedule_stopped`.
+    `is_slow` is provisional: `beside_queue` clears it if scanning has stopped. `beside_queue`
+    also sets `nothing_moves` and `schedule_stopped`, which are False here.
 
-    held: ids of held apps, whose links are left out.
+    held: ids of held apps, whose links are neither due nor overdue.
     """
     settings, database = docora.settings, docora.database
     scans, gaps, seconds = _read_pace(docora, held)
@@ -156,13 +156,10 @@ def links_freshness(docora: Docora, held: Sequence[str]) -> Freshness:
     )
 
 
-def read_overdue_before(docora: Docora, held: Sequence[str]) -> datetime:
-    """Returns the threshold as a time: links last scanned before it are overdue.
-
-    held: ids of held apps, whose links are left out.
-    """
+def read_overdue_before(docora: Docora) -> datetime:
+    """Returns the threshold as a time: links last scanned before it are overdue."""
     with docora.database.snapshot():
-        scans, _, seconds = _read_pace(docora, held)
+        scans, _, seconds = _read_pace(docora, [])
     return scans.read_at - timedelta(seconds=seconds)
 
 
@@ -231,7 +228,7 @@ class Activity:
     waiting_since: when the oldest waiting job of an app that is not held was queued.
     moved_at: the times of the last good scan, the last failed job, the last start of a job and the
         last delivered file.
-    changed_at: the time of the last change, not counting passes of `schedule`.
+    changed_at: when the last audit entry was written, not counting passes of `schedule`.
     released_at: when a suspension or hold last ended.
     """
 
@@ -271,8 +268,9 @@ def judge(activity: Activity) -> bool:
 def beside_queue(docora: Docora, freshness: Freshness, queue: QueueOverview) -> Freshness:
     """Sets `nothing_moves` and `schedule_stopped`, and clears `is_slow` if scanning has stopped.
 
-    With RQ, scanning has also stopped if no worker takes jobs, or if the last pass of `schedule` is
-    too old and no job waits.
+    Scanning has stopped if `nothing_moves` or `schedule_stopped` is True. With RQ, scanning has
+    also stopped if no worker takes jobs, or if the last pass of `schedule` is too old and no job
+    waits.
 
     Raises PostgresError, RedisError.
     """
@@ -327,8 +325,8 @@ def _unqueued_since(
 ) -> datetime | None:
     """Returns the earliest due time of the links without a live job; None if there are none.
 
-    Looks at a few links of each status that became due before `before`. When a pending or failed
-    link became due is not recorded; the earliest possible time counts.
+    Of each status, looks at a few links that became due before `before`. The due time of a pending
+    or failed link is not recorded; uses the earliest possible time.
     """
     rescan = docora.settings.rescan_interval_ms
     due: dict[LinkRef, datetime] = {}

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from docora_ops.database import Database
-from docora_ops.database.link_rows import held_job_ids, names_of
+from docora_ops.database.link_rows import locked_job_ids, names_of
 from docora_ops.errors import InvalidJobIdError
 from docora_ops.jobs import JobState
 from docora_ops.links import LinkFailure, LinkIds, LinkRef, batches
@@ -29,10 +29,10 @@ def look_at_jobs(
     for batch in batches([link for link in links if link.has_valid_job_id], _AT_ONCE):
         job_ids = [link.job_id for link in batch]
         answers = queue.look(job_ids)
-        held = held_job_ids(database, job_ids)
+        locked = locked_job_ids(database, job_ids)
         for link, answer in zip(batch, answers, strict=True):
-            is_held = link.job_id in held
-            yield link, Answer(JobState.RUNNING) if is_held else answer
+            is_locked = link.job_id in locked
+            yield link, Answer(JobState.RUNNING) if is_locked else answer
 
 
 def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:

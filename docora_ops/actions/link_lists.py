@@ -22,7 +22,7 @@ from docora_ops.database.link_reports import (
     RepositoryCount,
     StatusCount,
 )
-from docora_ops.database.link_rows import held_job_ids
+from docora_ops.database.link_rows import locked_job_ids
 from docora_ops.error_groups import ErrorGroup
 from docora_ops.errors import ConfigurationError, PostgresError, RedisError
 from docora_ops.jobs import (
@@ -226,7 +226,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
         circuit_open_until=link.circuit_open_until,
         circuit_is_open=link.circuit_is_open,
         **vars(history),
-        lock_held=bool(held_job_ids(database, [ref.job_id])),
+        lock_held=bool(locked_job_ids(database, [ref.job_id])),
         job=job_state(database, queue, ref),
         job_id=ref.job_id,
         backend=queue.backend,

@@ -105,7 +105,7 @@ def choose_links(
         open_circuit=choice.open_circuit,
         last_scan_before=before,
         last_scan_after=after,
-        overdue_before=read_overdue_before(docora, held) if choice.overdue else None,
+        overdue_before=read_overdue_before(docora) if choice.overdue else None,
     )
     recorded = {
         "app": [app.app_name for app in chosen],
@@ -130,8 +130,8 @@ def period(
 ) -> tuple[datetime | None, datetime | None]:
     """Returns a period that was typed: from `since` on, and before `until`, by Postgres's clock.
 
-    since: a time of day is its latest occurrence before `until`.
-    options: the options with `since` and `until`.
+    since: a time of day means its latest occurrence before `until`, and before now.
+    options: the names of the two options, for an error message.
 
     Raises UsageError if no past moment is in the period, because an empty list would sound like an
     all-clear.

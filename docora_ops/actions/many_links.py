@@ -62,7 +62,7 @@ def retry_all_failed(
         require_rq_for_front(docora)
     which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
     can_push = docora.queue.can_push
-    which = replace(which, statuses=[LinkStatus.FAILED], or_held_back=not can_push)
+    which = replace(which, statuses=[LinkStatus.FAILED], or_behind_circuit=not can_push)
     selection = _select(docora, which, options, limit)
     held = selection.held_names
     failed = 0 if selection.total or held else count_by_status(docora.database).failed
@@ -95,7 +95,8 @@ def resync_all(
 ) -> Generator[BulkStep]:
     """Resyncs the links of an app as one bulk operation, regardless of their status.
 
-    Yields steps and raises errors like `retry_all_failed`. Skips links whose snapshot is running.
+    Yields steps and raises errors like `retry_all_failed`. A link whose snapshot is running counts
+    as not queued.
 
     app: id or name.
     last_scan_before, last_scan_after: only links whose last good scan matches; see `LinkChoice`.
@@ -216,7 +217,7 @@ def repeat_schedule(
     Exhaust the steps of a pass before asking for the next pass. If a server fails before the first
     change of a pass, yields the error instead. Sleeps and reconnects between the passes.
 
-    Raises the errors of `schedule`. Of these, a ServerError is raised only in the first pass,
+    Raises the errors of `schedule`. Raises a PostgresError or RedisError only in the first pass,
     and only if it does not go away by itself.
 
     reason: for the audit entries.

@@ -60,8 +60,10 @@ def resync(
 ) -> LinkResult:
     """Resets a link of any status, deletes its delivery records, and queues its job.
 
-    With `options.path`, deletes only the records of matching files. Raises NotFoundError if neither
-    a record nor the stored commit has a matching file. For parameters and errors, see `retry`.
+    With `options.update`, marks the records as outdated instead of deleting them. With
+    `options.path`, deletes or marks only the records of matching files, and raises NotFoundError if
+    neither a record nor the stored commit has a matching file. For parameters and other errors, see
+    `retry`.
     """
     if options.path:
         link_to_resync(docora, app, repository, options.path)
@@ -187,18 +189,18 @@ def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: b
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
     can_push = docora.queue.can_push
-    is_held_back = link.circuit_is_open and not can_push
+    is_behind_circuit = link.circuit_is_open and not can_push
     statuses = [] if action is Action.RESYNC else [LinkStatus.FAILED]
-    if statuses and is_held_back and reset_circuit:
+    if statuses and is_behind_circuit and reset_circuit:
         statuses.append(LinkStatus.PENDING_SNAPSHOT)
     if statuses and link.status not in statuses:
         is_held = link.ref.app_id in docora.read_holds()
         if is_held and job_state(docora.database, docora.queue, link.ref) is JobState.WAITING:
             return Claiming.of_all()
         raise _not_failed(docora, link)
-    if is_held_back and not reset_circuit:
+    if is_behind_circuit and not reset_circuit:
         raise CircuitOpenError(
-            link.held_back,
+            link.behind_circuit,
             hint="add --reset-circuit to close the circuit, too",
             details={"status": link.status, "circuit_open_until": link.circuit_open_until},
         )
@@ -221,7 +223,7 @@ def _not_failed(docora: Docora, link: Link) -> NotFailedError:
         when = when_docora_queues(queue.use.workers, docora.settings.scan_interval)
         hint = f"Docora's scheduler queues it {when}"
         if link.circuit_is_open:
-            hint = f"{link.held_back}; to close it: docora-ops retry {words} --reset-circuit"
+            hint = f"{link.behind_circuit}; to close it: docora-ops retry {words} --reset-circuit"
     elif status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
         hint = f"it has no live job; to queue it again: docora-ops repair {words}"
     else:

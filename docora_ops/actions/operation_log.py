@@ -85,7 +85,7 @@ class OperationLog:
         self.operation_id: str | None = None
         self.planned_links: list[PlannedLink] = []
         self.circuits_reset: set[str] = set()
-        self.circuits_held: set[str] = set()
+        self.circuits_locked: set[str] = set()
         self.stopped_by: StoppedBy | None = None
 
     @property
@@ -100,7 +100,7 @@ class OperationLog:
             self._counts_of[item.ref.app_id][item.outcome] += 1
         self._deliveries += changed.deliveries
         self.circuits_reset |= changed.circuits_reset
-        self.circuits_held |= changed.circuits_held
+        self.circuits_locked |= changed.circuits_locked
         self._audit.has_begun |= changed.has_written
         failed = [(item.ref, item.error_message) for item in changed.outcomes if item.error_message]
         try:
@@ -133,7 +133,7 @@ class OperationLog:
             open_circuits_left_out=plan.selection.open_circuits_left_out,
             held_left_out=plan.selection.held_left_out,
             circuits_reset=len(self.circuits_reset) if options.reset_circuit else None,
-            circuits_held=len(self.circuits_held) if options.reset_circuit else None,
+            circuits_locked=len(self.circuits_locked) if options.reset_circuit else None,
             in_flight=options.in_flight if options.is_paced else None,
             taken_over=sum(counts[outcome] for outcome in _BY_OTHERS) if is_paced_retry else None,
             left_to_operations=plan.selection.left_to_operations if is_schedule else None,

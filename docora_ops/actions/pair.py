@@ -74,9 +74,9 @@ def read_pair(docora: Docora) -> Pair:
 def compare_with_mark(
     database: Database, stored: StoredMark, job_ids: Sequence[str] = ()
 ) -> tuple[Pair, Sequence[str]]:
-    """Judges whether the mark was left by changes of this database. Raises PostgresError.
+    """Compares the database with the mark that Redis stores. Raises PostgresError.
 
-    Also returns those of `job_ids` that have a link in the database.
+    Also returns the job ids, out of `job_ids`, that have a link in the database.
     """
     mark, text = stored.mark, stored.text
     app_ids = mark.identity.app_ids if mark else ()
@@ -157,7 +157,7 @@ def _entry(docora: Docora, pair: Pair, reason: str | None = None) -> AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Belonging:
-    """The number of jobs that were made for links, and of those without a link in the database."""
+    """The number of jobs that were made for links, and how many have no link in the database."""
 
     jobs: int
     without_link: int
@@ -165,9 +165,9 @@ class Belonging:
 
     @property
     def is_plausible(self) -> bool:
-        """Tells whether at least one job has a link and, of 10 or more RQ jobs, at least half have.
+        """Tells whether enough jobs have a link in the database; True if there are no jobs.
 
-        Also True if there are no jobs.
+        At least one job must have a link; of 10 or more RQ jobs, at least half.
         """
         if self.without_link == self.jobs:
             return not self.jobs

@@ -19,7 +19,7 @@ from docora_ops.actions.workers import count_workers, require_right_workers
 from docora_ops.database import Database
 from docora_ops.database.claims import Claiming
 from docora_ops.database.drift import lock_against_new_links, unfinished_links
-from docora_ops.database.link_rows import held_job_ids, linked_jobs, read_refs
+from docora_ops.database.link_rows import linked_jobs, locked_job_ids, read_refs
 from docora_ops.errors import (
     DocoraOpsError,
     PairMismatchedError,
@@ -149,7 +149,8 @@ def repair(
     batch. Closing the generator before the first change changes nothing; closing it later leaves
     the rest to another repair. Skips running jobs, and drift that has changed since it was found.
 
-    app, repository: ids or names.
+    app: id or name. With `repository`, an unambiguous prefix is always allowed.
+    repository: id, `owner/name` or GitHub URL.
     by_prefix: without `repository`, allow an unambiguous prefix of the app's id or name.
     remove_unknown_jobs: repair even if most jobs have no link in the database.
     dry_run: only report what would happen; does not predict which stuck links would become
@@ -266,13 +267,13 @@ def _remove_jobs(
         orphans = [drift for drift, removal in batch if removal.is_orphan]
         with database.transaction():
             ids = {orphan.repository_id for orphan in orphans}
-            locked = lock_against_new_links(database, ids)
-            held = held_job_ids(database, [drift.job_id for drift, _ in batch])
+            locked_repositories = lock_against_new_links(database, ids)
+            locked_jobs = locked_job_ids(database, [drift.job_id for drift, _ in batch])
             linked = linked_jobs(database, [orphan.job_id for orphan in orphans])
             to_remove = []
             for drift, removal in batch:
-                is_free = drift.repository_id in locked and drift.job_id not in linked
-                if drift.job_id not in held and (is_free or not removal.is_orphan):
+                is_free = drift.repository_id in locked_repositories and drift.job_id not in linked
+                if drift.job_id not in locked_jobs and (is_free or not removal.is_orphan):
                     to_remove.append((drift, removal))
                 else:
                     repaired.append(Repaired(drift, RepairOutcome.LEFT_ALONE))

@@ -19,7 +19,7 @@ from docora_ops.operations import BulkWait, JobCounts
 _AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
 _LONGEST_PAUSE_OF_FEED = 0.2  # otherwise, free workers would wait for links
-_TICK = 0.2  # seconds between two events during a pause
+_TICK = 0.2  # seconds between two yields during a pause
 _REST = 4  # a pause lasts at least this many times as long as the round before it
 
 
@@ -35,7 +35,7 @@ class Feed(Enum):
 class Following:
     """Follows links until each is synced, failed or gone, or has lost its job.
 
-    No transaction is open while the caller handles an event.
+    No transaction is open while the caller handles a yielded result.
     """
 
     docora: Docora
@@ -61,7 +61,7 @@ class Following:
         self.watch = JobWatch(self.docora, self.link)
 
     def add(self, ref: LinkRef, outcome: Outcome) -> None:
-        """Follows the link if its outcome means that it has a live job."""
+        """Follows the link if its outcome means that a snapshot will run, or is running."""
         if outcome.succeeded:
             self._reset.append(ref.id)
         elif outcome is Outcome.ALREADY_RUNNING:
@@ -74,9 +74,10 @@ class Following:
     def follow(
         self, timeout: float | None = None, *, is_paced: bool = False
     ) -> Generator[BulkWait]:
-        """Yields the results so far until all links have a result, for at most `timeout` seconds.
+        """Yields the results so far, again and again, for at most `timeout` seconds.
 
-        After each event, the caller may add links and set `more`. Continues if Redis is down.
+        Ends earlier if each link has a result or has lost its job, and no links are to be added.
+        After each yield, the caller may add links and set `more`. Continues if Redis is down.
         Raises PostgresError, RedisDeniedError.
 
         is_paced: look for results more often, because the caller adds links as results come in.

@@ -133,7 +133,8 @@ class Status:
     """The state of a Docora. The fields of a server that is down are None.
 
     `failed_apps`, `failed_errors`: the number of apps with failed links, and of different errors.
-    `failed_by_app`, `failed_by_error`: the four apps and errors with the most failed links.
+    `failed_by_app`, `failed_by_error`: the four apps, and the four errors, with the most failed
+    links; for metrics, all apps and 20 errors.
     `good_until_at`, `good_until_seconds`, `oldest_scan_seconds`: as in `ErrorGroup`, for all failed
     links.
     `tried_by_error`: the four most common errors of links whose last try failed and that are tried
@@ -175,7 +176,7 @@ class Status:
 
     @property
     def backend_ok(self) -> bool:
-        """Tells whether it is clear which workers run, and none of the other backend do."""
+        """Tells whether the backend is clear, and no worker of the other backend is running."""
         return (
             self.queue is not None
             and self.queue.backend_source is not BackendSource.UNCLEAR
@@ -188,14 +189,16 @@ def read_status(
 ) -> tuple[Status, Sequence[ServerError]]:
     """Returns the available state of both servers, and the errors of unusable servers.
 
-    for_metrics: name all apps with failed links and 20 errors, look once for lost and stuck links,
-        and leave out the last operation, links that are tried again, and what outcomes tell.
-    by_app, by_error: count the failed links by app, and by error.
+    for_metrics: name all apps with failed links and 20 errors, and look only once for lost and
+        stuck links. Leave out the last operation, links that are tried again, the names of held
+        apps, the state of the last pass, and what is read from the record of outcomes.
+    by_app, by_error: count the failed links by app, and by error; if False, the fields are 0 or
+        empty.
     """
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
     status = Status(database.server, describe(client), docora.settings.target)
-    with keeping_errors(errors):  # before Postgres is asked: the links of held apps are left out
+    with keeping_errors(errors):  # first, because what Postgres counts depends on the held apps
         latency, _ = measure(client)
         status = replace(status, redis_latency_ms=round(latency * 1000))
         if latency * 1000 > TOO_SLOW_MS:
@@ -258,9 +261,12 @@ def read_status(
 
 
 def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> Status:
-    """Adds the names of held apps, warnings, and what is read from the record of outcomes."""
+    """Adds the names of held apps, `schedule_state`, and what is read from the record of outcomes.
+
+    Warns of workers of the other backend, and of workers that record no outcomes.
+    """
     queue, fresh = docora.queue_to_read, status.freshness
-    if overview.workers:  # otherwise, the screen says so
+    if overview.workers:  # if only others run, the headline says so
         warn_of_other_workers(docora)
     if fresh and overview.held:
         overview = replace(overview, held=with_names(docora.database, overview.held))
@@ -396,11 +402,11 @@ def _links_without_job(
     held: ids of apps to leave out.
     only: consider only these links.
     """
-    limit = _MOST + 1 if queue.can_push else None
+    limit = _MOST + 1 if queue.can_push and only is None else None
     with database.snapshot():
         only_stuck = not queue.can_push
         links = unfinished_links(database, only_stuck=only_stuck, limit=limit, held=held)
-        if only is None and limit and len(links) == limit:
+        if len(links) == limit:
             return None
         statuses = {ref: status for ref, status in links if only is None or ref in only}
         for ref, answer in look_at_jobs(database, queue, list(statuses)):

@@ -71,7 +71,10 @@ class Turns:
         return taken[::-1] if self._newest_first else taken
 
     def adapt(self, wait: BulkWait) -> None:
-        """Halves the limit for each new failure; doubles it after `limit` snapshots without one."""
+        """Halves the limit for each new failure.
+
+        Doubles the limit once `limit` links in a row are synced.
+        """
         limit = self.limit or 0
         if failures := wait.failed - self._failed:
             self.limit = max(self._fewest, limit >> failures)

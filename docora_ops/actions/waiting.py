@@ -15,7 +15,7 @@ from docora_ops.actions.snapshot_results import Feed, Following
 from docora_ops.actions.workers import count_workers, warn_of_other_workers
 from docora_ops.database.link_rows import read_link
 from docora_ops.errors import NotFoundError, RedisError
-from docora_ops.links import Link, LinkResult, LinkStatus, Outcome
+from docora_ops.links import Action, Link, LinkResult, LinkStatus, Outcome
 from docora_ops.operations import (
     BulkWait,
     Change,
@@ -71,8 +71,10 @@ def wait(
         return
     if not queue.can_push and link.circuit_is_open:
         close = f"docora-ops retry {link.ref.words} --reset-circuit"
-        docora.warn(f"{link.held_back}. To close it: {close}")
-    yield from _wait_for_link(docora, link, Outcome.ALREADY_RUNNING, workers, timeout)
+        docora.warn(f"{link.behind_circuit}. To close it: {close}")
+    following = Following(docora, link.ref.words)
+    following.add(link.ref, Outcome.ALREADY_RUNNING)
+    yield from _wait_for_link(following, link, workers, timeout)
 
 
 def wait_for_change(
@@ -83,24 +85,21 @@ def wait_for_change(
     Adds the result to the audit entries of the change, unless the wait is interrupted or Redis is
     down.
     """
-    link = change.link
-    if change.outcome.succeeded:  # after the reset, an interrupted wait must not show the old error
-        link = replace(link, status=LinkStatus.PENDING_SNAPSHOT, error_message=None)
-    run, outcome = change.run, change.outcome
-    yield from _wait_for_link(docora, link, outcome, change.workers, timeout, run)
+    following, link = Following(docora, change.link.ref.words), change.link
+    if change.action is Action.RETRY and link.status != LinkStatus.FAILED:
+        # The job was exempted from a hold, or a circuit was closed: the status is an old result.
+        following.add_claimed([link.ref.id])
+    else:
+        following.add(link.ref, change.outcome)
+        if change.outcome.succeeded:  # an interrupted wait must not show the old error
+            link = replace(link, status=LinkStatus.PENDING_SNAPSHOT, error_message=None)
+    yield from _wait_for_link(following, link, change.workers, timeout, change.run)
 
 
 def _wait_for_link(
-    docora: Docora,
-    link: Link,
-    outcome: Outcome,
-    workers: int,
-    timeout: float | None,
-    run: str = "",
+    following: Following, link: Link, workers: int, timeout: float | None, run: str = ""
 ) -> Generator[LinkStep]:
-    following = Following(docora, link.ref.words)
-    following.watch.had_workers = workers > 0
-    following.add(link.ref, outcome)
+    docora, following.watch.had_workers = following.docora, workers > 0
     for step in following.follow(timeout):
         interrupted = (WaitEnd.INTERRUPTED, link.status, link.error_message)
         yield LinkStep(link, workers, step, LinkWait(*interrupted, step.seconds))

@@ -16,7 +16,7 @@ def require_rq(docora: Docora, what: str, instead: str, *, alone: str = "") -> N
     With `alone`, raises WrongBackendError if a BullMQ worker runs.
 
     what: the command or option that needs RQ.
-    instead: what to do with BullMQ.
+    instead: what to do instead with BullMQ.
     alone: why no BullMQ worker may run; empty if BullMQ workers may run.
     """
     queue, is_set = docora.queue, docora.settings.backend is not None

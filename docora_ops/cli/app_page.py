@@ -26,7 +26,7 @@ TO_READ_CONTACTS = "needs a grant: docora-ops help privileges"
 def show_app(context: Context, app: str, *, show_all: bool) -> ExitCode:
     """Shows everything about one app. Without Redis, omits what only Redis knows.
 
-    Returns the exit code of the error of Redis, if there was one, otherwise OK.
+    Returns OK or, if Redis can't be used, the exit code of its error.
 
     show_all: show all errors.
     """

@@ -228,9 +228,9 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
     if result.circuits_reset:
         verb = "would be reset" if options.dry_run else "reset"
         yield f"{amount(result.circuits_reset, 'circuit')} {verb}."
-    if result.circuits_held:
-        held = amount(result.circuits_held, "circuit")
-        yield f"{held} not reset: another session holds the row of the repository."
+    if result.circuits_locked:
+        locked = amount(result.circuits_locked, "circuit")
+        yield f"{locked} not reset: another session holds the row of the repository."
     if result.open_circuits_left_out:
         left_out = amount(result.open_circuits_left_out, "link")
         yield f"{left_out} left out: the circuit of the repository is open."
@@ -239,7 +239,7 @@ def _notes(context: Context, result: BulkResult) -> Iterator[str]:
 
 
 def _codes(result: BulkResult) -> set[ExitCode]:
-    codes = {ExitCode.PROBLEMS if result.failures or result.circuits_held else ExitCode.OK}
+    codes = {ExitCode.PROBLEMS if result.failures or result.circuits_locked else ExitCode.OK}
     if is_interrupted() and result.cancelled:
         codes.add(interrupted_code())
     elif result.stopped_by is StoppedBy.MAX_FAILURES:

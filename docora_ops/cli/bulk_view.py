@@ -91,7 +91,7 @@ def summary(
 
 
 def running(operation: RunningOperation) -> str:
-    """Says on how many of the chosen links an operation works, who started it, and its progress."""
+    """Says how many of the chosen links an operation works on, who started it, and its progress."""
     parts = (
         operation.who,
         command_line(operation.command, operation.selection),

@@ -26,10 +26,12 @@ def completion(
 ) -> None:
     """Print the completion script for bash, zsh or fish.
 
-    Add `source <(docora-ops completion bash)` to ~/.bashrc (bash 4.4 or newer), the same with zsh
-    to ~/.zshrc (after compinit), or `docora-ops completion fish | source` to
-    ~/.config/fish/config.fish. Completes commands, options, topics, targets, apps and repositories
-    (from Postgres), and ids of bulk operations (from Redis), with the settings in the environment.
+    For bash 4.4 or newer, add `source <(docora-ops completion bash)` to ~/.bashrc. For zsh, add
+    `source <(docora-ops completion zsh)` to ~/.zshrc, after compinit. For fish, add
+    `docora-ops completion fish | source` to ~/.config/fish/config.fish.
+
+    Completes commands, options, topics and targets; apps and repositories, from Postgres; and ids
+    of bulk operations, from Redis. Takes the settings from --target, --env-file or the environment.
     """
     script = files("docora_ops.cli").joinpath(f"completion.{shell}")
     sys.stdout.write(script.read_text(encoding="utf-8"))
@@ -44,7 +46,10 @@ def complete_app(typer_context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the repositories of the apps on the command line, or of all apps if it has none."""
+    """Returns the repositories whose name or id begins with the typed text.
+
+    If the command line names apps, only their repositories.
+    """
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.database.names import repositories_by_prefix
 

@@ -44,7 +44,7 @@ class Context:
     as_json: bool = False
     typer_context: typer.Context | None = None
     options: ChangeOptions = NO_OPTIONS
-    """The options on how to change links."""
+    """The change options of the command line."""
     target: str | None = None
     """The name of the target, once the settings have been asked for."""
     target_line: str = ""
@@ -157,7 +157,8 @@ class Context:
     ) -> None:
         """Prints one page of a long list, and a line with the total number of rows and the page.
 
-        lost: the error that explains missing data. is_compact, line: as in `Listing`.
+        lost: the error behind missing data. Printed only with `--json`, in the document.
+        is_compact, line: as in `Listing`.
         """
         if self.as_json:
             self.show_document(None, lost, page)
@@ -289,12 +290,12 @@ class Context:
 
 
 def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
-    """Stores `--json` and the options on how to change links in the Context. Returns the Context.
+    """Puts `--json` and the change options of the command line into the Context, and returns it.
 
     Raises UsageError if the options contradict each other; BadParameter if a value is empty or not
     valid text.
 
-    waits: the command always waits.
+    waits: the command always waits, so it has no `--wait`.
     """
     command: Any = typer_context.command
     parameters = typer_context.params
@@ -321,7 +322,7 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
 
 
 def confirmation(typer_context: typer.Context, context: Context) -> Terminal | None:
-    """Returns the terminal to ask for confirmation; None if the command goes on unasked.
+    """Returns the terminal for a confirmation prompt; None if the command goes on without asking.
 
     A protected target must be confirmed by its name, typed at the terminal or with `--confirm`.
     Raises UsageError if `--confirm` has another name, or if a necessary question can't be asked.

@@ -59,9 +59,9 @@ def deliveries(
 
     Counts files by repository, with the first and last delivery. Docora records no deletions, and
     only the last delivery of each file: a file counts if its last delivery is in the period. Ends
-    with the result of verify for the same links, regardless of the period: all files of the stored
-    commits were delivered, some differ or a link is failed (exit code 6), or it is uncertain. Needs
-    only Postgres, except to say that the app is held. Changes nothing.
+    with the result of verify for the same links, regardless of the period. Exits with code 6 if
+    files differ or a link is failed. Needs only Postgres, except to say that the app is held.
+    Changes nothing.
     """
     context = context_of(typer_context)
     if not files and (limit or page):

@@ -110,7 +110,7 @@ def _exit_code(pid: int) -> int:
 
 
 class _Messages(TextIOBase):
-    """Replaces stderr. Stores with the operation what is printed."""
+    """Takes the place of stderr. Stores printed lines in the record of the operation."""
 
     def __init__(self, docora: Docora, operation_id: str) -> None:
         self._docora, self._operation_id = docora, operation_id

@@ -38,8 +38,8 @@ def history(
     """Show who changed what, when and why, latest first.
 
     Leaves out passes of schedule that queued nothing. Only changes made with docora-ops are
-    recorded, not those of the dashboard. A terminal shows one line per change, with times in UTC,
-    and one for consecutive passes of schedule; a wide terminal also shows the reason and the
+    recorded, not those of the dashboard. A terminal shows one line per change, and one for
+    consecutive passes of schedule, with times in UTC. A wide terminal also shows the reason and the
     operation.
     """
     context = context_of(typer_context)

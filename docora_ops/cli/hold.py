@@ -91,8 +91,7 @@ def release(
 ) -> None:
     """End the hold of an app.
 
-    Workers take its jobs again. Links that no job waits for are queued by the next pass of
-    `schedule`.
+    Workers take its jobs again. The next pass of `schedule` queues due links without a live job.
     """
     context = context_of(typer_context)
     from docora_ops.actions.holds import release

@@ -135,7 +135,7 @@ _ENDS = {
 
 
 def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
-    """Shows the result of the snapshot, below the link if it is given."""
+    """Shows the result of a snapshot. If `link` is given, names the link first."""
     text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {duration(wait.seconds)}"
     rows = [
         ("Link", cell(link.payload.link_name if link else "")),

@@ -110,7 +110,7 @@ def prometheus_text(
     registry = CollectorRegistry()
 
     def add(name: str, values: Mapping[Any, float], **labels: str) -> None:
-        """Adds a gauge with a sample per item of `values`. The item's key fills the empty label."""
+        """Adds a gauge with a sample per item of `values`. An empty label gets the item's key."""
         if status.target:
             labels = {"target": status.target, **labels}
         gauge = Gauge(name, _HELP[name], tuple(labels), registry=registry)

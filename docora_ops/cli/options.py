@@ -15,10 +15,10 @@ from docora_ops.cli.completion import (
 )
 from docora_ops.links import LinkStatus
 from docora_ops.operations import MaxFailures
-from docora_ops.text import TimeOfDay, When, seconds_of
+from docora_ops.text import Day, TimeOfDay, When, seconds_of
 
 _TIME_OF_DAY = re.compile("[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?Z?")
-_DAYS = {"today": TimeOfDay(time()), "yesterday": TimeOfDay(time(), days_ago=1)}
+_DAYS = {"today": Day(0), "yesterday": Day(1)}
 _LONGEST_AGE = 36_500 * 86_400  # seconds
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 

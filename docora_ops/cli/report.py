@@ -104,7 +104,7 @@ class Markdown:
 def _lines(
     context: Context, report: Report, errors: Sequence[ServerError], *, with_proof: bool
 ) -> Iterator[str]:
-    """Yields the lines of the report. Adds the target to commands, but not to what was recorded.
+    """Yields the lines of the report. Adds the target to suggested commands, not to recorded ones.
 
     errors: the errors of unusable servers.
     with_proof: whether `--verify` was given.

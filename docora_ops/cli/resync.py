@@ -55,8 +55,8 @@ def resync(
     snapshot job atomically, regardless of the link's status. Refused while a snapshot of the link
     is running.
 
-    Without delivery records, the app is not told about files that were deleted from the repository
-    since the last snapshot: use --update, unless the app has lost its files.
+    Once the delivery records are deleted, the app is not told about files that were deleted from
+    the repository since the last snapshot. Use --update, unless the app has lost its files.
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:

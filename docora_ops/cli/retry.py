@@ -39,7 +39,8 @@ def retry(
     """Retry one failed link.
 
     Resets the link and queues its snapshot job atomically. Keeps a live job. Replaces a stale job,
-    and a job that is marked as waiting but missing from the queue. Ignores an open circuit.
+    and a job that is marked as waiting but missing from the queue. With RQ, queues the link even if
+    the circuit of its repository is open.
     """
     context = context_of(typer_context)
     from docora_ops.actions.one_link import retry
@@ -165,7 +166,7 @@ def schedule(
     For cron or a timer; with --repeat, for a container. Links become due for their first snapshot,
     a rescan, or a retry if they are failed. Changes no link. Keeps live jobs. Replaces stale jobs,
     and jobs that are marked as waiting but missing from the queue. Excludes links whose circuit is
-    open, failed links whose circuit was opened since git last succeeded, and links that a running
+    open; failed links whose circuit was open, until git succeeds again; and links that a running
     command with --in-flight will queue.
     """
     context = context_of(typer_context)

@@ -6,7 +6,7 @@ from docora_ops import __version__
 
 
 def schema_of(command: str) -> dict[str, Any] | None:
-    """Returns the JSON Schema of a command's document; None if no such command has `--json`."""
+    """Returns the JSON Schema of a command's document; None for a command without `--json`."""
     from pydantic import TypeAdapter
     from pydantic.json_schema import GenerateJsonSchema
 

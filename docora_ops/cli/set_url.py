@@ -95,7 +95,7 @@ def _screen(change: UrlChange) -> Pairs:
 
 
 def _remains(change: UrlChange) -> str:
-    """Says which links need a resync, because their jobs use the old URL; empty if none do."""
+    """Names the links that need a resync because their jobs use the old URL; empty if none do."""
     links, count = change.links_to_resync, change.jobs_with_old_url
     if not links:
         return ""

@@ -25,14 +25,14 @@ def _interrupt() -> None:
 _came: list[int] = []
 """The signals received, in their order; SIGHUP at most once."""
 _reactions: list[Callable[[], None]] = [_interrupt]
-"""When a signal comes, the last one is called."""
+"""A signal calls the last of these functions."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Makes SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the block.
+    """Makes SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt in the `with` block.
 
-    After the block, these signals stay blocked. If SIGHUP or SIGINT was ignored when the process
+    Afterwards, the three signals are blocked. If SIGHUP or SIGINT was ignored when the process
     started, as with `nohup`, it stays ignored.
     """
     for number in _ENDING:
@@ -74,9 +74,10 @@ def is_interrupted() -> bool:
 def until_interrupted(events: Generator[T], announcement: str = "") -> Generator[T]:
     """Yields the events of an action until the first signal, then closes the action.
 
-    Closing this generator leaves the action open, and restores what a signal did before.
+    A second signal ends the process. If the caller closes this generator, the action stays open,
+    and signals have their previous effect again.
 
-    The first signal prints the announcement to stderr. A second one ends the process.
+    announcement: the line that the first signal prints to stderr.
     """
 
     def react() -> None:
@@ -98,7 +99,7 @@ def until_interrupted(events: Generator[T], announcement: str = "") -> Generator
 
 @contextmanager
 def finishing_first() -> Iterator[None]:
-    """Delays the first signal until the block has ended.
+    """Delays the first signal until the `with` block has ended.
 
     Ends the process at a second signal, or 2 s after the first one if the block is still running,
     perhaps because nobody reads the output.
@@ -120,7 +121,7 @@ def finishing_first() -> Iterator[None]:
 
 @contextmanager
 def _reacting(react: Callable[[], None]) -> Iterator[None]:
-    """Calls `react` when a signal comes during the block."""
+    """Calls `react` when a signal comes during the `with` block."""
     _reactions.append(react)
     try:
         yield

@@ -115,7 +115,7 @@ def _watch(context: Context, seconds: int) -> int:
             docora.renew()
     except KeyboardInterrupt:
         if redrawing:
-            sys.stdout.write("\r\x1b[J")  # the ^C that the terminal shows
+            sys.stdout.write("\r\x1b[J")  # erases the ^C that the terminal shows
         return interrupted_code()
     return ExitCode.OK
 
@@ -318,17 +318,17 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         yield from (("", one_line(f"  {line}")) for line in first_lines(by_app, most, apps))
         yield "", _heading(with_errors, "docora-ops failed --group-by error")
         yield from (("", one_line(f"  {line}")) for line in first_lines(by_error, most, errors))
-    for group in (status.tried_by_error or ())[:1]:  # a hanging app, long before its links fail
+    for group in (status.tried_by_error or ())[:1]:  # shows a hanging app long before links fail
         tried = f"{amount(group.links, 'link')} of {apps_of(group)}"
         are = "is" if group.links == 1 else "are"
         yield "Tries", one_line(f"{tried} {are} tried again: {group.error_message}", "yellow")
     if status.open_circuits:
         text = f"{amount(status.open_circuits, 'repository', 'repositories')} open"
         yield "Circuits", _heading(text, "docora-ops links --circuit open", "yellow")
-    held_back, left = status.pending_with_open_circuit, status.failed_until_retry
-    to_queue = ADVICE[status.queue.backend].to_queue_held_back if status.queue else ""
-    if held_back and to_queue:
-        links = f"{amount(held_back, 'pending link is', 'pending links are')} held back"
+    behind_circuit, left = status.pending_with_open_circuit, status.failed_until_retry
+    to_queue = ADVICE[status.queue.backend].to_queue_behind_circuit if status.queue else ""
+    if behind_circuit and to_queue:
+        links = f"{amount(behind_circuit, 'pending link is', 'pending links are')} held back"
         yield "", _heading(links, to_queue, "yellow")
     if left:
         name = "" if status.open_circuits else "Circuits"

@@ -43,7 +43,10 @@ class OutputFile(FileIO):
 
 
 def guard_streams() -> OutputFile:
-    """Opens closed standard streams, and guards stdout and stderr. Returns the file of stdout."""
+    """Opens closed standard streams, and makes stdout and stderr write to OutputFiles.
+
+    Returns the OutputFile of stdout.
+    """
     nowhere = Path(os.devnull).open
     sys.stdin = sys.stdin or nowhere(encoding="utf-8")
     outputs = []
@@ -97,7 +100,7 @@ def is_foreground(terminal: int) -> bool:
     """Tells whether this process is in the foreground of the terminal, and so may read from it."""
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:  # another terminal
+    except OSError:  # not the controlling terminal
         return False
 
 

@@ -125,7 +125,7 @@ def style_of_proof(result: Verification) -> str:
 
 
 def held_line(result: Verification) -> Iterator[object]:
-    """Says which of the apps are held, which may be why files are missing."""
+    """Names the held apps, whose files may be missing because of the hold."""
     from docora_ops.actions.holds import held_in_words
 
     if result.held:

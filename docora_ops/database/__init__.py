@@ -1,4 +1,4 @@
-"""All access to Postgres: SQL and the functions that run it. Docora's tables stay unchanged."""
+"""All access to Postgres: SQL and the functions that run it. Changes rows, never the schema."""
 
 from psycopg import Rollback
 

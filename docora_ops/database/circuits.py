@@ -76,7 +76,7 @@ def git_failed(
 
 
 def circuits_to_reset(database: Database, repository_ids: Collection[str]) -> set[str]:
-    """Returns the given ids of repositories that have git failures, or a circuit to close."""
+    """Returns which of these repositories have git failures, or a circuit to close."""
     rows = database.rows(READ_CIRCUITS_TO_RESET, {"ids": list(repository_ids)})
     return {id_ for (id_,) in rows}
 

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from docora_ops.database.link_rows import HELD_KEYS, MATCHES, PAYLOAD, filter_parameters
+from docora_ops.database.link_rows import LOCKED_KEYS, MATCHES, PAYLOAD, filter_parameters
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkFilter, Outcome, Payload
 
 # Docora's own scheduler queues the same links. `circuit_open_until` stays in the row until git
-# succeeds or somebody resets the circuit, so failed links are not due even after that time.
+# succeeds or somebody resets the circuit. Until then, a failed link is not due, even if that
+# time is past.
 DUE = """(
     (l.status = 'pending_snapshot'
      OR l.status = 'synced'
@@ -45,8 +46,8 @@ class Claiming:
 
     qualifies: an SQL condition on a link `l` and its repository `r`.
     parameters: the parameters of `qualifies` and `change`.
-    change: an SQL statement that changes links to claim, which are the rows of `judged` without an
-        outcome. Returns the ids and new statuses of the changed links.
+    change: an SQL statement that changes the links to claim: the rows of `judged` whose `outcome`
+        is null. Returns the id and the new status of each changed link.
     """
 
     qualifies: str
@@ -55,20 +56,20 @@ class Claiming:
 
     @classmethod
     def of_matching(cls, which: LinkFilter) -> Self:
-        """Returns how to claim links that still match the filter: resets them."""
+        """Returns how to claim and reset links that still match the filter."""
         return cls(MATCHES, filter_parameters(which), _RESET)
 
     @classmethod
     def of_due(cls, rescan_interval_ms: int) -> Self:
-        """Returns how to claim links that are still due: their rows stay as they are."""
+        """Returns how to claim links that are still due, without changing their rows."""
         return cls(DUE, {"rescan_interval_ms": rescan_interval_ms})
 
     @classmethod
     def of_unfinished(cls, *, error: str, max_attempts: int) -> Self:
         """Returns how to claim links that are still pending or scanning.
 
-        This counts a failure with `error` for each scanning link, which becomes pending or, after
-        `max_attempts` failures, `failed`.
+        The claim counts a failure with `error` for each scanning link. The link becomes pending or,
+        after `max_attempts` failures, `failed`.
         """
         unfinished = "l.status IN ('pending_snapshot', 'scanning')"
         parameters = {"error": error, "max_attempts": max_attempts}
@@ -76,12 +77,12 @@ class Claiming:
 
     @classmethod
     def of_all(cls) -> Self:
-        """Returns how to claim links of any status: their rows stay as they are."""
+        """Returns how to claim links of any status, without changing their rows."""
         return cls("true", {})
 
     @classmethod
     def of_links_at_rest(cls) -> Self:
-        """Returns how to claim links still failed or synced: their rows stay as they are."""
+        """Returns how to claim links still failed or synced, without changing their rows."""
         return cls("l.status IN ('failed', 'synced')", {})
 
 
@@ -92,10 +93,10 @@ SELECT id::text FROM docora.app_repositories WHERE id = ANY (%(ids)s::uuid[]) FO
 # With the limits, even outdated statistics can't make Postgres scan all links once for each app or
 # repository.
 JUDGE_AND_CHANGE_LINKS = f"""
-WITH held AS MATERIALIZED ({HELD_KEYS}), judged AS MATERIALIZED (
+WITH locked AS MATERIALIZED ({LOCKED_KEYS}), judged AS MATERIALIZED (
     SELECT {PAYLOAD}, l.status, CASE
         WHEN ({{qualifies}}) IS NOT TRUE THEN 'skipped'
-        WHEN hashtextextended(l.app_id || '-' || l.repository_id, 0) IN (SELECT key FROM held)
+        WHEN hashtextextended(l.app_id || '-' || l.repository_id, 0) IN (SELECT key FROM locked)
             THEN 'already_running' END AS outcome
     FROM docora.app_repositories l
     CROSS JOIN LATERAL (
@@ -118,7 +119,7 @@ class Claim:
 
     status: the link's status before the claim.
     outcome: why the link is not claimed; None if it is claimed. NOT_QUEUED: its scan was
-        interrupted too often, so that the link is now `failed`.
+        interrupted too often, and the link is now `failed`.
     """
 
     id: str

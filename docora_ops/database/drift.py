@@ -21,8 +21,8 @@ WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status 
 SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 """
 
-# Links that should have a live job, and links that will get one. The job of such a link may
-# already read as waiting, but be in no list of the queue.
+# Links that should have a live job, and links that will get one. A link of the second kind may
+# already have a job that reads as waiting, but is in no list of the queue.
 LINKS_TO_CHECK = """
 SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
 WHERE (
@@ -67,9 +67,9 @@ def unfinished_links(
     limit: int | None = None,
     held: Sequence[str] = (),
 ) -> list[tuple[LinkRef, str]]:
-    """Returns the links that should have a live job, each with its status.
+    """Returns the links that should have a live job, each with its status. Does not look at jobs.
 
-    only_stuck: only links that are being scanned.
+    only_stuck: only `scanning` links, which are stuck if they have no live job.
     held: ids of apps to leave out.
     """
     parameters = {"only_stuck": only_stuck, "limit": limit, "held": list(held)}

@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from docora_ops.database.claims import DUE
-from docora_ops.database.link_rows import NOT_HELD, OVERDUE
+from docora_ops.database.link_rows import LINKS, NOT_HELD, OVERDUE
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef, LinkStatus
 
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
-# To join all repositories would take longer than the rest of a screen.
+# For statements that read all links: to join all repositories would take longer than the rest of a
+# screen. With a small LIMIT, Postgres would read all open circuits again for each link until its
+# statistics know of them, which may never be: such statements join `LINKS`, by an index.
 _LINKS = """docora.app_repositories l LEFT JOIN (
     SELECT repository_id, circuit_open_until FROM docora.repositories
     WHERE circuit_open_until IS NOT NULL
@@ -42,7 +44,7 @@ SELECT now(), before_last.*, counts.* FROM (
 # so links that are no longer scanned would show gaps that did not exist. Therefore, only synced
 # links whose circuit is not open count.
 _SCAN_IN_PIECE = f"""LATERAL (
-    SELECT l.last_scanned_at FROM {_LINKS}
+    SELECT l.last_scanned_at FROM {LINKS}
     WHERE l.last_scanned_at >= piece AND l.last_scanned_at < piece + interval '10 seconds'
         AND l.status = 'synced' AND {_NOT_OPEN}
     ORDER BY l.last_scanned_at {{direction}} LIMIT 1
@@ -73,15 +75,15 @@ MOST_OVERDUE = 100_000
 """Limit for counting overdue links: counting a million takes longer than the rest of a screen."""
 
 OLDEST_SCAN = f"""
-SELECT l.last_scanned_at FROM {_LINKS}
+SELECT l.last_scanned_at FROM {LINKS}
 WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s AND {NOT_HELD} AND {_NOT_OPEN}
 ORDER BY l.last_scanned_at LIMIT 1
 """
 
 # A link becomes due one rescan interval after its last scan, a new link when it is created. No link
-# is due while its circuit is open. When a link became pending or failed is not recorded.
+# is due while its circuit is open. The rows do not record when a link became pending or failed.
 LONG_DUE = f"""
-SELECT l.id::text, l.app_id, l.repository_id, since FROM {_LINKS}
+SELECT l.id::text, l.app_id, l.repository_id, since FROM {LINKS}
 CROSS JOIN LATERAL (
     SELECT greatest(
         l.created_at, r.circuit_open_until,
@@ -104,7 +106,7 @@ SELECT max(delivered_at) FROM docora.app_delivered_files JOIN (
 """
 
 HAS_WAITING = f"""
-SELECT FROM {_LINKS}
+SELECT FROM {LINKS}
 WHERE l.status <> 'failed' AND {NOT_HELD}
     AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until) < %(before)s
 LIMIT 1
@@ -113,7 +115,7 @@ LIMIT 1
 
 @dataclass(frozen=True)
 class Scans:
-    """The numbers of due links and of recent good scans. Postgres's clock gives all times."""
+    """The numbers of due links and of recent good scans. All times are by Postgres's clock."""
 
     read_at: datetime
     last_scanned_at: datetime | None
@@ -128,11 +130,11 @@ class Scans:
 class OverdueLinks:
     """The numbers of overdue links and of their apps. From `MOST_OVERDUE` links on, lower bounds.
 
-    since: the earliest last good scan of an overdue link. A link that was never scanned counts with
-        its creation.
-    oldest_scan_at: the earliest last good scan of an overdue link. A link whose circuit ended later
-        counts with the end of the circuit. If no overdue link was ever scanned, the earliest last
-        good scan of any synced link whose circuit is not open.
+    since: the earliest last good scan of an overdue link. For a link that was never scanned, its
+        creation counts.
+    oldest_scan_at: the earliest last good scan of an overdue link. For a link whose circuit ended
+        after its scan, the end of the circuit counts. If no overdue link was ever scanned, the
+        earliest last good scan of any synced link whose circuit is not open.
 
     With `MOST_OVERDUE` links or more, both times are the earliest last good scan of any synced link
     whose circuit is not open.
@@ -150,7 +152,8 @@ def read_scans(
     """Counts links that are due, that should be scanned regularly, and that were scanned recently.
 
     held: ids of apps whose links are not due.
-    recently: counts the links scanned in this many seconds up to the last scan, and up to now.
+    recently: the length, in seconds, of two periods whose scans are counted: one that ends with the
+        last scan, and one that ends now.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently, "held": held}
     [row] = database.rows(READ_SCANS, values)
@@ -190,8 +193,8 @@ def long_due_links(
 ) -> list[tuple[LinkRef, datetime]]:
     """Returns up to `most` links with this status that became due before `before`, and when.
 
-    status: SYNCED, PENDING_SNAPSHOT or FAILED. Pending and failed links may have become due later
-        than that: rows do not tell when.
+    status: SYNCED, PENDING_SNAPSHOT or FAILED. The rows do not record when a link became pending or
+        failed: the earliest possible time counts.
     held: ids of apps to leave out.
     """
     values = {"before": before, "rescan_interval_ms": rescan_interval_ms, "held": held}

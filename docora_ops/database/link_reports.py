@@ -262,7 +262,7 @@ SELECT status, count(*) FROM docora.app_repositories GROUP BY status
 UNION ALL
 SELECT 'open', count(*) FROM docora.repositories WHERE circuit_open_until > now()
 UNION ALL
-SELECT 'held back', count(*) FROM docora.repositories
+SELECT 'behind circuit', count(*) FROM docora.repositories
 JOIN docora.app_repositories USING (repository_id)
 WHERE circuit_open_until > now() AND status = 'pending_snapshot'
 UNION ALL
@@ -296,7 +296,7 @@ def count_by_status(database: Database) -> LinkCounts:
     """Counts the links by status, and the repositories with an open circuit."""
     counts: dict[str, int] = dict(database.rows(COUNT_BY_STATUS))
     by_status = {status: counts.get(status, 0) for status in LinkStatus}
-    return LinkCounts(by_status, counts["open"], counts["held back"], counts["left"])
+    return LinkCounts(by_status, counts["open"], counts["behind circuit"], counts["left"])
 
 
 def read_now(database: Database) -> datetime:

@@ -23,8 +23,8 @@ from docora_ops.text import mask
 LINKS = "docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)"
 
 # Pending links and links that were never scanned count only if no link at all was scanned between
-# `overdue_before` and now; after a clock was set back, a scan may be in the future. The first
-# condition follows from the second, and lets Postgres use an index.
+# `overdue_before` and now. A scan in the future, left from before a clock was set back, is ignored.
+# The first condition follows from the second, and lets Postgres use an index.
 OVERDUE = """(
     (l.last_scanned_at < %(overdue_before)s OR l.last_scanned_at IS NULL)
     AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until)
@@ -40,7 +40,7 @@ NOT_HELD = "l.app_id <> ALL (%(held)s::text[])"
 
 MATCHES = f"""(
     (%(statuses)s::text[] IS NULL OR l.status = ANY (%(statuses)s::text[])
-        OR %(or_held_back)s::boolean
+        OR %(or_behind_circuit)s::boolean
             AND l.status = 'pending_snapshot' AND r.circuit_open_until > now())
     AND (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
     AND (%(exclude_app_ids)s::text[] IS NULL OR l.app_id <> ALL (%(exclude_app_ids)s::text[]))
@@ -90,17 +90,17 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s FOR UPDATE
 # While a worker runs a snapshot, it holds the session advisory lock of the job id. pg_locks shows
 # the lock's 64-bit key in two halves. We do not take the lock: if we held it until our commit, a
 # worker that starts the new job before the commit would drop the job.
-HELD_KEYS = """
+LOCKED_KEYS = """
 SELECT (classid::bigint << 32) | objid::bigint AS key
 FROM pg_locks
 WHERE locktype = 'advisory' AND granted AND objsubid = 1
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
-HELD_JOB_IDS = f"""
-WITH held AS ({HELD_KEYS})
+LOCKED_JOB_IDS = f"""
+WITH locked AS ({LOCKED_KEYS})
 SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
-WHERE hashtextextended(job_id, 0) IN (SELECT key FROM held)
+WHERE hashtextextended(job_id, 0) IN (SELECT key FROM locked)
 """
 
 # With the limit, Postgres looks up one link after the other instead of reading the whole table.
@@ -147,7 +147,7 @@ def filter_parameters(which: LinkFilter) -> dict[str, object]:
         "exclude_errors": _patterns_of(which.exclude_errors),
         "no_error": which.no_error,
         "open_circuit": which.open_circuit,
-        "or_held_back": which.or_held_back,
+        "or_behind_circuit": which.or_behind_circuit,
         "last_scan_before": which.last_scan_before,
         "last_scan_after": which.last_scan_after,
         "overdue_before": which.overdue_before,
@@ -162,7 +162,7 @@ def like(text: str) -> str:
 def _patterns_of(texts: Iterable[str]) -> list[str] | None:
     """Returns LIKE patterns for errors that contain one of the texts; None without texts.
 
-    A text with `*` must match the whole error or, if a delivery failed, the whole reason.
+    A text with `*` must match the whole error or, if a delivery failed, the whole reason in it.
     """
     patterns: list[str] = []
     for text in texts:
@@ -203,9 +203,9 @@ def read_payload(database: Database, ref: LinkRef) -> Payload:
     return Payload(*row[1:])
 
 
-def held_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
+def locked_job_ids(database: Database, job_ids: Sequence[str]) -> set[str]:
     """Returns the given job ids whose session advisory lock a worker holds."""
-    return {job_id for (job_id,) in database.rows(HELD_JOB_IDS, {"job_ids": list(job_ids)})}
+    return {job_id for (job_id,) in database.rows(LOCKED_JOB_IDS, {"job_ids": list(job_ids)})}
 
 
 def linked_jobs(database: Database, job_ids: Iterable[str]) -> set[str]:
@@ -216,7 +216,7 @@ def linked_jobs(database: Database, job_ids: Iterable[str]) -> set[str]:
 
 
 def read_refs(database: Database, links: Sequence[LinkIds]) -> list[LinkRef]:
-    """Returns the links with their row ids, in order. Omits links that are gone."""
+    """Finds the row ids of links. Returns LinkRefs in order; omits links that are gone."""
     return [LinkRef(*row) for row in database.rows(REFS_OF_LINKS, pairs(links))]
 
 

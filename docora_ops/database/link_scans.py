@@ -1,4 +1,4 @@
-"""Reads and writes what a snapshot job does: link status, delivery records, stored commit.
+"""Reads and writes the data of snapshot jobs: link status, delivery records, stored commit.
 
 The link's lock is the session advisory lock of its job id. A job holds it while it scans the link.
 """
@@ -100,7 +100,7 @@ class Refusal(StrEnum):
 
     GONE = "gone"
     BUSY = "busy"  # another job is scanning the link
-    HELD = "held"  # a session holds the lock, but the link is not `scanning`: a job begins or ends
+    LOCKED = "locked"  # the link is not `scanning`, but locked: a job begins or ends
     LOST = "lost"  # the job has lost its session or the link's lock
 
 
@@ -109,8 +109,7 @@ class Ending:
     """A link's status and failures after its job has failed.
 
     status: `Refusal.GONE` if the link is gone.
-    is_counted: False if the job itself had counted the failure, or had not begun and has tries
-        left.
+    is_counted: whether `fail_scan` counted the failure.
     """
 
     status: str
@@ -135,7 +134,7 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
     link = as_link(tuple(state))
     if not has_begun:
         # The row is locked, so the status can't change meanwhile.
-        return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.HELD
+        return Refusal.BUSY if link.status == LinkStatus.SCANNING else Refusal.LOCKED
     payload = Payload(*(*state[1:8], token, auth_key))
     return replace(link, payload=payload), payload
 
@@ -176,7 +175,10 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
 
 
 def fail_scan(database: Database, failure: Failure) -> Ending:
-    """Counts a failure of a job, unless the job itself has, or had not begun and has tries left.
+    """Counts a failure of a job if the link is `scanning`, or pending with no tries left.
+
+    Otherwise, changes nothing: the job itself has set the status, or had not begun and has tries
+    left. Returns the status and failures of the link afterwards.
 
     Waits for the link's lock, which the end of the job's session releases. Raises LinkLockedError
     if a session holds the lock for too long.

@@ -86,8 +86,8 @@ def find_repositories(
 ) -> list[tuple[Repository, bool]]:
     """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    Pairs each with whether it is linked to one of the apps. Of several with this name or URL, omits
-    those that are not linked, unless none is.
+    Pairs each with whether it is linked to one of the apps. Omits unlinked repositories if a linked
+    one has this name or URL, too.
 
     app_ids: an empty list means all apps.
     """
@@ -143,7 +143,10 @@ def apps_by_prefix(database: Database, text: str, limit: int) -> dict[str, str]:
 def repositories_by_prefix(
     database: Database, text: str, limit: int, app_ids: Sequence[str]
 ) -> dict[str, str]:
-    """Returns each `owner/name`, by id, as `apps_by_prefix` does for apps.
+    """Returns the names, by id, of the repositories whose name or id begins with the text.
+
+    Names are `owner/name`. Sorts by name; repositories of which only the id begins with the text
+    come last.
 
     app_ids: only repositories linked to one of these apps; empty means any app.
     """

@@ -89,8 +89,8 @@ SELECT coalesce((
 ), (SELECT reset_val FROM pg_settings WHERE name = 'default_transaction_read_only'))::boolean
 """
 
-# A job may be idle within a transaction for as long as it reads a scan. Its commits need not wait
-# for the disk: if a crash of Postgres loses one, such as a delivery, the job repeats that step.
+# The session of a job may be idle for hours. Its commits need not wait for the disk: if a crash of
+# Postgres loses one, such as a delivery, the job repeats that step.
 _SET_UP_SESSION = """
 SET idle_in_transaction_session_timeout TO '{reply_timeout}s';
 SET idle_session_timeout TO 0;
@@ -248,7 +248,7 @@ class Database:
     def transaction(self, isolation: str = "READ COMMITTED READ WRITE") -> Iterator[None]:
         """Commits at the end of the block, rolls back on an exception, and swallows `Rollback`.
 
-        With READ WRITE, raises PostgresError on a standby, and where an administrator allows no
+        With READ WRITE, raises PostgresError on a standby, or if an administrator allows no
         changes.
         """
         assert not self._in_transaction  # noqa: S101 - or the inner would commit the outer
@@ -278,7 +278,7 @@ class Database:
                 self._in_transaction = False
 
     def require_changes(self) -> None:
-        """Raises PostgresError where an administrator allows no changes."""
+        """Raises PostgresError if an administrator allows no changes."""
         with self._connected() as connection:
             if self.is_read_only:
                 raise PostgresError(

@@ -104,12 +104,12 @@ class Role:
     is_superuser: bool
     public_may_create: bool  # whether every role may create objects in the schema
     missing_columns: list[str]  # each `table` or `table.column` that is absent or hidden
-    held: set[Privilege]  # those of the topic `privileges` that the role has
+    privileges: set[Privilege]  # those of the topic `privileges` that the role has
 
     @property
     def may_only_read(self) -> bool:
         """Tells whether the role has all privileges for monitoring, and none to change anything."""
-        is_reader = {name for name, *_ in self.held} == {"SELECT"} and not self.is_superuser
+        is_reader = {name for name, *_ in self.privileges} == {"SELECT"} and not self.is_superuser
         return is_reader and not self.lacks(read_only=True)
 
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
@@ -119,11 +119,13 @@ class Role:
         `docora_worker` if the role may change more than `docora_ops` may, else with `docora_ops`.
         """
         needed = granted("docora_monitor" if read_only else "docora_ops")
-        if not read_only and any(name != "SELECT" for name, *_ in self.held.difference(needed)):
+        if not read_only and any(
+            name != "SELECT" for name, *_ in self.privileges.difference(needed)
+        ):
             needed = granted("docora_worker")  # the role looks like a worker's
         columns: dict[str, dict[str, list[str]]] = {}  # by table and privilege
         for name, table, column in needed:
-            if (name, table, column) not in self.held:
+            if (name, table, column) not in self.privileges:
                 some = columns.setdefault(table, {}).setdefault(name, [])
                 some += [column] if column else []
         return {
@@ -218,11 +220,13 @@ def read_role(database: Database) -> Role:
         for _, table, column, exists, _ in privileges
         if not exists
     ]
-    held = {
-        (privilege, table, column) for privilege, table, column, _, is_held in privileges if is_held
+    granted_ones = {
+        (privilege, table, column)
+        for privilege, table, column, _, is_granted in privileges
+        if is_granted
     }
     missing = list(dict.fromkeys(missing))
-    return Role(name, schema, is_superuser, public_may_create, missing, held)
+    return Role(name, schema, is_superuser, public_may_create, missing, granted_ones)
 
 
 def read_identity(

@@ -26,7 +26,7 @@ class Selection:
     """The links of a bulk operation, listed once at its start, round-robin across apps.
 
     Round-robin, so that no app waits for all links of another app. Listed once: if links were
-    read in pages, each page would pass the dead index entries of all links already changed.
+    read in pages, each page would first read the dead index entries of all links already changed.
     """
 
     refs: Sequence[LinkRef]
@@ -48,7 +48,7 @@ class Selection:
 
 
 def keep_links(selection: Selection, refs: Sequence[LinkRef]) -> Selection:
-    """Returns the selection, reduced to these of its links."""
+    """Returns the selection with only the links `refs`."""
     counts = Counter(ref.app_id for ref in refs)
     by_app = [replace(app, links=counts[app.app_id]) for app in selection.by_app]
     return replace(selection, refs=refs, by_app=[app for app in by_app if app.links])
@@ -69,13 +69,13 @@ def select_links(
     if skip_open_circuits or which.open_circuit is False:
         limit = 0 if which.open_circuit else limit
         which = replace(which, open_circuit=False)
-        claimed = replace(which, or_held_back=False)
+        claimed = replace(which, or_behind_circuit=False)
     else:
-        held_back = [LinkStatus.PENDING_SNAPSHOT] if which.or_held_back else []
+        behind_circuit = [LinkStatus.PENDING_SNAPSHOT] if which.or_behind_circuit else []
         # The first batch, or the first link that a worker scans, closes the circuit. Later links
         # of the selection must still qualify then.
-        statuses = [*which.statuses, *held_back]
-        claimed = replace(which, statuses=statuses, or_held_back=False, open_circuit=None)
+        statuses = [*which.statuses, *behind_circuit]
+        claimed = replace(which, statuses=statuses, or_behind_circuit=False, open_circuit=None)
     claiming = Claiming.of_matching(claimed)
     parameters = {**filter_parameters(which), "limit": limit}
     selection = _select(database, MATCHES, parameters, claiming)

@@ -15,7 +15,8 @@ must match it. This link is known in three cases:
   The link is not known if the scan of another link also ended after the commit was stored, is
   perhaps between the two writes, or was perhaps interrupted between them. After an interruption,
   the other link is `scanning`, `pending_snapshot` after a repair, or `failed` after its last try.
-  It may also have been removed, so the two times must be at most a minute apart, too.
+  It may also have been removed. Therefore, the link is only known if its time is at most a minute
+  after that of the commit.
 - A worker of Docora stores the first commit of a repository with the time of Postgres's clock,
   which may be ahead of the worker's clock. Unlike a time of the worker, that time has
   microseconds. If no other link was scanned, the link's own scan has stored the commit.
@@ -49,7 +50,7 @@ class Doubt(StrEnum):
 
     SCANNED_EARLIER = "scanned_earlier"  # the link's last scan is older than the commit
     SCANNED_LATER = "scanned_later"  # the link's last scan ended long after the commit was stored
-    SCANNED_TOGETHER = "scanned_together"  # another link's scan also ended after it was stored
+    SCANNED_TOGETHER = "scanned_together"  # another link's scan also ended after the commit
     OTHER_UNFINISHED = "other_unfinished"  # another link's scan runs, or may have been interrupted
 
 
@@ -85,7 +86,7 @@ _FITS = f"""(
 
 # Omits links that are not compared (see `ComparedLink`): even comparing no files takes time.
 # The join keeps only rows without an equal partner. A path may be stored twice, with two contents:
-# it counts as delivered if one of them is.
+# it counts as delivered if one of the contents is.
 COMPARE_LINKS = f"""
 WITH page AS MATERIALIZED (
     SELECT l.id, l.app_id, l.repository_id, l.status, l.last_scanned_at
@@ -196,8 +197,8 @@ class ComparedLink:
     missing, outdated, extra: numbers of files; 0 unless the link is compared.
     state: a digest of the differences, equal in two comparisons if nothing has changed in between;
         empty unless the link is compared.
-    files: the number of files of the stored commit; None if the link is not compared, 0 without
-        `Compare.in_detail`.
+    files: the number of files of the stored commit that match `Compare.path`; None if the link is
+        not compared, 0 without `Compare.in_detail`.
     """
 
     ref: LinkRef

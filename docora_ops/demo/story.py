@@ -19,7 +19,7 @@ from docora_ops.errors import DocoraOpsError
 from docora_ops.queue import RqQueue, connect
 from docora_ops.render.console import make_console
 from docora_ops.settings import Settings, load_settings
-from docora_ops.worker.interrupts import deferred, held_back
+from docora_ops.worker.interrupts import blocked, deferred
 
 _PAUSE = 0.1  # seconds between two checks whether the workers listen
 _START_LIMIT = 60  # seconds
@@ -145,18 +145,17 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
     """Starts the servers in a temporary folder; always stops them and removes the folder.
 
     Delays signals while starting and stopping, because an interrupted start would leave a server
-    behind. Starts the servers with SIGINT blocked, because Ctrl-C in the terminal must not end a
-    server that a command still uses. Only defers SIGTERM, which must be able to stop the
-    servers.
+    behind. The servers inherit SIGINT as blocked, because Ctrl-C in the terminal must not end a
+    server that a command still uses. They do not inherit SIGTERM as blocked, because it stops them.
     """
     stack, ending = ExitStack(), {signal.SIGTERM, signal.SIGHUP}
     try:
-        with held_back({signal.SIGINT}), deferred(ending):
+        with blocked({signal.SIGINT}), deferred(ending):
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="docora-ops-demo-")))
             urls = stack.enter_context(postgres(folder)), stack.enter_context(valkey(folder))
         yield folder, *urls
     finally:
-        with held_back({signal.SIGINT}), deferred(ending):
+        with blocked({signal.SIGINT}), deferred(ending):
             stack.close()
 
 

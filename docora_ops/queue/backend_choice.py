@@ -142,7 +142,8 @@ def choose_backend(signs: Signs) -> BackendChoice:
     """Returns the backend that is in use.
 
     Live workers decide; without any, the keys of the two queues do. Two keys do not count:
-    `rq:queues` is never removed, and Docora's API also writes BullMQ's `meta` with `RUN_MODE=api`.
+    `rq:queues`, which is never removed, and BullMQ's `meta`, which Docora's API writes even with
+    `RUN_MODE=api`.
     """
     rq, bullmq = signs.rq.workers, signs.bullmq.workers
     source, why = BackendSource.WORKERS, "{} workers run"

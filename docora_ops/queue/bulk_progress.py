@@ -1,4 +1,4 @@
-"""Writes bulk operations: hashes that let Docora's dashboard show and cancel them, and records.
+"""Writes bulk operations: records, and hashes that let Docora's dashboard show and cancel them.
 
 All functions raise RedisError.
 """
@@ -51,9 +51,9 @@ def write_progress(
     If the operation has stopped early, also marks it as cancelled, for the dashboard.
     Returns None if the operation is not cancelled; otherwise who cancelled it, empty if unknown.
 
-    change: the change that started the operation. Stored each time, because Redis may lose the
-        hash, and the hash may expire while the host of the command sleeps.
-    is_first: also store the start and the reason, and add the operation to the list of records.
+    change: the change that started the operation. Stored each time, because Redis may have lost the
+        record.
+    is_first: also store the start, and add the operation to the list of records.
     failures: all links that could not be queued; empty if the record already has them.
     failed_links: all links that failed again; empty if the record already has them.
     """

@@ -115,7 +115,7 @@ class BullmqQueue(LinkQueue):
     ) -> list[Answer]:
         """Looks at all jobs; queues nothing.
 
-        Runs the Redis `commands` if no job must be left alone, otherwise none of them.
+        Runs the Redis `commands`, or none of them if a job must be left (see `Answer.is_left`).
         """
         if not requests:
             return []

@@ -49,8 +49,8 @@ def is_in_force(hold: Hold, now: float) -> bool:
 def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Change) -> Hold:
     """Holds an app for `seconds`, or until `release_app` if None, and writes the audit entry.
 
-    Replaces an earlier hold, and ends the exemptions of the app's jobs. Removes the holds of all
-    apps that have ended, with their exemptions. Raises RedisError.
+    Replaces an earlier hold, and ends the exemptions of the app's jobs. Removes the ended holds of
+    all apps, with their exemptions. Raises RedisError.
     """
     now, fields, holds = _read(client)
     ended = {
@@ -132,7 +132,7 @@ def _exempted(fields: Iterable[str], app_id: str) -> list[str]:
 
 
 def _hold_of(text: bytes) -> Hold:
-    """Parses a hold. Accepts any text, because workers let the jobs of the app wait in any case."""
+    """Parses a hold. Accepts any text, because workers also obey a hold that is unreadable."""
     value = mapping_of(text) or {"reason": f"its entry in {HOLDS} is unreadable"}
     since, until = value.get("since"), _UNTIL.search(text)
     return Hold(

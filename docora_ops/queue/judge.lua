@@ -22,7 +22,7 @@ local function is_running(id)
   return false
 end
 
--- Tells whether no worker would ever take a job with this status.
+-- Tells whether a waiting job with this status is in no place from which a worker would take it.
 -- `most`: how many entries of the list to compare, from its tail, where new jobs are added
 local function is_nowhere(id, status, most)
   local registry = config.registry_of_status[status]

@@ -81,7 +81,7 @@ class Answer:
 
     error_message: what is wrong with an unreadable job.
     is_delayed: whether the job waits, but not in a list.
-    is_left: whether the job can't be pushed, so that the push has pushed no job at all.
+    is_left: whether the job can't be pushed. If so, the push has pushed no job at all.
     """
 
     state: JobState
@@ -258,7 +258,7 @@ class LinkQueue(ABC):
 
     @abstractmethod
     def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
-        """Yields the ids with one of these prefixes by status, as `first_ids` needs them."""
+        """Yields the ids of live jobs with these prefixes, by status, as `first_ids` needs them."""
 
     def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
         jobs = self._jobs(job_ids, status)
@@ -276,7 +276,7 @@ class LinkQueue(ABC):
 
     @abstractmethod
     def _jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
-        """Reads jobs with this status, without the times when they are due."""
+        """Reads these jobs, which all have this status. Does not set `due_at`."""
 
     @abstractmethod
     def job(self, job_id: str) -> JobRecord:

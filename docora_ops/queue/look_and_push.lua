@@ -8,14 +8,14 @@
 --          `leaves_waiting`: leave waiting jobs
 --          `changes_links`: run the commands even if no job is pushed
 --          `retries_left`: give each waiting job this number of further tries
---          `holds`: key of the holds, if the jobs are to be exempted from those of their apps
+--          `holds`: key of the holds, if the jobs are to be exempted from the holds
 --          `commands`: number of commands to run with the change
 --          `mark`: see with_change.lua
 -- then per command: number of its words, and the words
 -- then per link, look: id; push: id, disproved, data, description, was_failed
 --   data        if empty, the push only confirms that no job is live
---   was_failed  `created_at` of the job if the link was failed before the push, otherwise empty: a
---               field for the worker, which a later job with the same id does not inherit
+--   was_failed  `created_at` of the job if the link was failed before the push, otherwise empty.
+--               The worker reads this field, and ignores it in a later job with the same id.
 --
 -- Returns the state of each job, before any change: none, finished, stale, waiting, delayed
 -- (waiting, but not in a list), running, or unreadable:REASON. If a push must leave any job, it
@@ -28,8 +28,8 @@ if is_push then
 end
 local stride = is_push and 5 or 1
 
--- Limits the searches for all suspects together to some 10 ms, however long the list is. An entry
--- beyond this limit is not missed: queueing a job also changes its enqueued_at.
+-- Limits the searches for all suspects together to some 10 ms, however long the list is. Entries
+-- beyond this limit do not matter: queueing a job after the two looks also changes its enqueued_at.
 local COMPARED = 1000000
 local suspects = 0
 for i = first + 1, is_push and #ARGV or 0, stride do

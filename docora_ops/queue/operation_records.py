@@ -1,4 +1,4 @@
-"""Reads bulk operations: the hashes that Docora's dashboard polls, and our records of a week.
+"""Reads bulk operations: hashes that Docora's dashboard polls, and our records, kept for a week.
 
 All functions that take a client raise RedisError.
 """

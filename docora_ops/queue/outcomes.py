@@ -253,7 +253,7 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
 
 
 def read_counts(client: Redis, since: datetime, now: datetime, *, app_id: str = ALL_APPS) -> Counts:
-    """Returns the counts of the periods from that of `since` to that of `now`."""
+    """Returns the counts of the periods from the one of `since` to the one of `now`."""
     fields = [f"{app_id}:{end}{of}" for end in JobEnd for of in ("", _FILES)]
     with redis_errors(client):
         end, asked = int(now.timestamp()), int(since.timestamp())

@@ -22,7 +22,7 @@ _PAGE = 5000
 
 
 class Place(StrEnum):
-    """A list or registry that can hold job ids. The members are in the order in which jobs move."""
+    """A list or registry that can hold job ids. Declared in the order in which jobs move."""
 
     SCHEDULED = "scheduled"
     DEFERRED = "deferred"
@@ -234,10 +234,10 @@ class QueueSweep:
         return Entries({place: {job_id: 1} for place, at in positions if at is not None})
 
     def _read_apart(self, job_ids: set[str]) -> Entries:
-        """Removes from `job_ids` all jobs in places from which RQ takes jobs of any status.
+        """Drops from the set `job_ids` the jobs that RQ takes regardless of their status.
 
-        These jobs are not misplaced. Returns the entries in places from which RQ takes only jobs of
-        one status. Keeps no entries of the list, which may be long.
+        The dropped jobs are not misplaced. Returns the entries in places from which RQ takes only
+        jobs of one status. Keeps no entries of the list, which may be long.
         """
         entries = {}
         with redis_errors(self._client):

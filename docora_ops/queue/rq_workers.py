@@ -49,7 +49,8 @@ WORKER = RQWorker.redis_worker_namespace_prefix  # prefix of a worker's key
 # The TTL of a worker's key falls below this only if the worker misses heartbeats: each heartbeat
 # sets the TTL to at least 60 s more than the time until the next heartbeat.
 _LEAST_TTL_MS = 50_000
-# Seconds without a heartbeat. Our workers send one every second; while busy, one every 30 s.
+# Seconds without a heartbeat after which a worker counts as silent. Our workers send a heartbeat
+# every second; while busy, every 30 s.
 _SILENT, _SILENT_BUSY = 10, 75
 
 
@@ -147,7 +148,11 @@ def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, t
 
 
 def _no_job_reason(state: bytes | None, reason: bytes | None) -> NoJobReason | None:
-    """Parses why a worker takes no job. RQ's own workers only have the state `suspended`."""
+    """Returns why a worker takes no job; None if it takes jobs.
+
+    state: the state of the worker. RQ's own workers give no reason but the state `suspended`.
+    reason: the reason in JSON, as our workers write it; empty while they take jobs.
+    """
     if not reason:
         is_suspended = state == WorkerStatus.SUSPENDED.encode()
         return NoJobReason(NoJobCode.SUSPENDED, "suspended") if is_suspended else None

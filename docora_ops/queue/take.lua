@@ -8,7 +8,7 @@
 --          `workers`: for each slot, the key of its worker's executions
 --          `reserves`: an app that is alone leaves one slot free
 --          `apps`: how many apps have live jobs; null if unknown
---          `page`: how many ids to read at most where the last call stopped
+--          `page`: how many ids to read at most from where the last call stopped
 -- ARGV[3]  take: the look that the last call returned; empty: a new look
 --          count: position of the first id to count
 --
@@ -29,7 +29,7 @@ end
 local held, exempt = {}, {}
 local fields, now = redis.pcall('HGETALL', config.holds), tonumber(redis.call('TIME')[1])
 if fields.err and not is_denial(fields.err) then
-  error(fields.err, 0)
+  error(fields.err .. ' (' .. config.holds .. ')', 0)
 end
 for i = 1, #fields, 2 do
   local job_id = string.match(fields[i], '^now:(.*)')

@@ -19,11 +19,11 @@ from docora_ops.queue.rq_workers import NO_JOB_REASON, workers_by_name
 _PAGE = 2000  # ids that one call reads
 _MOST_COUNTED = 100_000  # waiting jobs whose apps are counted
 _INTERVAL = 2  # seconds between two counts, at least
-# Seconds of pause per second of counting, for all workers together: Redis counts a twentieth of the
-# time.
+# Seconds of pause per second of counting, for all workers together: Redis spends a twentieth of its
+# time on counting.
 _PAUSES = 20
-# Up to this number, each worker reads all slots every second. Beyond it, the pause grows faster
-# than the number: together, 1,600 workers read 5,000 slots per second, not 40,000.
+# Up to this number of slots, each worker reads all of them every second. Beyond it, the pause grows
+# faster than the number: together, 1,600 workers read 5,000 slots per second, not 40,000.
 _SLOTS_EACH_SECOND = 25
 
 

@@ -42,7 +42,7 @@ ROWS_SHOWN = 20  # rows to show of a list that only illustrates a summary
 
 _GAP = 2
 _NARROWEST = 24  # characters per line that a long text needs to be readable
-_LONG, _SHORT = 36, 16  # least width of a cut text: before and after columns are left out
+_LONG, _SHORT = 36, 16  # narrowest long text of a compact list: at first, and as a last resort
 _LONGEST_ON_SCREEN = 2_000
 _STYLES = {
     "green": {"ok", "done", "active", "queued", "replaced_stale", "reset", "removed", "synced"},
@@ -118,7 +118,7 @@ def first_lines(
     """Returns lines such as `12  HTTP 502`. If there are too many, the last is `and 40 more`.
 
     counts: numbers of links, each with an app or an error; None means no error.
-    most: the most lines to return; with fewer than two, returns none.
+    most: the most lines to return; if it is less than 2, returns an empty list.
     total: the number of all counts, if `counts` are only the first of them.
     how: the text after `and 40 more`, such as `: add --all`.
     """
@@ -150,17 +150,21 @@ def style_of(slug: str) -> str:
 class Column(Generic[Row]):
     """One column of a list.
 
-    If a list is too wide for the terminal, long texts are narrowed first. Then columns are left out
-    by rank, until all that still have a rank also have a `narrowest`. Then columns are narrowed to
-    `narrowest`, from right to left, and long texts of a compact list once more. Last, the other
-    columns with a rank are left out.
+    If a list is too wide for the terminal, it is narrowed in these steps, until it fits:
+
+    1. Long texts are narrowed.
+    2. Columns are left out, lowest `left_out` first, until each one that could still be left out
+        has a `narrowest`.
+    3. Columns are narrowed to `narrowest`, from right to left. In a compact list, long texts are
+        narrowed further, before and after that.
+    4. The remaining columns with a `left_out` are left out, lowest first.
 
     value: returns a text, a number or a time; None is an empty cell. A terminal shows each item of
         a tuple on its own line.
     style: returns the name of a style of rich.
     is_number: align right.
     folds: the values are long texts, which may be wrapped.
-    left_out: the rank of the column: 1 is left out first, 0 means never.
+    left_out: when the column is left out: 1 is the first, 0 means never.
     narrowest: the width to which the column may be narrowed; 0 means never.
     cuts_end: cut a long value at its end, not in the middle.
     """
@@ -321,9 +325,9 @@ class Listing(Generic[Row]):
 def _folded(
     widths: Mapping[Column[Row], int], steps: Sequence[tuple[Column[Row], int]], missing: int
 ) -> dict[Column[Row], int]:
-    """Narrows columns one after the other until `missing` characters are saved.
+    """Narrows columns one after the other, until the list is `missing` characters narrower.
 
-    Returns the widths of all columns; empty if the steps do not save enough.
+    Returns the widths of all columns; empty if the list is still too wide after the last step.
 
     steps: the columns to narrow, in this order, each with its minimum width.
     """

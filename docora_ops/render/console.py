@@ -67,7 +67,7 @@ class Redrawing:
     _size: ConsoleDimensions | None = None
 
     def draw(self, text: str) -> None:
-        """Replaces the text. If the terminal is too small, shows the first lines and the last."""
+        """Replaces the text. Of a text that is too long, shows the beginning and the last line."""
         lines, size = text.splitlines(), make_console(sys.stdout).size
         if len(lines) > (most := max(2, size.height - 1)):
             lines = [*lines[: most - 1], lines[-1]]
@@ -112,7 +112,7 @@ def markdown(text: str) -> Iterator[Markdown | str]:
     """
     from rich.markdown import Markdown  # takes a tenth of a second
 
-    # Links point to other help files, whose topics are named by the link texts.
+    # Links lead to files of other topics. The text of a link already names the topic.
     text = _LINK.sub(r"\1", text)
     for index, part in enumerate(_CODE.split(text)):
         is_code = index % 2 == 1

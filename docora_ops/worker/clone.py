@@ -1,4 +1,4 @@
-"""Keeps one bare shallow clone per repository, which all of its links share, and reads it."""
+"""Keeps and reads one bare shallow clone per repository, shared by the repository's links."""
 
 import codecs
 import hashlib
@@ -34,7 +34,7 @@ LOCK_PAUSE = 10  # seconds until the next try, in which other jobs can use the s
 # git's maintenance takes two processes, so it runs only if the commit id begins with this: 1 in 16.
 _MAINTAINED = "0"
 _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
-# Files and folders of a commit. A few nested trees, each used many times, make billions.
+# Files and folders of a commit. A few nested trees, each repeated, can make billions of paths.
 _MOST_PATHS = 1_000_000
 _LONGEST_PATH = 4096  # bytes; Linux can check out no longer path
 _ID_LENGTH = 20  # bytes of an object id in a tree
@@ -107,7 +107,10 @@ class RepositoryLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock in the block. Raises RedisError, RepositoryBusyError."""
+        """Holds the lock until the `with` block ends.
+
+        Waits up to 3 s for the lock. Raises RedisError, RepositoryBusyError.
+        """
         with redis_errors(self._client):
             is_ours = self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner)
         if not is_ours:
@@ -142,10 +145,10 @@ class RepositoryLock:
 
 
 class Clone:
-    """The clone of one repository, in a folder below `base_path` that Docora does not use.
+    """The clone of one repository, in a folder of our own below `base_path`.
 
-    Other users can't read the clone, because it may hold private code. A job takes the lock only to
-    fetch or to remove the clone; `scan` stores its result without the lock.
+    The clone may hold private code, so other users can't read it. A job takes the lock only to
+    fetch into the clone or to remove it; `scan` stores its result without the lock.
     Raises SnapshotError for an unsafe owner or name.
     """
 
@@ -331,8 +334,8 @@ def _entries(tree: bytes) -> Iterator[tuple[bytes, bytes, str]]:
 def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
     """Returns the regular files of the commit, sorted by path. Stores this list in the clone.
 
-    If the stored list is of the same commit, returns that list. Otherwise, reads only files whose
-    path or git object is not in the stored list. Raises BrokenCloneError, SnapshotError.
+    If the stored list is of the same commit, returns the stored list. Otherwise, reads only files
+    that are new or changed compared with the stored list. Raises BrokenCloneError, SnapshotError.
     """
     stored = clone / _SCAN
     known: dict[tuple[str, str], File] = {}

@@ -51,8 +51,8 @@ class Change:
 def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list[Change]:
     """Returns the changes that an app needs: first deletions, then creations, then updates.
 
-    Logs and leaves out new files whose path is too long for Docora's tables. Of files that have the
-    same path once bytes that are not UTF-8 are replaced, keeps the last.
+    Logs and leaves out new files whose path is too long for Docora's tables. If several files have
+    the same path, because bytes that are not UTF-8 were replaced, keeps the last.
 
     delivered: path and SHA-256 of each file that the app has received.
     """

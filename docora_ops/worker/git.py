@@ -79,11 +79,12 @@ class Git:
         self.location = self.url
 
     def list_refs(self, *patterns: str) -> str:
-        """Lists refs of the server. Sets `location` to the URL that redirects lead to.
+        """Returns the server's refs that match, as `git ls-remote --symref` prints them.
 
-        Follows redirects on the same server, because a renamed repository answers with one. git
-        itself can only follow redirects to all hosts, or none at all. Raises GitError if a redirect
-        leads to another server or to no repository, or if the answer is not git's.
+        Follows redirects on the same server, because a renamed repository answers with one, and
+        sets `location` to their target. git itself can only follow redirects to all hosts, or no
+        redirects at all. Raises GitError if a redirect leads to another server or to no repository,
+        or if the answer is not git's.
         """
         self.location, end = self.url, time.monotonic() + self.timeout
         for _ in range(_MOST_REDIRECTS + 1):
@@ -127,7 +128,7 @@ class Git:
     def _finish(
         self, arguments: Sequence[str], variables: Mapping[str, str], end: float
     ) -> tuple[int, str, str]:
-        """Runs git; returns its exit code, stdout and stderr. Raises GitError at `end`.
+        """Runs git; returns exit code, stdout, stderr. Raises GitError if git still runs at `end`.
 
         end: the deadline, by the monotonic clock.
         """
@@ -189,7 +190,10 @@ def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
 
 
 def stop(process: subprocess.Popen[Any]) -> None:
-    """Ends git and the processes that it has started. On SIGTERM, git removes temporary files."""
+    """Ends git and the processes that it has started.
+
+    Sends SIGTERM, on which git removes temporary files. Kills git if it still runs 5 s later.
+    """
     for stream in filter(None, (process.stdin, process.stdout, process.stderr)):
         with suppress(OSError):
             stream.close()
@@ -262,7 +266,10 @@ def _check_url(url: str, protocols: Sequence[str]) -> None:
 
 
 def _gist(complaint: str) -> str:
-    """Returns the lines of git's stderr that name the error, and a hint for certificates."""
+    """Returns the lines of git's stderr that name the error.
+
+    Adds a hint if these lines mention a certificate.
+    """
     lines = [line.strip() for line in complaint.splitlines() if line.strip()]
     lines = [line for line in lines if _TRACED not in line]
     telling = [line for line in lines if line.startswith(("fatal:", "error:", "remote:"))]

@@ -143,9 +143,10 @@ def find_fault(base: Path) -> HostFaultError | None:
 def use_authorities(settings: Settings, base: Path | None) -> None:
     """Makes this process, and git, trust the certificate authorities that the settings name.
 
-    Sets `AUTHORITY_VARIABLES` in this process, because OpenSSL and git do not read an env file. For
-    git, writes the authorities of the system and of NODE_EXTRA_CA_CERTS into one file, unless
-    GIT_SSL_CAINFO is set. If NODE_EXTRA_CA_CERTS can't be used, warns and ignores it, as Node does.
+    Sets the environment variables that `AUTHORITY_VARIABLES` lists: the settings may come from an
+    env file, which OpenSSL and git do not read. For git, writes the authorities of the system and
+    of NODE_EXTRA_CA_CERTS into one file, unless GIT_SSL_CAINFO is set. If NODE_EXTRA_CA_CERTS can't
+    be used, warns and ignores it, as Node does.
 
     base: the folder of the clones, below which the file for git is written; None for no file.
 

@@ -25,7 +25,7 @@ def handle_ending(handler: Callable[[int, FrameType | None], None]) -> dict[sign
 def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
     """Runs the handlers of these signals only after the `with` block.
 
-    Programs that the block starts receive the signals at once. With `held_back`, in contrast, the
+    Programs that the block starts receive the signals at once. With `blocked`, in contrast, the
     signals are blocked in the programs, too.
     """
     came: list[int] = []
@@ -42,7 +42,7 @@ def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
 
 
 @contextmanager
-def held_back(signals: Iterable[signal.Signals] = _ENDING) -> Iterator[set[int | signal.Signals]]:
+def blocked(signals: Iterable[signal.Signals] = _ENDING) -> Iterator[set[int | signal.Signals]]:
     """Blocks signals until the `with` block ends. Yields the previous mask.
 
     In threads and processes that start within the `with` block, the signals stay blocked.

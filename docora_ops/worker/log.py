@@ -68,7 +68,7 @@ def tell(
     level: int = logging.INFO,
     outcome: SnapshotOutcome | None = None,
 ) -> None:
-    """Logs an event of a link's job, without secrets in the names.
+    """Logs an event of a link's job. Masks secrets in the names of app and repository.
 
     about: the app_id and repository_id of the link; app_name, owner and name if known.
     outcome: how the job has ended, if the event is its end.

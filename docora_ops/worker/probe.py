@@ -33,7 +33,7 @@ from docora_ops.text import amount, mask_url
 from docora_ops.worker import host
 from docora_ops.worker.clone import newest_commit
 from docora_ops.worker.git import Git, require_git
-from docora_ops.worker.interrupts import held_back
+from docora_ops.worker.interrupts import blocked
 from docora_ops.worker.resources import DELIVERY_TIMEOUT
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import FAILURES, LOGIN_HINT, Route, route_to
@@ -259,7 +259,10 @@ def _connect(route: Route, end: float) -> str:
 
 
 def _shake_hands(connection: HTTPConnection) -> str:
-    """Connects as a delivery does, through a proxy if there is one."""
+    """Connects as a delivery does, through a proxy if there is one.
+
+    Returns, in words, the TLS version, and the issuer and last day of the certificate.
+    """
     connection.connect()
     sock = connection.sock
     assert isinstance(sock, ssl.SSLSocket)  # noqa: S101 - of an HTTPSConnection
@@ -290,7 +293,7 @@ def _within(seconds: float, call: Callable[[], str]) -> str:
         except Exception as error:  # noqa: BLE001 - raised below
             answers.put(error)
 
-    with held_back(signal.valid_signals()):  # a signal must interrupt the main thread
+    with blocked(signal.valid_signals()):  # a signal must interrupt the main thread
         Thread(target=run, daemon=True).start()
     try:
         answer = answers.get(timeout=max(seconds, 0))

@@ -14,7 +14,7 @@ from docora_ops.queue.redis_client import redis_errors
 from docora_ops.settings import Settings
 from docora_ops.worker import host
 from docora_ops.worker.git import require_git
-from docora_ops.worker.interrupts import handle_ending, held_back
+from docora_ops.worker.interrupts import blocked, handle_ending
 from docora_ops.worker.log import log
 from docora_ops.worker.resources import use_settings
 from docora_ops.worker.rq_worker import SnapshotWorker
@@ -58,7 +58,9 @@ def serve(
 
 
 def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdog) -> int:
-    """Runs `count` child processes until they have ended; returns the first error's code, or 0.
+    """Runs `count` child processes until all have ended.
+
+    Returns the exit code of the first child that ended with an error, or 0 if none did.
 
     Passes SIGTERM, SIGINT and SIGHUP on to the children as SIGTERM. Replaces a killed child. If a
     child ends with an error, ends all of them. As process 1 of a container, also reaps orphans.
@@ -84,7 +86,7 @@ def serve_with_children(count: int, run: Callable[[int], int], watchdog: Watchdo
 
     def start(slot: int) -> None:
         # The child must receive no signal before it has its own handlers.
-        with held_back() as mask:
+        with blocked() as mask:
             if stopping:
                 return
             number = next(numbers)

@@ -36,7 +36,8 @@ _LOOK_INTERVAL = 2  # seconds between two looks at Redis: its clock, its mark, B
 _POSTGRES_INTERVAL = 30  # seconds between two looks at Postgres if nothing is suspected
 _PAUSE, _LONGEST_PAUSE = 1, 10  # seconds between two looks at a fault that goes on
 # Seconds between the clocks of a worker and of Redis, so at most twice that between two workers. RQ
-# renews a job's heartbeat every 30 s; by another host's clock, it expires after 60 s or more.
+# renews a job's heartbeat every 30 s. Another worker judges by its own clock whether the heartbeat
+# has expired, which is 60 s or more after the renewal.
 _LARGEST_CLOCK_DIFFERENCE = 20
 
 
@@ -84,7 +85,10 @@ class Doubt:
         self._pause = _PAUSE
 
     def suspect(self) -> None:
-        """Makes the next call of `bar` run the check, but not before the end of a pause."""
+        """Makes the next call of `bar` run the check.
+
+        During a pause, the check runs at the first call after the pause.
+        """
         self._is_suspected = True
 
     def bar(self) -> Bar | None:

@@ -35,10 +35,11 @@ class LinkRecovery:
         self._queue = RqQueue(settings, client)
 
     def count_killed_job(self, job: Job, reason: str) -> None:
-        """Counts a failure of the job's link, unless the job itself has counted it.
+        """Counts a failure of the job's link.
 
+        Counts no failure if the job itself has counted one, or had not begun and has tries left.
         Ends the tries of the job if the link is failed now, or gone. If the link can't be updated,
-        logs the error, and the job is tried again.
+        logs the error, and makes sure that another try follows.
         """
         if (ids := _ids(job)) is None:  # of another program
             log.warning("job %s: failed: %s", inert(job.id), reason)
@@ -65,7 +66,10 @@ class LinkRecovery:
         tell(job.kwargs, text, logging.WARNING, outcome)
 
     def release_cut_off_job(self, job: Job) -> None:
-        """Makes the link pending, and the job is tried again at once; counts no failure."""
+        """Makes the link of a cut-off job pending, and counts no failure.
+
+        Takes the try back, so that RQ then queues the job again at once.
+        """
         Tries(job).give_back()
         if (ids := _ids(job)) is None:
             return
@@ -89,7 +93,7 @@ class LinkRecovery:
 
         Queues the link again unless it is failed now. Raises ServerError.
 
-        beat: called after each link and, during waits, every second: many links may take long.
+        beat: called after each link, and every second during waits, because many links take long.
         """
         with closing(Database(self._settings)) as database:
             limit = self._settings.max_retry_attempts

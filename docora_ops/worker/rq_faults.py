@@ -40,10 +40,11 @@ def maintenance_lock(client: Redis, queue: Queue) -> Lock:
 
 
 def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) -> None:
-    """Removes a job from the intermediate list when the pipeline ends the job or queues it again.
+    """Removes a job from RQ's intermediate list, in the pipeline that ends the job's execution.
 
-    RQ 3.0, `rq.executions.cleanup_execution`: the id of a job that was killed before it began stays
-    in the list. RQ would fail the job a minute later.
+    The list holds the jobs that a worker has taken but not begun. RQ 3.0,
+    `rq.executions.cleanup_execution`: the id of a job that was killed before it began stays in the
+    list. RQ would fail the job a minute later.
     """
     pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
 
@@ -82,12 +83,13 @@ def clean_registries(queue: Queue, was_abandoned: Callable[..., None]) -> None:
 
 
 def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
-    """Begins a job that a worker took but never began, so that it counts as running.
+    """Makes a job that a worker took but never began count as running. Returns its execution.
 
-    RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: until RQ has failed the job, it would
-    count as waiting, and a retry would leave the job alone, though it never runs. RQ also keeps the
-    time when it first saw the job in the list. This function deletes that time; otherwise, RQ could
-    fail the next try of the job before it begins.
+    RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: until RQ has failed the job, the job
+    would count as waiting. A retry would then leave the job alone, though it never runs.
+
+    Also deletes the time when RQ first saw the job in the intermediate list. Otherwise, RQ could
+    fail the next try of the job before that try begins.
     """
     intermediate: IntermediateQueue = queue.intermediate_queue
     with worker.connection.pipeline() as pipeline:

@@ -232,7 +232,7 @@ class SnapshotWorker(JobRunner):
 
     # RQ's `dequeue_any` takes the first job of the list, whatever its app.
     def _take(self) -> tuple[Job | None, Finding]:
-        """Takes a job if one may run now. Returns the job or None, and the result of the search.
+        """Takes a job if one may run now. Returns the job or None, and what `JobTaker.take` found.
 
         If the host lacks the resources to read the job, puts the job back and waits. Drops a job
         that is gone, or that can't be read for another reason.
@@ -314,8 +314,8 @@ class SnapshotWorker(JobRunner):
 
     # Registration and maintenance
 
-    # RQ describes a worker without the fields that tell the error of its host's clock, why it takes
-    # no job, and whether its process is gone.
+    # RQ's fields do not tell how far ahead the host's clock is, why the worker takes no job, what
+    # its user of Redis may do, or whether its process is gone.
     def serialize(self) -> dict[Any, Any]:
         """Returns the fields of the registration."""
         reason = json.dumps(asdict(self._bar.reason)) if self._bar else ""
@@ -365,9 +365,9 @@ class SnapshotWorker(JobRunner):
         Does nothing if this host's clock is wrong, Postgres is at fault, or Redis belongs to
         another database. Beside a BullMQ worker of Docora, only cleans the registries.
 
-        Only one worker does this at a time: RQ reads an abandoned job, and queues it again later.
-        If another worker recovered the link in between, the link would have two jobs.
-        If RQ can't read a job, RQ's part ends early, and ours follows.
+        Only one worker does this at a time. RQ first reads an abandoned job, and later queues the
+        job again: if another worker recovered the link in between, the link would have two jobs.
+        If RQ can't read a job, skips the rest of the cleaning, and recovers the links.
         """
         bar, [queue] = self._reasons.find(), self.queues
         code = bar and bar.code

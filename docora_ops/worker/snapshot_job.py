@@ -148,7 +148,7 @@ class _Snapshot:
     ) -> None:
         """Logs the end of the job, and adds it to the record of outcomes.
 
-        Does not record a job that waits, or whose failure could not be counted.
+        Does not record `JobEnd.WAITS`, or a failure that was not counted.
         """
         outcome = SnapshotOutcome(
             host.now(),
@@ -182,11 +182,12 @@ class _Snapshot:
     def _begin(self) -> tuple[Link, Payload]:
         """Takes the lock of the link, and sets the link to `scanning`.
 
-        Waits while another session holds the lock of a link that is not `scanning`; after a minute,
-        raises SnapshotError. Raises _NothingToDoError if the link is gone or is being scanned.
+        Returns the link as it was before, and its payload. Raises _NothingToDoError if the link is
+        gone or is being scanned. If another session holds the lock of a link that is not being
+        scanned, waits for the lock, and raises SnapshotError after a minute.
         """
         end = time.monotonic() + LOCK_TIMEOUT
-        while (begun := scans.begin_scan(self.session, *self.ids)) is Refusal.HELD:
+        while (begun := scans.begin_scan(self.session, *self.ids)) is Refusal.LOCKED:
             if time.monotonic() > end:
                 raise SnapshotError(f"another session holds the link's lock for {LOCK_TIMEOUT} s")
             time.sleep(0.05)
@@ -329,7 +330,7 @@ class _Snapshot:
     def end_without_success(self, error: Exception) -> None:
         """Counts a failure or, if the link is not to blame, has RQ queue the job again.
 
-        Raises SnapshotError, unless the link is gone.
+        Raises SnapshotError, unless a failure is to be counted and the link is gone.
         """
         self.session.close()  # releases the link's lock, which the updates of the link need
         message = self.cleaner.clean(self._describe(error))
@@ -345,7 +346,7 @@ class _Snapshot:
         self._fail(error, message)
 
     def _open_database(self) -> Database:
-        """Returns a connection that waits until the job's own session has ended."""
+        """Returns a connection that waits for the locks of the job's own session."""
         return Database(self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT}))
 
     def _give_back(self, message: str, end: JobEnd, when: str, pause: int = 0) -> NoReturn:
@@ -362,9 +363,9 @@ class _Snapshot:
     def _fail(self, error: Exception, message: str) -> None:
         """Counts a failure of the link, and raises SnapshotError.
 
-        A GitError also counts for the circuit. Ends the tries if the link is failed now. If the
-        failure can't be counted, the job is tried again. If the link is gone, logs and records
-        this, and does not raise.
+        A GitError also counts for the circuit; tells the apps if the circuit opens. Ends the tries
+        if the link is failed now. If the failure can't be counted, makes sure that another try
+        follows. If the link is gone, logs and records this, and does not raise.
         """
         settings, circuit, ending = self.settings, None, None
         limit = settings.max_retry_attempts

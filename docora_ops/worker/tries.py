@@ -59,7 +59,7 @@ class SnapshotJob(Job):
 
 @dataclass(frozen=True)
 class Tries:
-    """The tries that a job has left. RQ reads their number after a failure."""
+    """The tries that a job has left. They may change until RQ reads them, after a failure."""
 
     job: Job
 
@@ -87,9 +87,10 @@ class Tries:
             self.job.pause = pause
 
     def may_blame_host(self) -> bool:
-        """Counts an error that is the host's fault. Returns False from the job's third one on.
+        """Counts an error of the job that is the host's fault. Returns True for the first two.
 
-        Otherwise, a repository that is too large for the host could stop all workers.
+        From the third on, the error is to count as a failure of the link: a repository that is too
+        large for the host must not stop all workers.
         """
         with suppress(RedisError):
             faults = self.job.connection.hincrby(self.job.key, "host_faults", 1)
@@ -99,9 +100,11 @@ class Tries:
     def settle(self, ending: Ending | None, limit: int, *, was_failed: bool = False) -> JobEnd:
         """Decides whether another try follows, and returns how the job ends.
 
-        Returns FAILED_AGAIN instead of FAILED if the link was failed before it was queued.
+        No try follows if the link is failed now, or gone. Returns FAILED_AGAIN in place of FAILED
+        if the link was failed before the job was queued or when this try began, or has more than
+        `limit` failures.
 
-        ending: the link after the failure. None if that is unknown, so that the link needs a try.
+        ending: the link after the failure. None if unknown: then another try follows.
         limit: `MAX_RETRY_ATTEMPTS`.
         was_failed: whether the link was failed when this try began.
         """

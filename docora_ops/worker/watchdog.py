@@ -38,7 +38,7 @@ class Watchdog:
         self._beats = memoryview(mmap.mmap(-1, 8 * count)).cast("d")
         self._slot = 0
         self._is_main = True
-        self._told = 0.0  # the last time that was passed on
+        self._told = 0.0  # the heartbeat that was passed on last
         self._due_at = 0.0
         self._is_stopping = False
         self._warns = True

@@ -71,7 +71,7 @@ class Route:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that all requests have, with the logins at the app and at the proxy."""
+        """The headers of all requests, with the logins at the app and at a forwarding proxy."""
         login = _login("Authorization", self.url.auth)
         proxy_login = self._proxy_login if self.is_forwarded else {}
         return {"User-Agent": f"docora-ops/{__version__}", **login, **proxy_login}
@@ -101,7 +101,7 @@ class Route:
         return connection
 
     def request_target(self, path: str) -> str:
-        """Returns the target of a request: path and query or, for a proxy, the whole URL."""
+        """Returns the request target: path and query, or the whole URL for a forwarding proxy."""
         target = Url(path=path, query=self.url.query or None).request_uri
         return f"http://{self.url.netloc}{target}" if self.is_forwarded else target
 
@@ -215,7 +215,7 @@ class Webhook:
             raise DeliveryError(f"HTTP {status}", hint=hint)
 
     def _exchange(self, event: str, headers: dict[str, str], body: Body) -> int:
-        """Sends a request, through the open connection if there is one; returns the status."""
+        """Sends a request, through the open connection if possible; returns the status."""
         idle = self._connection
         # A body that is yielded in pieces is too large to send twice, so it gets a new connection.
         if idle is not None and isinstance(body, bytes) and idle.is_connected:
@@ -256,8 +256,8 @@ class Webhook:
     def _watch(self) -> None:
         """Shuts the socket down at the deadline.
 
-        The timeout of a socket limits each wait, not their sum: an app that sends a byte now and
-        then would never reach it.
+        The timeout of a socket limits each wait, not their sum. It would never end an exchange with
+        an app that sends a byte now and then.
         """
         # The timer of the job must interrupt the main thread, which waits for the app.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -261,8 +261,7 @@ class JobRunner(Worker):
     ) -> None:
         """Records a failure, unless RQ already has.
 
-        execution: None for a job that never began. Such a job begins first, so that it counts as
-            running until it has failed.
+        execution: None for a job that never began. Such a job is first made to count as running.
         """
         if execution is None:
             execution = rq_faults.begin_stuck_job(self, job, queue)

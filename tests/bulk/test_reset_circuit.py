@@ -148,12 +148,12 @@ def test_a_circuit_that_was_reset_late_is_held_no_longer(docora: Docora) -> None
         holder.execute("SELECT FROM repositories FOR UPDATE")
         steps = retry_all_failed(docora.actions().docora, LinkChoice(), options)
         with closing(steps):
-            while next(steps).result.circuits_held != 1:
+            while next(steps).result.circuits_locked != 1:
                 pass
             holder.rollback()
             while (result := next(steps).result).circuits_reset != 1:
                 pass
-    assert result.circuits_held == 0
+    assert result.circuits_locked == 0
 
 
 def test_links_that_are_chosen_by_an_open_circuit_are_all_queued(docora: Docora) -> None:

@@ -86,7 +86,7 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
     assert (document.code, document.stderr) == (0, "All is well.\n"), document
     assert (document.data["state"], document.data["drift"]["total"]) == ("ok", 0)
     assert [each["name"] for each in document.data["checks"]] == ALL
-    assert not_ok(document) == {}
+    assert (not_ok(document), document.data["needs"]) == ({}, "")
     assert (short.code, short.stderr) == (table.code, table.stderr) == (0, "")
     assert short.stdout == "31 checks ok; --all shows them\nAll is well.\n"
     *rows, last = table.stdout.splitlines()[1:]
@@ -382,6 +382,7 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         missing = dict.fromkeys([*what_needs_it, *OF_BOTH], "not_checked")
         assert not_ok(result) == {server: "critical", **missing}
         assert check(result, "drift_lost")["finding"] == f"needs {server.capitalize()}"
+        assert result.data["needs"] == server.capitalize()
         assert "127.0.0.1" in check(result, server)["finding"]
     first, *_, last = table.stdout.splitlines()
     assert first == "28 checks not made: they need Postgres and Redis"

@@ -139,6 +139,7 @@ def test_a_time_in_which_no_scan_can_be_is_refused(
 ) -> None:
     for options, why in (
         (("after=1h", "before=2h"), "no moment is at 20"),
+        (("after=today", "before=2d"), "T00:00:00.000Z or later and also before 20"),
         (("after=2026-01-05", "before=2026-01-05"), "also before 2026-01-05T00:00:00.000Z"),
         (("after=9000-01-01",), "after 9000-01-01T00:00:00.000Z is in the future: it is 20"),
     ):

@@ -157,6 +157,26 @@ def test_a_link_is_lost_if_no_job_says_that_it_waits(docora: Docora) -> None:
     assert drift == {"lost": 3, "stuck": 1, "at_least": False}
 
 
+def test_a_lost_link_counts_though_many_others_are_queued_between_the_looks(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_app = docora.add_app()
+    docora.add_link("pending_snapshot")
+    docora.age_links()
+    monkeypatch.setattr(status_action, "_MOST", 2)
+
+    def queue_others(_: float) -> None:
+        for _ in range(3):
+            docora.enqueue(
+                docora.link(first_app, docora.add_repository(), "pending_snapshot").job_id
+            )
+        docora.age_links()
+
+    monkeypatch.setattr(status_action, "time", SimpleNamespace(sleep=queue_others))
+    found, _ = read_status(docora.actions(drift_grace=5).docora)
+    assert found.drift == DriftCounts(1, 0)
+
+
 @pytest.mark.parametrize("too_many", [False, True])
 def test_a_link_that_a_worker_is_just_beginning_is_no_reason_to_repair(
     docora: Docora, monkeypatch: pytest.MonkeyPatch, too_many: bool

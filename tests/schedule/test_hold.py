@@ -10,7 +10,7 @@ import pytest
 from docora_ops.jobs import JobEnd
 from docora_ops.operations import Change
 from docora_ops.queue.holds import HOLDS, hold_app, read_holds
-from tests.support.diagnoses import ONE_LOOK
+from tests.support.diagnoses import ONE_LOOK, check, examine
 from tests.support.docora import Docora, Result
 from tests.support.outcomes import outcome, record
 from tests.support.read_only import frozen
@@ -164,7 +164,6 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     assert docora.waiting() == [other.job_id, link.job_id]
 
 
-@pytest.mark.slow
 def test_a_question_about_a_hold_makes_no_warning_come_twice(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
@@ -174,6 +173,7 @@ def test_a_question_about_a_hold_makes_no_warning_come_twice(
     assert (code, shown.count("workers are suspended")) == (0, 1), shown
 
 
+@pytest.mark.slow
 def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
     docora: Docora, links: tuple[TestLink, TestLink]
 ) -> None:
@@ -234,6 +234,8 @@ def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
     assert (exempted.code, exempted.data["outcome"]) == (0, "already_queued"), exempted
     assert exemptions(docora) == [f"now:{link.job_id}"]
     assert (docora.row(link), docora.waiting()) == (row, [link.job_id])
+    awaited = docora.run("retry", *link.ids, "--now", "--wait", "--timeout", "1", "--json")
+    assert (awaited.code, awaited.data["waited"]["status"]) == (8, status), awaited
     assert docora.run("history", "--json").data[0]["command"] == "retry"
     docora.redis.delete(docora.queue.key)
     docora.start_job(link.job_id)
@@ -345,6 +347,13 @@ def test_what_is_no_hold_holds_its_app_until_its_release(
     assert docora.run("retry", *other.ids).code == 0
     assert docora.run("release", link.app_id, "--json").data["released"] is True
     assert docora.run("retry", *link.ids).code == 0
+
+
+def test_doctor_warns_of_what_is_no_hold(docora: Docora) -> None:
+    docora.redis.hset(HOLDS, docora.add_link("synced", scanned=timedelta(0)).app_id, "no hold")
+    freshness = check(examine(docora), "freshness")
+    assert freshness["state"] == "warning", freshness
+    assert "is held for ever, for over a week or since an unknown time" in freshness["finding"]
 
 
 def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docora) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,7 +18,9 @@ from docora_ops.actions.freshness import (
     overdue_threshold,
     still_threshold,
 )
-from docora_ops.database.freshness import Scans
+from docora_ops.database import Database
+from docora_ops.database.freshness import Scans, has_waiting_link, long_due_links, read_gaps
+from docora_ops.links import LinkStatus
 from docora_ops.settings import Settings
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, not_ok, scan_links
@@ -156,6 +159,26 @@ def test_the_last_scan_of_a_link_that_fails_or_is_held_back_makes_no_gap(docora:
     docora.add_link("synced", scanned=timedelta(seconds=900))
     # Three times the gap of 502 s, less the time since the other links were scanned.
     assert 1200 < int(str(freshness(docora)["nothing_moves_after_seconds"])) < 1600
+
+
+def test_many_circuits_of_which_postgres_has_no_statistics_cost_no_time(docora: Docora) -> None:
+    app_id = docora.add_app()
+    for statement in (
+        "INSERT INTO repositories (repository_id, github_url, owner, name)"
+        " SELECT 'repo_' || n, 'https://github.com/octo/' || n, 'octo', n"
+        " FROM generate_series(1, 15000) n",
+        "INSERT INTO app_repositories (app_id, repository_id, status, last_scanned_at)"
+        f" SELECT '{app_id}', repository_id, 'synced', now() - interval '1 hour' FROM repositories",
+        "ANALYZE repositories, app_repositories",
+        "UPDATE repositories SET circuit_open_until = now() + interval '1 hour'",
+    ):
+        docora.connection.execute(statement)
+    before = datetime.now(UTC) - timedelta(minutes=30)
+    settings = docora.settings.model_copy(update={"statement_timeout": 2})
+    with closing(Database(settings)) as database:
+        assert not has_waiting_link(database, before, [])
+        assert read_gaps(database, before) == []
+        assert long_due_links(database, LinkStatus.SYNCED, before, 300_000, 10, []) == []
 
 
 def test_many_failed_links_around_each_scan_make_no_gap(docora: Docora) -> None:

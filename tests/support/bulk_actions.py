@@ -58,7 +58,7 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
     action = "schedule" if is_schedule else "resync" if "re-sync" in message else "retry"
     without_value = (
         *("deliveries_cleared", "open_circuits_left_out", "circuits_reset"),
-        *("circuits_held", "in_flight", "taken_over", "planned_links", "waited"),
+        *("circuits_locked", "in_flight", "taken_over", "planned_links", "waited"),
         *("stopped_by", "cancelled_by"),
     )
     data = {

@@ -119,7 +119,7 @@ def test_what_is_no_hold_stops_the_snapshots_of_its_app_until_its_release(
     link, _ = snapshots.add_queued(FILES)
     docora.redis.set(HOLDS, "no hash")
     burst = snapshots.work()
-    assert (burst.code, "WRONGTYPE" in burst.stderr) == (5, True), burst
+    assert (burst.code, f"wrong kind of value ({HOLDS})" in burst.stderr) == (5, True), burst
     docora.redis.delete(HOLDS)
     with held_worker(snapshots) as (gate, worker):
         docora.redis.hset(HOLDS, link.app_id, "no hold")
