@@ -33,7 +33,7 @@ class Outcome(StrEnum):
 
     QUEUED = "queued"
     REPLACED_STALE = "replaced_stale"
-    RESET = "reset"  # Docora's scheduler queues its job within a minute
+    RESET = "reset"  # the next pass of Docora's scheduler queues its job
     ALREADY_QUEUED = "already_queued"
     ALREADY_RUNNING = "already_running"
     SKIPPED = "skipped"
@@ -41,13 +41,13 @@ class Outcome(StrEnum):
 
     @property
     def succeeded(self) -> bool:
-        """Tells whether the link has a waiting job or gets one within a minute."""
+        """Tells whether the link has a waiting job, or gets one from Docora's scheduler."""
         left_alone = {Outcome.ALREADY_RUNNING, Outcome.SKIPPED, Outcome.NOT_QUEUED}
         return self not in left_alone
 
 
 def count_succeeded(counts: Mapping[Outcome, int]) -> int:
-    """Counts the links that have a waiting job or get one within a minute."""
+    """Counts the links whose outcome `succeeded`."""
     return sum(count for outcome, count in counts.items() if outcome.succeeded)
 
 

@@ -183,7 +183,7 @@ class MaxFailures:
 
 @dataclass(frozen=True)
 class ChangeOptions:
-    """Options of a retry or resync. Actions on one link heed only the first six fields.
+    """Options of a retry or resync. Actions on one link ignore `in_flight` and the fields below it.
 
     Raises UsageError for options that do not go together.
     """

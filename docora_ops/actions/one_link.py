@@ -180,7 +180,8 @@ def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: b
 
     A resync allows any status; a retry needs a failed link, with two exceptions:
 
-    - The app is held, and the link's job waits: `--now` exempts the job; the row does not change.
+    - The app is held, and the link's job waits: the row does not change, and with `--now` the job
+      is exempted. The caller refuses this change without `--now`.
     - With BullMQ, the link is pending, and `--reset-circuit` closes its open circuit.
 
     With BullMQ, an open circuit is refused without `--reset-circuit`, because Docora's scheduler

@@ -141,7 +141,9 @@ def prometheus_text(
             add("docora_queue_oldest_seconds", {"": oldest}, queue=QUEUE_NAME)
         states = Counter(map(_state, queue.workers))
         add("docora_workers", {state: states[state] for state in _STATES}, state="")
-        reasons = Counter(it.no_job_reason and it.no_job_reason.code for it in queue.workers)
+        reasons = Counter(
+            worker.no_job_reason.code for worker in queue.workers if worker.no_job_reason
+        )
         add("docora_workers_refusing", {code: reasons[code] for code in NoJobCode}, reason="")
         add("docora_backend_ok", {"": status.backend_ok})
     if drift := status.drift:

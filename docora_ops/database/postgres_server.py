@@ -220,13 +220,13 @@ def read_role(database: Database) -> Role:
         for _, table, column, exists, _ in privileges
         if not exists
     ]
-    granted_ones = {
+    privileges_of_role = {
         (privilege, table, column)
         for privilege, table, column, _, is_granted in privileges
         if is_granted
     }
     missing = list(dict.fromkeys(missing))
-    return Role(name, schema, is_superuser, public_may_create, missing, granted_ones)
+    return Role(name, schema, is_superuser, public_may_create, missing, privileges_of_role)
 
 
 def read_identity(

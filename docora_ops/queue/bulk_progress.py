@@ -30,7 +30,7 @@ from docora_ops.queue.operation_records import (
 from docora_ops.queue.redis_answers import text_of
 from docora_ops.queue.redis_client import redis_errors, server_time
 
-HEARTBEAT = 30  # seconds after which a command renews the TTLs, even in the middle of a batch
+HEARTBEAT = 30  # seconds after which a command that waits renews the TTLs
 MESSAGES_KEPT = 100
 
 

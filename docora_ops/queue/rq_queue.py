@@ -231,12 +231,12 @@ class RqQueue(LinkQueue):
             active = list(dict.fromkeys(job_id_of(member) for member in executions))
             taken = [job_id for job_id in map(text_of, intermediate) if job_id not in active]
             due_at = {text_of(job_id): moment_of_timestamp(score) for job_id, score in due}
-            first_ids = [*taken, *map(text_of, head)][:read]
-            first = read_jobs(client, first_ids, "waiting")
+            head_ids = [*taken, *map(text_of, head)][:read]
+            first = read_jobs(client, head_ids, "waiting")
             later = read_jobs(client, list(due_at)[:limit], "delayed")
             failed_ids = list(map(text_of, newest))
             # Waiting jobs may have been tried before.
-            tried = [*failed_ids, *first_ids, *active[:read], *due_at]
+            tried = [*failed_ids, *head_ids, *active[:read], *due_at]
             moments = [
                 (moment_of(began), moment_of(ended))
                 for began, ended in read_hashes(

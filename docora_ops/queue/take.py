@@ -79,7 +79,7 @@ class JobTaker:
         answer, *rest = self._run("take", self._look)
         if answer == b"uncounted":
             self._count_apps()
-            return Finding.MORE, ""  # even if the count broke off
+            return Finding.MORE, ""
         finding = Finding(text_of(answer))
         self._look = rest[0] if rest else b""
         self._is_empty = finding is Finding.EMPTY
@@ -116,11 +116,9 @@ class JobTaker:
         """
         began, apps, place = time.monotonic(), set[bytes](), 0
         while 0 <= place < _MOST_COUNTED:
-            answer, *rest = self._run("count", place)
-            if answer != b"counted":
-                return
-            place = int(rest[0])
-            apps.update(rest[1:])
+            _, following, *counted = self._run("count", place)
+            place = int(following)
+            apps.update(counted)
         self._apps = len(apps)
         end = time.monotonic()
         pause = max(_INTERVAL, _PAUSES * len(self._slots) * (end - began))
