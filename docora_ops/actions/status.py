@@ -198,15 +198,13 @@ def read_status(
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
     status = Status(database.server, describe(client), docora.settings.target)
+    most_apps, most_errors = (None, _MEASURED_ERRORS) if for_metrics else (_GROUPS, _GROUPS)
     with keeping_errors(errors):  # first, because what Postgres counts depends on the held apps
         latency, _ = measure(client)
         status = replace(status, redis_latency_ms=round(latency * 1000))
         if latency * 1000 > TOO_SLOW_MS:
             raise RedisError(f"Redis at {status.redis} is too slow", hint=_TOO_SLOW)
-        status = replace(
-            status,
-            queue=docora.queue_to_read.overview(1),
-        )
+        status = replace(status, queue=docora.queue_to_read.overview(1))
         if not for_metrics:
             last = next(iter(read_operations(docora.redis)), None)
             status = replace(status, last_operation=last)
@@ -236,11 +234,9 @@ def read_status(
             pending_with_open_circuit=counts.pending_with_open_circuit,
             failed_until_retry=counts.failed_until_retry,
             failed_apps=len(failed_apps),
-            failed_by_app=[
-                AppCount(*row) for row in failed_apps[: None if for_metrics else _GROUPS]
-            ],
+            failed_by_app=[AppCount(*row) for row in failed_apps[:most_apps]],
             failed_errors=len(groups),
-            failed_by_error=groups[: _MEASURED_ERRORS if for_metrics else _GROUPS],
+            failed_by_error=groups[:most_errors],
             tried_by_error=tried[:_GROUPS],
             good_until_at=latest.good_until_at if latest else None,
             good_until_seconds=latest.good_until_seconds if latest else None,

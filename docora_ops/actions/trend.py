@@ -39,7 +39,7 @@ _SIGMAS, _LEAST_CHANGE = 2, 0.25
 
 
 class Direction(StrEnum):
-    """How the number of failures changes."""
+    """Whether failures rise, fall or stay the same."""
 
     NONE = "none"  # no failures for at least 80 minutes
     FALLING = "falling"

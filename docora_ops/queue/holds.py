@@ -25,7 +25,7 @@ HOLDS = "docora-ops:holds"
 EXEMPTED = "now:"  # prefix of the fields of exempted jobs
 # `take.lua` has the same pattern. Two parsers of JSON could disagree about the end of a hold.
 _UNTIL = re.compile(rb'"until": (\d+)[,}]')
-# Removes fields, except those that another session has changed since they were read.
+# Removes each field only if it still has the value that was read.
 _REMOVE_UNCHANGED = """
 for i = 1, #ARGV, 2 do
   if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then

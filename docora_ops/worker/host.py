@@ -135,7 +135,7 @@ def find_fault(base: Path) -> HostFaultError | None:
         reason = getattr(error, "strerror", os.strerror(errno.ENOMEM))
         return HostFaultError(
             f"{os.uname().nodename} {failing}: {reason}",
-            hint="make room there, see the limits of the worker's user, or set REPOS_BASE_PATH",
+            hint="free space there or set REPOS_BASE_PATH; raise the limits of the worker's user",
         )
     return None
 
