@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from docora_ops.actions.capacity import Capacity
-from docora_ops.actions.freshness import Freshness, has_missed_passes
+from docora_ops.actions.freshness import Freshness, late_after_seconds
 from docora_ops.actions.holds import held_in_words
 from docora_ops.database.postgres_server import Role, Standby
 from docora_ops.jobs import (
@@ -22,7 +22,7 @@ from docora_ops.jobs import (
 )
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import Settings
-from docora_ops.text import ago, amount, duration, moment
+from docora_ops.text import ago, amount, duration
 
 SLOW_MS = 250  # latency above which a server counts as slow
 TOO_SLOW_MS = 2000  # latency above which a server is not used
@@ -355,20 +355,16 @@ def check_schedule(seconds: int | None, freshness: Freshness | None, settings: S
 def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
     """Judges how long ago the last pass of `schedule` ended.
 
-    An old pass is critical if links have waited too long for the next one. Otherwise, an old pass
-    is only a warning, because another program may queue due links, and a person may have run
-    `schedule` by hand.
+    An old pass is critical if links wait for the next one. Otherwise, it is only a warning, because
+    another program may queue due links, and a person may have run `schedule` by hand.
 
     seconds: the time since that pass; None if no pass is known, which is never critical.
-    freshness: the result of `beside_queue`; None if unknown.
+    freshness: None if unknown.
     """
-    is_old = has_missed_passes(seconds, settings)
-    if is_old and freshness is not None:
-        waits = freshness.overdue > 0 or freshness.nothing_moves
-        is_too_old = seconds is not None and seconds > settings.overdue_after_seconds
-        if freshness.schedule_stopped or (waits and is_too_old):
-            return CheckState.CRITICAL
-    return CheckState.WARNING if is_old else CheckState.OK
+    if freshness and freshness.schedule_stopped:
+        return CheckState.CRITICAL
+    is_late = seconds is None or seconds > late_after_seconds(settings)
+    return CheckState.WARNING if is_late else CheckState.OK
 
 
 def check_freshness(
@@ -376,22 +372,23 @@ def check_freshness(
 ) -> Check:
     """Checks that links are scanned, and that no hold without an end has lasted over a week.
 
-    freshness: the result of `beside_queue`.
     held: the held apps, with their names.
     """
     longest, last = duration(freshness.overdue_after_seconds), "no good scan yet"
     if freshness.last_scanned_at:
         last = f"last good scan {ago(freshness.last_scanned_seconds)}"
-    overdue = f"{freshness.overdue_words} without a good scan for over {longest}; the oldest "
-    overdue += f"was at {moment(freshness.overdue_since)}"
+    overdue = f"{freshness.overdue_words} without a good scan for over {longest}"
+    if freshness.oldest_scan_seconds is not None:
+        overdue += f"; the oldest was {ago(freshness.oldest_scan_seconds)}"
     still = duration(freshness.nothing_moves_after_seconds)
     stands = (
         f"nothing moves: {amount(freshness.due, 'link')} due, and for over {still} no job ran, "
     )
     stands += "began or ended, and no file was delivered"
     to_see = "docora-ops queue"
-    if queue and queue.is_idle and has_missed_passes(queue.last_pass_seconds, settings):
-        to_see = _TIMER
+    if queue and queue.is_idle:
+        state = judge_pass(queue.last_pass_seconds, freshness, settings)
+        to_see = to_see if state is CheckState.OK else _TIMER
     now = queue.read_at if queue else None
     forgotten = [app for app in held if now and app.held.is_forgotten(now)]
     whose = f"{held_in_words(forgotten)} for ever, {_FORGOTTEN}" if forgotten else ""

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -19,9 +20,10 @@ from docora_ops.actions.drift import (
     find_drift,
     pause_between_looks,
 )
-from docora_ops.actions.freshness import Freshness, beside_queue, links_freshness, read_held
+from docora_ops.actions.freshness import Freshness, read_freshness
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, look_at_pair
+from docora_ops.database import Database
 from docora_ops.database.link_reports import count_by_status, error_groups, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.database.postgres_server import (
@@ -102,7 +104,7 @@ class _Server:
     may_only_read: bool = False
     pending: int = 0  # number of pending links; 0 if unknown
     failed_links: int | None = None
-    foreign_keys: int = 0  # apps whose auth keys ENCRYPTION_KEY can't decrypt; 0 if unknown
+    auth_keys: Sequence[str] = field(default=(), repr=False)  # of some apps, encrypted
     queue: QueueOverview | None = None
     freshness: Freshness | None = None
     recorded: Counts | None = None  # how snapshots ended lately
@@ -143,33 +145,32 @@ def diagnose(
     max_failed: more failed links than this are critical.
     read_only: expect only read privileges, and try nothing that could write.
     """
-    held, lost = read_held(docora)
-    postgres = _ask_postgres(docora, max_failed, held, read_only=read_only)
-    redis = _ask_redis(docora, lost, read_only=read_only or postgres.may_only_read)
+    postgres = _ask_postgres(docora, max_failed, read_only=read_only)
+    redis = _ask_redis(docora, read_only=read_only or postgres.may_only_read)
     first_look = time.monotonic()
     of_drift: list[Check] = []
     report: DriftData | None = None
     if not (postgres.missing or redis.missing):
-        try:
+        with _recording_errors(postgres, redis):
             report = _summarize((yield from find_drift(docora)))
             workers = redis.queue.workers if redis.queue else ()
             may_only_read = read_only or postgres.may_only_read
             of_drift += _check_drift(docora, report, workers, read_only=may_only_read)
-        except PostgresError as error:
-            postgres.lose(error)
-        except RedisError as error:
-            redis.lose(error)
+    _add_freshness(docora, postgres, redis)
     # Workers and timers may just be restarting: they count as gone only after a second look.
-    if _has_stopped(docora, postgres, redis):
+    is_pass_missing = postgres.freshness is not None and postgres.freshness.schedule_stopped
+    if is_pass_missing or (redis.queue is not None and not redis.queue.takes_jobs):
         left = docora.settings.drift_grace - (time.monotonic() - first_look)
         yield from pause_between_looks(1, left)
-        _look_again(docora, postgres, redis)
+        with _recording_errors(postgres, redis):
+            redis.queue = redis.queue and docora.queue_to_read.overview(1)
+        _add_freshness(docora, postgres, redis)
     errors = [server.error for server in (postgres, redis) if server.error is not None]
     unusable = [error for error in errors if isinstance(error, ConfigurationError)]
     is_lost = len(unusable) < len(errors)
     missing = filter(None, (postgres.missing, redis.missing))
     needs = " and ".join(dict.fromkeys(missing)) or "more permissions"
-    settings = _check_settings(docora.settings, unusable, postgres)
+    settings = _check_settings(docora.settings, unusable, postgres.auth_keys)
     of_both = _check_together(docora, postgres, redis)
     made = [settings, *postgres.checks, *redis.checks, *of_both]
     by_name = {check.name: check for check in [*made, *(() if is_lost else of_drift)]}
@@ -212,69 +213,60 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
         yield checks.check_latency(latencies)
 
 
-def _has_stopped(docora: Docora, postgres: _Server, redis: _Server) -> bool:
-    """Tells whether no worker takes jobs, or `schedule` has stopped.
-
-    Adds what the queue shows to the freshness, and the names to the held apps. Records the error if
-    a server fails.
-    """
+@contextmanager
+def _recording_errors(postgres: _Server, redis: _Server) -> Iterator[None]:
+    """Ends the block if a server fails, and records the error."""
     try:
-        if postgres.freshness and redis.queue:
-            queue = redis.queue
-            postgres.freshness = beside_queue(docora, postgres.freshness, queue)
-            redis.held = with_names(docora.database, queue.held) if queue.held else ()
+        yield
     except PostgresError as error:
         postgres.lose(error)
     except RedisError as error:
         redis.lose(error)
-    is_pass_missing = postgres.freshness is not None and postgres.freshness.schedule_stopped
-    return is_pass_missing or (redis.queue is not None and not redis.queue.takes_jobs)
 
 
-def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
-    try:
-        if redis.queue:
-            redis.queue = docora.queue_to_read.overview(1)
-        if postgres.freshness:
-            with docora.database.snapshot():
-                postgres.freshness = links_freshness(docora, postgres.freshness.held)
-    except PostgresError as error:
-        postgres.lose(error)
-    except RedisError as error:
-        redis.lose(error)
-    _has_stopped(docora, postgres, redis)
+def _add_freshness(docora: Docora, postgres: _Server, redis: _Server) -> None:
+    """Reads the freshness of the links and the names of the held apps, if links can be read."""
+    queue = redis.queue
+    with _recording_errors(postgres, redis):
+        if postgres.failed_links is not None and postgres.error is None:
+            postgres.freshness = read_freshness(docora, queue)
+            redis.held = with_names(docora.database, queue.held) if queue and queue.held else ()
 
 
 def _check_settings(
-    settings: Settings, unusable: list[ConfigurationError], postgres: _Server
+    settings: Settings, unusable: list[ConfigurationError], auth_keys: Sequence[str]
 ) -> Check:
+    """Checks the settings. `auth_keys`: encrypted keys that ENCRYPTION_KEY should decrypt."""
     name = CheckName.SETTINGS
     if unusable:
         messages = "; ".join(error.message for error in unusable)
         return critical(name, messages, "; ".join(error.hint or "" for error in unusable))
     if settings.encryption_key or settings.encryption_key_file:
+        foreign = 0
         try:
-            settings.require_encryption_key()
+            key = settings.require_encryption_key()
         except ConfigurationError as error:
             return warning(name, f"{error.message}: you can start no worker", error.hint)
-    if postgres.foreign_keys:
-        of_apps = f"none of the auth keys of {amount(postgres.foreign_keys, 'app')}"
-        finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
-        return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora uses")
+        with suppress(ImportError):  # needs the extra `worker`
+            from docora_ops.actions.encryption import count_foreign
+
+            foreign = count_foreign(auth_keys, key)
+        if foreign:
+            of_apps = f"none of the auth keys of {amount(foreign, 'app')}"
+            finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
+            return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora uses")
     if settings.warnings:
         return warning(name, "; ".join(settings.warnings))
     of_target = f"target {settings.target}, " if settings.target else ""
     return ok(name, f"{of_target}queue {QUEUE_NAME}")
 
 
-def _ask_postgres(
-    docora: Docora, max_failed: int | None, held: Sequence[str], *, read_only: bool
-) -> _Server:
+def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) -> _Server:
     server = _Server(CheckName.POSTGRES)
     try:
         database = docora.database
         with database.snapshot():
-            _examine_postgres(docora, server, max_failed, held, read_only=read_only)
+            _examine_postgres(docora, server, max_failed, read_only=read_only)
         if database.has_proxy:
             _check_pooling(docora.settings, server)
         else:
@@ -285,7 +277,7 @@ def _ask_postgres(
 
 
 def _examine_postgres(
-    docora: Docora, server: _Server, max_failed: int | None, held: Sequence[str], *, read_only: bool
+    docora: Docora, server: _Server, max_failed: int | None, *, read_only: bool
 ) -> None:
     database = docora.database
     state = read_server(database)
@@ -314,8 +306,8 @@ def _examine_postgres(
         server.missing = "the missing privileges"
         return
     if ("SELECT", "apps", "client_auth_key_encrypted") in role.privileges:
-        server.foreign_keys = _count_foreign_keys(docora)
-    _check_links(docora, server, max_failed, held)
+        server.auth_keys = some_auth_keys(database)
+    _check_links(database, server, max_failed)
     if state.standby:
         server.missing = "the primary"
 
@@ -337,23 +329,8 @@ def _check_pooling(settings: Settings, server: _Server) -> None:
     )
 
 
-def _count_foreign_keys(docora: Docora) -> int:
-    """Returns the number of sampled auth keys if ENCRYPTION_KEY decrypts none of them, else 0."""
-    try:
-        from docora_ops.actions.encryption import count_foreign
-
-        key = docora.settings.require_encryption_key()
-    except (ImportError, ConfigurationError):
-        return 0
-    return count_foreign(some_auth_keys(docora.database), key)
-
-
-def _check_links(
-    docora: Docora, server: _Server, max_failed: int | None, held: Sequence[str]
-) -> None:
-    database = docora.database
+def _check_links(database: Database, server: _Server, max_failed: int | None) -> None:
     counts = count_by_status(database)
-    server.freshness = links_freshness(docora, held)
     groups = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if counts.failed else []
     half = sum(counts.by_status.values()) / 2
     errors = error_groups(database, FAILED_LINKS)[:1] if counts.failed > half else []
@@ -375,11 +352,9 @@ def _check_links(
     server.check(CheckName.OPEN_CIRCUITS, "none", problem)
 
 
-def _ask_redis(docora: Docora, lost: DocoraOpsError | None, *, read_only: bool) -> _Server:
+def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
     server = _Server(CheckName.REDIS)
     try:
-        if lost:
-            raise lost
         client = docora.redis
         where = describe(client)
         server.record(*measure(client), f"Redis at {where}")

@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.freshness import read_held
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
@@ -107,14 +106,11 @@ def links(
     If Redis can't be used, the states are None, and the error of Redis is also returned. Raises
     UsageError, NotFoundError, AmbiguousError, PostgresError.
     """
-    held, lost = read_held(docora) if choice.overdue else ([], None)
-    database, (which, _) = docora.database, choose_links(docora, choice, held=held)
+    database, (which, _) = docora.database, choose_links(docora, choice)
     offset = (page - 1) * limit
     total, rows = lists.links_page(database, which, sort, limit=limit, offset=offset)
     error = None
     try:
-        if isinstance(lost, RedisError):
-            raise lost
         looked = look_at_jobs(database, docora.queue_to_read, rows)
         jobs = {link.job_id: answer.state for link, answer in looked}
         failures = _last_failures(docora, rows)

@@ -7,7 +7,7 @@ from datetime import datetime
 from shlex import quote
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.freshness import read_held, read_overdue_before
+from docora_ops.actions.freshness import read_overdue_before
 from docora_ops.database import Database
 from docora_ops.database.link_reports import read_now
 from docora_ops.database.link_rows import read_link
@@ -19,7 +19,15 @@ from docora_ops.database.names import (
     has_repository_like,
     repositories_by_prefix,
 )
-from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, past_moment
+from docora_ops.errors import (
+    AmbiguousError,
+    ConfigurationError,
+    NotFoundError,
+    PostgresError,
+    RedisError,
+    UsageError,
+    past_moment,
+)
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import TimeOfDay, When, inert, mask, moment, moment_of
 
@@ -63,16 +71,11 @@ class LinkChoice:
 
 
 def choose_links(
-    docora: Docora,
-    choice: LinkChoice,
-    *,
-    by_prefix: bool = True,
-    held: Sequence[str] | None = None,
+    docora: Docora, choice: LinkChoice, *, by_prefix: bool = True
 ) -> tuple[LinkFilter, dict[str, object]]:
     """Returns the filter for a choice, and the choice with full app names for an audit entry.
 
     by_prefix: allow unambiguous prefixes of app ids and names.
-    held: the ids of the held apps, which have no overdue links; None means to read them.
 
     Raises NotFoundError, AmbiguousError; UsageError if `last_scan_before` and `last_scan_after`
     leave no time for a scan.
@@ -88,10 +91,10 @@ def choose_links(
     names = [text for text in choice.repositories if "*" not in text]
     bounds = (choice.last_scan_after, choice.last_scan_before)
     after, before = period(database, *bounds, ("--last-scan-after", "--last-scan-before"))
-    if not choice.overdue:
-        held = []
-    elif held is None:
-        held, _ = read_held(docora)
+    held: Collection[str] = ()  # their links are not overdue
+    if choice.overdue:
+        with suppress(ConfigurationError, RedisError):
+            held = docora.read_holds()
     linked = [resolve_repository(database, chosen, text) for text in names]
     which = LinkFilter(
         app_ids=[app.app_id for app in chosen],

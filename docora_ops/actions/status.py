@@ -11,11 +11,7 @@ from enum import StrEnum
 from docora_ops.actions.capacity import Capacity, capacity
 from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, judge_pass
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.freshness import (
-    Freshness,
-    beside_queue,
-    links_freshness,
-)
+from docora_ops.actions.freshness import Freshness, read_freshness
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.trend import DAY, Trend, floor, trend_of_day
@@ -199,7 +195,7 @@ def read_status(
     errors: list[ServerError] = []
     status = Status(database.server, describe(client), docora.settings.target)
     most_apps, most_errors = (None, _MEASURED_ERRORS) if for_metrics else (_GROUPS, _GROUPS)
-    with keeping_errors(errors):  # first, because what Postgres counts depends on the held apps
+    with keeping_errors(errors):
         latency, _ = measure(client)
         status = replace(status, redis_latency_ms=round(latency * 1000))
         if latency * 1000 > TOO_SLOW_MS:
@@ -208,27 +204,29 @@ def read_status(
         if not for_metrics:
             last = next(iter(read_operations(docora.redis)), None)
             status = replace(status, last_operation=last)
-    with keeping_errors(errors), database.snapshot():
-        server = read_server(database)
-        status = replace(
-            status,
-            postgres=database.server,
-            schema=database.schema,
-            postgres_latency_ms=round(server.latency * 1000),
-            standby=server.standby,
-        )
-        if server.latency * 1000 > TOO_SLOW_MS:
-            raise PostgresError(f"Postgres database {database.server} is too slow", hint=_TOO_SLOW)
-        counts = count_by_status(database)
-        failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if by_app else []
-        groups = error_groups(database, FAILED_LINKS) if by_error else []
-        tried = [] if for_metrics else error_groups(database, TRIED_LINKS)
+    with keeping_errors(errors):
+        with database.snapshot():
+            server = read_server(database)
+            status = replace(
+                status,
+                postgres=database.server,
+                schema=database.schema,
+                postgres_latency_ms=round(server.latency * 1000),
+                standby=server.standby,
+            )
+            if server.latency * 1000 > TOO_SLOW_MS:
+                raise PostgresError(
+                    f"Postgres database {database.server} is too slow", hint=_TOO_SLOW
+                )
+            counts = count_by_status(database)
+            failed_apps = links_by_group(database, LinkGroup.APP, FAILED_LINKS) if by_app else []
+            groups = error_groups(database, FAILED_LINKS) if by_error else []
+            tried = [] if for_metrics else error_groups(database, TRIED_LINKS)
         known = [group for group in groups if group.good_until_seconds is not None]
         latest = min(known, key=lambda group: group.good_until_seconds or 0, default=None)
-        held = [app.app_id for app in status.queue.held] if status.queue else []
         status = replace(
             status,
-            freshness=links_freshness(docora, held),
+            freshness=read_freshness(docora, status.queue),
             links_by_status=counts.by_status,
             open_circuits=counts.open_circuits,
             pending_with_open_circuit=counts.pending_with_open_circuit,
@@ -244,9 +242,6 @@ def read_status(
         )
     with keeping_errors(errors):
         if overview := status.queue:
-            if status.freshness:
-                fresh = beside_queue(docora, status.freshness, overview)
-                status = replace(status, freshness=fresh)
             if not for_metrics:
                 status = _beside_queue(docora, status, overview)
             # The links of a standby may be older than their jobs.

@@ -341,9 +341,8 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
     last = "no good scan yet" if seconds is None else f"last good scan {ago(seconds)}"
     lines: list[Text] = []
     if freshness.overdue:
-        at = freshness.overdue_since
-        age = duration((freshness.read_at - at).total_seconds()) if at else "unknown"
-        overdue = f"{freshness.overdue_words} overdue, the oldest {age}"
+        overdue, oldest = f"{freshness.overdue_words} overdue", freshness.oldest_scan_seconds
+        overdue += "" if oldest is None else f", the oldest {duration(oldest)}"
         lines.append(_heading(overdue, "docora-ops links --overdue", "red"))
     if freshness.nothing_moves:
         due = f"nothing moves: {freshness.due} due, {last}"

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import cast
 
 from docora_ops.database.claims import DUE
 from docora_ops.database.link_rows import LINKS, NOT_HELD, OVERDUE
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef, LinkStatus
-
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 # For statements that read all links: to join all repositories would take longer than the rest of a
 # screen. With a small LIMIT, Postgres would read all open circuits again for each link until its
@@ -34,7 +32,11 @@ SELECT now(), before_last.*, counts.* FROM (
     )
 ) before_last, (
     SELECT count(*) FILTER (WHERE l.status <> 'failed' AND {_NOT_OPEN}),
-        count(*) FILTER (WHERE {DUE} AND {NOT_HELD})
+        count(*) FILTER (WHERE {DUE} AND {NOT_HELD}),
+        min(greatest(l.last_scanned_at, r.circuit_open_until)) FILTER (
+            WHERE l.status = 'synced' AND l.last_scanned_at IS NOT NULL
+                AND {_NOT_OPEN} AND {NOT_HELD}
+        )
     FROM {_LINKS}
 ) counts
 """
@@ -62,54 +64,37 @@ SELECT first_at, gap FROM (
 
 # The limit keeps Postgres from reading all links if most of them are overdue.
 COUNT_OVERDUE = f"""
-SELECT coalesce(sum(links), 0)::bigint, count(*), min(since), min(oldest_at) FROM (
-    SELECT count(*) AS links, min(since) AS since, min(oldest_at) AS oldest_at FROM (
-        SELECT l.app_id, coalesce(l.last_scanned_at, l.created_at) AS since,
-            CASE WHEN l.last_scanned_at IS NOT NULL
-                THEN greatest(l.last_scanned_at, r.circuit_open_until) END AS oldest_at
-        FROM {_LINKS} WHERE {OVERDUE} AND {NOT_HELD} LIMIT %(most)s
+SELECT coalesce(sum(links), 0)::bigint, count(*) FROM (
+    SELECT count(*) AS links FROM (
+        SELECT l.app_id FROM {_LINKS} WHERE {OVERDUE} AND {NOT_HELD} LIMIT %(most)s
     ) links GROUP BY app_id
 ) apps
 """
 MOST_OVERDUE = 100_000
 """Limit for counting overdue links: counting a million takes longer than the rest of a screen."""
 
-OLDEST_SCAN = f"""
-SELECT l.last_scanned_at FROM {LINKS}
-WHERE l.status = 'synced' AND l.last_scanned_at >= %(before)s AND {NOT_HELD} AND {_NOT_OPEN}
-ORDER BY l.last_scanned_at LIMIT 1
-"""
-
 # A link becomes due one rescan interval after its last scan, a new link when it is created. No link
 # is due while its circuit is open. The rows do not record when a link became pending or failed.
 LONG_DUE = f"""
-SELECT l.id::text, l.app_id, l.repository_id, since FROM {LINKS}
-CROSS JOIN LATERAL (
-    SELECT greatest(
+SELECT l.id::text, l.app_id, l.repository_id FROM {LINKS}
+WHERE l.status = %(status)s AND {NOT_HELD}
+    AND (l.status <> 'failed' OR r.circuit_open_until IS NULL)
+    AND (l.last_scanned_at IS NULL OR l.last_scanned_at < %(before)s)
+    AND greatest(
         l.created_at, r.circuit_open_until,
         CASE WHEN l.status = 'synced' THEN
             l.last_scanned_at + %(rescan_interval_ms)s::bigint * interval '1 millisecond'
         ELSE l.last_scanned_at END
-    ) AS since
-) due
-WHERE l.status = %(status)s AND since < %(before)s AND {NOT_HELD}
-    AND (l.status <> 'failed' OR r.circuit_open_until IS NULL)
-    AND (l.last_scanned_at IS NULL OR l.last_scanned_at < %(before)s)
+    ) < %(before)s
 LIMIT %(most)s
 """
+_SAMPLE = 20
 
 # Looks up only the few links that are being scanned, by an index.
 LAST_DELIVERY = """
 SELECT max(delivered_at) FROM docora.app_delivered_files JOIN (
     SELECT app_id, repository_id FROM docora.app_repositories WHERE status = 'scanning' LIMIT 100
 ) links USING (app_id, repository_id)
-"""
-
-HAS_WAITING = f"""
-SELECT FROM {LINKS}
-WHERE l.status <> 'failed' AND {NOT_HELD}
-    AND greatest(coalesce(l.last_scanned_at, l.created_at), r.circuit_open_until) < %(before)s
-LIMIT 1
 """
 
 
@@ -124,26 +109,8 @@ class Scans:
     scanned_recently: int  # links scanned in the minutes up to now
     wanted: int  # links that should be scanned regularly
     due: int
-
-
-@dataclass(frozen=True)
-class OverdueLinks:
-    """The numbers of overdue links and of their apps. From `MOST_OVERDUE` links on, lower bounds.
-
-    since: the earliest last good scan of an overdue link. For a link that was never scanned, its
-        creation counts.
-    oldest_scan_at: the earliest last good scan of an overdue link. For a link whose circuit ended
-        after its scan, the end of the circuit counts. If no overdue link was ever scanned, the
-        earliest last good scan of any synced link whose circuit is not open.
-
-    With `MOST_OVERDUE` links or more, both times are the earliest last good scan of any synced link
-    whose circuit is not open.
-    """
-
-    links: int
-    apps: int
-    since: datetime | None
-    oldest_scan_at: datetime | None
+    # The earliest scan of a synced link, or the end of an open circuit after that scan.
+    oldest_at: datetime | None
 
 
 def read_scans(
@@ -151,7 +118,7 @@ def read_scans(
 ) -> Scans:
     """Counts links that are due, that should be scanned regularly, and that were scanned recently.
 
-    held: ids of apps whose links are not due.
+    held: ids of apps whose links do not count as due, nor for `oldest_at`.
     recently: the length, in seconds, of two periods whose scans are counted: one that ends with the
         last scan, and one that ends now.
     """
@@ -160,19 +127,15 @@ def read_scans(
     return Scans(*row)
 
 
-def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> OverdueLinks:
-    """Counts the links that `OVERDUE` matches.
+def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> tuple[int, int]:
+    """Counts the links that `OVERDUE` matches, up to `MOST_OVERDUE`, and their apps.
 
     before: links without a good scan since this time are overdue.
     held: ids of apps to leave out.
     """
     values = {"overdue_before": before, "most": MOST_OVERDUE, "held": held}
-    [(links, apps, since, oldest_at)] = database.rows(COUNT_OVERDUE, values)
-    if (are_many := links >= MOST_OVERDUE) or oldest_at is None:  # not all counted, or none scanned
-        start = _LONG_AGO if are_many else before
-        for (oldest_at,) in database.rows(OLDEST_SCAN, {"before": start, "held": held}):
-            since = oldest_at if are_many else since
-    return OverdueLinks(links, apps, since, oldest_at)
+    [(links, apps)] = database.rows(COUNT_OVERDUE, values)
+    return links, apps
 
 
 def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, timedelta]]:
@@ -185,21 +148,23 @@ def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, tim
 
 def long_due_links(
     database: Database,
-    status: LinkStatus,
+    statuses: Sequence[LinkStatus],
     before: datetime,
     rescan_interval_ms: int,
-    most: int,
     held: Sequence[str],
-) -> list[tuple[LinkRef, datetime]]:
-    """Returns up to `most` links with this status that became due before `before`, and when.
+) -> list[LinkRef]:
+    """Returns up to 20 links of each status that became due before `before`.
 
-    status: SYNCED, PENDING_SNAPSHOT or FAILED. The rows do not record when a link became pending or
-        failed: the earliest possible time counts.
+    statuses: SYNCED, PENDING_SNAPSHOT or FAILED. The rows do not record when a link became pending
+        or failed: the earliest possible time counts.
     held: ids of apps to leave out.
     """
     values = {"before": before, "rescan_interval_ms": rescan_interval_ms, "held": held}
-    rows = database.rows(LONG_DUE, {**values, "status": status, "most": most})
-    return [(LinkRef(*row[:3]), row[3]) for row in rows]
+    return [
+        LinkRef(*row)
+        for status in statuses
+        for row in database.rows(LONG_DUE, {**values, "status": status, "most": _SAMPLE})
+    ]
 
 
 def last_delivery(database: Database) -> datetime | None:
@@ -209,14 +174,3 @@ def last_delivery(database: Database) -> datetime | None:
     """
     [(delivered_at,)] = database.rows(LAST_DELIVERY)
     return cast("datetime | None", delivered_at)
-
-
-def has_waiting_link(database: Database, before: datetime, held: Sequence[str]) -> bool:
-    """Tells whether a link that is not failed began to wait for a scan before `before`.
-
-    The wait begins with the last scan of the link, with its creation if it was never scanned,
-    or with the end of its circuit if that is later.
-
-    held: ids of apps to leave out.
-    """
-    return bool(database.rows(HAS_WAITING, {"before": before, "held": held}))

@@ -113,9 +113,11 @@ def test_if_no_link_at_all_is_scanned_those_that_wait_for_their_first_scan_count
         (6, 0, 1, False),
         (None, 0, 1, False),
         (1, 1, 0, False),
+        # No job waits, so the workers keep pace.
+        (1, 0, 1, False),
         # Another program schedules, and has queued what is due.
         (6, 100, 1, True),
-        (1, 0, 1, True),
+        (1, 100, 1, True),
     ],
 )
 def test_a_pass_is_not_slow_if_schedule_or_workers_have_stopped(
@@ -261,6 +263,7 @@ def test_the_last_pass_of_schedule_is_told_and_judged(
         assert told_at == {(): at}
     if waiting:
         docora.add_link("synced", scanned=DAYS)
+        docora.age_links()
     result = examine(docora)
     found = check(result, "schedule")
     assert (found["state"], result.code) == (state, 6 if state == "critical" else 0), result

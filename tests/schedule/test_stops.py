@@ -3,24 +3,24 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from rq.utils import utcformat
 
 from docora_ops.actions.docora import Docora as Opened
 from docora_ops.actions.doctor import Diagnosis, diagnose
 from docora_ops.actions.drift import Suspects
 from docora_ops.actions.freshness import (
-    Activity,
     cycle_seconds,
-    judge,
     overdue_threshold,
+    read_freshness,
     still_threshold,
 )
 from docora_ops.database import Database
-from docora_ops.database.freshness import Scans, has_waiting_link, long_due_links, read_gaps
+from docora_ops.database.freshness import Scans, long_due_links, read_gaps
 from docora_ops.links import LinkStatus
+from docora_ops.queue.audit_stream import STREAM
 from docora_ops.settings import Settings
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, not_ok, scan_links
@@ -33,42 +33,56 @@ def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)
 
 
-# The judgement
-
-QUIET = Activity(ago(180), moved_at=(ago(1000), None, ago(400)))
-STOPPED = replace(QUIET, due_since=ago(200))
-RETRIED = replace(QUIET, unqueued_since=ago(3600))
-BY_DAY = replace(STOPPED, before=ago(60_000), due_since=ago(30_000))
-JUDGED: dict[bool, dict[str, Activity]] = {
-    True: {
-        "a link is due, and nothing moves": STOPPED,
-        "no good scan was ever seen": replace(STOPPED, moved_at=()),
-        "a job waits, and none begins": replace(QUIET, waiting_since=ago(200)),
-        "a pending link has no job": RETRIED,
-        "it was retried long ago": replace(RETRIED, changed_at=ago(200)),
-        "workers were resumed long ago": replace(STOPPED, released_at=ago(190)),
-    },
-    False: {
-        "no link is due": replace(QUIET, moved_at=()),
-        "one link: due until the next pass": replace(QUIET, due_since=ago(50)),
-        "one snapshot of half an hour": replace(STOPPED, live_runs=1),
-        "files are still delivered": replace(STOPPED, moved_at=(ago(1000), ago(5))),
-        "all links fail": replace(RETRIED, moved_at=(None, ago(90))),
-        "load: jobs wait for long": replace(QUIET, waiting_since=ago(600), moved_at=(ago(1),)),
-        "scheduling by day only, with a threshold": BY_DAY,
-        "a link was retried just now": replace(RETRIED, changed_at=ago(10)),
-        "workers were resumed just now": replace(STOPPED, released_at=ago(10)),
-        "workers are suspended": replace(STOPPED, is_suspended=True),
-    },
-}
+def stands(docora: Docora, **settings: object) -> bool:
+    """Tells whether nothing moves."""
+    with Opened(docora.settings.model_copy(update=settings)) as opened:
+        return read_freshness(opened, opened.queue_to_read.overview(1)).nothing_moves
 
 
-@pytest.mark.parametrize("nothing_moves", JUDGED)
-def test_nothing_moves_only_if_a_link_is_due_and_no_job_at_work_for_too_long(
-    nothing_moves: bool,
-) -> None:
-    found = {case: judge(activity) for case, activity in JUDGED[nothing_moves].items()}
-    assert found == dict.fromkeys(found, nothing_moves)
+def record_change(docora: Docora, command: str, seconds_ago: float) -> None:
+    """Leaves only this audit entry."""
+    docora.redis.delete(STREAM)
+    at = datetime.now(UTC) - timedelta(seconds=seconds_ago)
+    docora.redis.xadd(STREAM, {"command": command}, id=f"{at.timestamp() * 1000:.0f}-0")
+
+
+def test_nothing_moves_once_a_link_has_been_due_for_too_long(docora: Docora) -> None:
+    scan_links(docora, 350)
+    assert not stands(docora), "until the next pass, each link is due for a moment"
+    scan_links(docora, 500)
+    assert stands(docora)
+    assert not stands(docora, overdue_after=60_000), "with a threshold, passes may run by day only"
+    link, *_ = docora.links()
+    docora.set_link(link, status="failed")
+    assert stands(docora), "a scheduler queues it, unless its circuit was opened"
+    docora.set_link(link, status="pending_snapshot")
+    assert stands(docora)
+    docora.enqueue(link.job_id)
+    assert not stands(docora), "its job waits, but not for long"
+    queued = utcformat(datetime.now(UTC) - timedelta(seconds=200))
+    docora.redis.hset(f"rq:job:{link.job_id}", "enqueued_at", queued)
+    assert stands(docora)
+
+
+def test_a_change_or_the_end_of_a_suspension_is_no_stop(docora: Docora) -> None:
+    scan_links(docora, 500)
+    for command, seconds, is_stop in (
+        ("resume", 10, False),
+        ("release", 10, False),
+        ("resume", 190, True),
+        ("retry", 10, True),  # the link has been due for longer, whatever was retried
+    ):
+        record_change(docora, command, seconds)
+        assert stands(docora) is is_stop, (command, seconds)
+    link, *_ = docora.links()
+    docora.set_link(link, status="pending_snapshot")
+    record_change(docora, "retry", 10)
+    assert not stands(docora), "it may have become pending just now"
+    record_change(docora, "retry", 200)
+    assert stands(docora)
+    assert docora.run("pause", "--yes").code == 0
+    docora.redis.delete(STREAM)
+    assert not stands(docora), "the suspension has an alarm of its own"
 
 
 @pytest.mark.parametrize(
@@ -114,11 +128,8 @@ def test_the_pace_is_that_before_the_last_scan_without_the_longest_gap(
     last = ago(4000)  # however long ago
     ends = [(last - timedelta(seconds=end), timedelta(seconds=gap)) for end, gap in gaps]
     first = last - timedelta(seconds=span)
-    scans = Scans(NOW, last if links else None, links, first if links else None, 0, 200, 200)
+    scans = Scans(NOW, last if links else None, links, first if links else None, 0, 200, 200, None)
     assert cycle_seconds(scans, ends) == expected
-
-
-# With servers
 
 
 def stop_workers(docora: Docora) -> None:
@@ -176,9 +187,8 @@ def test_many_circuits_of_which_postgres_has_no_statistics_cost_no_time(docora: 
     before = datetime.now(UTC) - timedelta(minutes=30)
     settings = docora.settings.model_copy(update={"statement_timeout": 2})
     with closing(Database(settings)) as database:
-        assert not has_waiting_link(database, before, [])
         assert read_gaps(database, before) == []
-        assert long_due_links(database, LinkStatus.SYNCED, before, 300_000, 10, []) == []
+        assert long_due_links(database, list(LinkStatus), before, 300_000, []) == []
 
 
 def test_many_failed_links_around_each_scan_make_no_gap(docora: Docora) -> None:
