@@ -14,7 +14,7 @@ from docora_ops.actions.pair import require_pair
 from docora_ops.actions.snapshot_results import Feed, Following
 from docora_ops.actions.turns import Turns
 from docora_ops.actions.waiting import keep_results
-from docora_ops.actions.workers import count_workers, require_right_workers
+from docora_ops.actions.workers import require_right_workers, warn_of_workers
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of
 from docora_ops.errors import LinkLockedError, RedisError, ServerError
@@ -63,7 +63,7 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     require_right_workers(docora)
     if total and not dry_run:
         docora.database.require_changes()
-        following.watch.had_workers = count_workers(docora) > 0
+        following.watch.had_workers = warn_of_workers(docora) > 0
     if total:
         require_pair(docora)
     operation = _BulkOperation(docora, plan, following)

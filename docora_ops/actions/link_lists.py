@@ -11,7 +11,7 @@ from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
 from docora_ops.actions.pages import Page, page_of
-from docora_ops.actions.workers import count_workers, warn_of_other_workers
+from docora_ops.actions.workers import warn_of_other_workers, warn_of_workers
 from docora_ops.database import Database
 from docora_ops.database import link_reports as lists
 from docora_ops.database.link_reports import (
@@ -248,7 +248,7 @@ def queue(docora: Docora, limit: int = 20, *, apps: Sequence[str] = ()) -> Queue
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """
     app_ids = [resolve_app(docora.database, text).app_id for text in apps]
-    count_workers(docora)
+    warn_of_workers(docora)
     link_queue = docora.queue_to_read
     overview = link_queue.overview(limit)
     if app_ids:

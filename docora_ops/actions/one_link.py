@@ -7,7 +7,7 @@ from docora_ops.actions.holds import require_not_held
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.pair import require_pair
-from docora_ops.actions.workers import count_workers, require_right_workers, require_rq_for_front
+from docora_ops.actions.workers import require_right_workers, require_rq_for_front, warn_of_workers
 from docora_ops.database.claims import Claiming
 from docora_ops.database.deliveries import count_deliveries, count_undelivered
 from docora_ops.database.link_rows import read_link
@@ -108,7 +108,7 @@ def _change(
     require_right_workers(docora)  # reads Redis before the transaction begins
     with database.snapshot():  # one transaction instead of one per statement
         link = resolve_link(database, app, repository)
-        workers = count_workers(docora)
+        workers = warn_of_workers(docora)
         require_pair(docora)
     claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
     if not options.now:

@@ -15,7 +15,7 @@ from docora_ops.actions.holds import held_apps, held_in_words
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.pair import require_pair, require_primary
-from docora_ops.actions.workers import count_workers, require_right_workers
+from docora_ops.actions.workers import require_right_workers, warn_of_workers
 from docora_ops.database import Database
 from docora_ops.database.claims import Claiming
 from docora_ops.database.drift import lock_against_new_links, unfinished_links
@@ -179,7 +179,7 @@ def repair(
     if held := held_apps(docora):
         docora.note(f"Left out: {held_in_words(held)}.")
     require_right_workers(docora, alone=True)
-    count_workers(docora)
+    warn_of_workers(docora)
     yield Suspects(0)
     require_primary(database)
     findings: list[Finding] = []

@@ -12,7 +12,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.snapshot_results import Feed, Following
-from docora_ops.actions.workers import count_workers, warn_of_other_workers
+from docora_ops.actions.workers import warn_of_other_workers, warn_of_workers
 from docora_ops.database.link_rows import read_link
 from docora_ops.errors import NotFoundError, RedisError
 from docora_ops.links import Action, Link, LinkResult, LinkStatus, Outcome
@@ -59,7 +59,7 @@ def wait(
         workers = queue.use.workers  # no job waits for a worker, so warn of nothing
         warn_of_other_workers(docora)
     else:
-        workers = count_workers(docora)
+        workers = warn_of_workers(docora)
     if link.status == LinkStatus.SYNCED:  # any live job is a rescan
         if job and job.is_live:
             see = f"docora-ops show {link.ref.words}"
@@ -154,7 +154,7 @@ def wait_for_operation(
             hint=f"docora-ops operations {quote(operation_id)} --follow shows how far it is",
         )
     following = Following(docora)
-    following.watch.had_workers = count_workers(docora) > 0
+    following.watch.had_workers = warn_of_workers(docora) > 0
     ids: list[str] = []
     looked_at = -inf
     lost: RedisError | None = None

@@ -56,11 +56,11 @@ def require_right_workers(docora: Docora, *, alone: bool = False) -> None:
         raise WrongBackendError(message, hint=hint)
 
 
-def count_workers(docora: Docora) -> int:
-    """Counts the live workers.
+def warn_of_workers(docora: Docora) -> int:
+    """Warns of anything that keeps jobs from being taken. Returns the number of live workers.
 
-    Warns if there is none, if workers are suspended, if workers of the other backend are running,
-    or if jobs are left in the queue of the other backend.
+    Warns if there is no worker, if workers are suspended, if workers of the other backend are
+    running, or if jobs are left in the queue of the other backend.
     """
     queue = docora.queue_to_read
     use, advice = queue.use, queue.advice

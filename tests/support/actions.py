@@ -130,6 +130,6 @@ def _unchecked() -> Iterator[None]:
     with ExitStack() as stack:
         for module in (bulk, one_link):
             stack.enter_context(patch.object(module, "require_pair"))
-            stack.enter_context(patch.object(module, "count_workers", return_value=1))
+            stack.enter_context(patch.object(module, "warn_of_workers", return_value=1))
             stack.enter_context(patch.object(module, "require_right_workers"))
         yield
