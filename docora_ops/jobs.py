@@ -356,8 +356,6 @@ class QueueOverview:
     held: Sequence[HeldApp] = ()
     jobs_of_apps: int | None = None  # live jobs of the chosen apps, to which `jobs` is limited
     read_at: datetime | None = None  # by the clock of Redis
-    # Idle workers that take no waiting job, because the apps of these jobs have their full share.
-    spare_slots: int = 0
     bullmq_version: str | None = None  # empty if the BullMQ queue's metadata does not name it
 
     @property
@@ -390,6 +388,18 @@ class QueueOverview:
         """
         ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
         return ours or self.scheduler is not None
+
+    @property
+    def spare_slots(self) -> int:
+        """Counts the idle workers that take no waiting job, because its app has its full share.
+
+        Any other waiting job is taken within a second or two.
+        """
+        if (self.oldest_waiting_seconds or 0) < _LONG:
+            return 0
+        takers = [worker for worker in self.workers if worker.no_job_reason is None]
+        idle = [worker for worker in takers if worker.state == "idle" and worker.obeys_holds]
+        return sum(worker.silent_seconds is None for worker in idle)
 
     @property
     def takes_jobs(self) -> bool:
