@@ -15,7 +15,6 @@ from docora_ops.database.freshness import (
     count_overdue,
     last_delivery,
     long_due_links,
-    read_gaps,
     read_scans,
 )
 from docora_ops.errors import RedisError
@@ -25,10 +24,10 @@ from docora_ops.queue.audit_stream import read_last_change
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration
 
-RECENTLY = 900
-"""Seconds before the last scan in which the pace of scanning is measured."""
+_FEWEST_SCANS = 3
+"""Scans needed for a pace: the gap between only two scans may have been a stop."""
 _FEW_SCANS, _LONGEST_OF_FEW = 10, 3
-"""With fewer than 10 scans in `RECENTLY`, the threshold is at most 3 times the default."""
+"""If the pace is that of fewer than 10 scans, the threshold is at most 3 times the default."""
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` after which to warn."""
 _STILL_INTERVALS, _STILL_GAPS, _LEAST_STILL = 3, 3, 120
@@ -36,9 +35,6 @@ _STILL_INTERVALS, _STILL_GAPS, _LEAST_STILL = 3, 3, 120
 longest."""
 _WITHOUT_MOMENT = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.FAILED)
 """Statuses in which a row does not tell since when its link is due."""
-
-Gaps = Sequence[tuple[datetime, timedelta]]
-"""The end and the length of each gap between two scans."""
 
 
 @dataclass(frozen=True)
@@ -108,21 +104,11 @@ class Freshness:
 
 def read_overdue_before(docora: Docora) -> datetime:
     """Returns the threshold as a time: links last scanned before it are overdue."""
-    with docora.database.snapshot():
-        scans, _, seconds = _read_pace(docora, [])
-    return scans.read_at - timedelta(seconds=seconds)
+    scans = read_scans(docora.database, [], docora.settings.rescan_interval_ms)
+    return scans.read_at - timedelta(seconds=overdue_threshold(docora.settings, scans))
 
 
-def _read_pace(docora: Docora, held: Sequence[str]) -> tuple[Scans, Gaps, int]:
-    """Reads when links were scanned, and the seconds after which a link is overdue."""
-    database, settings = docora.database, docora.settings
-    rescan = settings.rescan_interval_ms
-    scans = read_scans(database, held, rescan_interval_ms=rescan, recently=RECENTLY)
-    gaps = read_gaps(database, scans.last_scanned_at) if scans.last_scanned_at else []
-    return scans, gaps, overdue_threshold(settings, cycle_seconds(scans, gaps), scans.before_last)
-
-
-def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:
+def cycle_seconds(scans: Scans) -> int | None:
     """Returns the seconds that a cycle takes at the last pace; None if too few scans are known.
 
     The last pace is that of the minutes before the last scan of any link. A row keeps only the last
@@ -131,38 +117,32 @@ def cycle_seconds(scans: Scans, gaps: Gaps) -> int | None:
     """
     if scans.last_scanned_at is None or scans.first_at is None or scans.before_last < _FEWEST_SCANS:
         return None
-    longest = max((gap for at, gap in gaps if at > scans.first_at), default=timedelta())
+    longest = max((gap for at, gap in scans.gaps if at > scans.first_at), default=timedelta())
     span = scans.last_scanned_at - scans.first_at - longest
     intervals = scans.before_last - (2 if longest else 1)
     return round(scans.wanted * max(1.0, span.total_seconds()) / intervals)
 
 
-_FEWEST_SCANS = 3
-"""Scans needed for a pace: the gap between only two scans may have been a stop."""
-
-
-def overdue_threshold(settings: Settings, cycle: int | None, scans: int) -> int:
+def overdue_threshold(settings: Settings, scans: Scans) -> int:
     """Returns the seconds without a good scan after which a link is overdue.
 
     `DOCORA_OPS_OVERDUE_AFTER` takes precedence. Otherwise, the threshold is at least two cycles, so
     that slow scanning is no alarm. With few scans, the threshold is limited, because a few
     retried links must not hide that scanning has stopped.
-
-    cycle: seconds of a cycle; None if unknown.
-    scans: the number of scans from which the cycle was computed.
     """
     threshold = settings.overdue_after_seconds
     if settings.overdue_after:
         return threshold
-    seconds = max(threshold, 2 * (cycle or 0))
-    return min(seconds, _LONGEST_OF_FEW * threshold) if scans < _FEW_SCANS else seconds
+    seconds = max(threshold, 2 * (cycle_seconds(scans) or 0))
+    is_sure = scans.before_last >= _FEW_SCANS
+    return seconds if is_sure else min(seconds, _LONGEST_OF_FEW * threshold)
 
 
-def still_threshold(settings: Settings, gaps: Gaps) -> int:
+def still_threshold(settings: Settings, scans: Scans) -> int:
     """Returns the seconds without movement after which `nothing_moves` is an alarm."""
     if settings.overdue_after:
         return settings.overdue_after
-    longest = max((gap.total_seconds() for _, gap in gaps), default=0.0)
+    longest = max((gap.total_seconds() for _, gap in scans.gaps), default=0.0)
     intervals = _STILL_INTERVALS * settings.scan_interval_ms / 1000
     return round(max(intervals, _STILL_GAPS * longest, _LEAST_STILL))
 
@@ -176,10 +156,10 @@ def read_freshness(docora: Docora, queue: QueueOverview | None) -> Freshness:
     settings, database = docora.settings, docora.database
     held = [app.app_id for app in queue.held] if queue else []
     with database.snapshot():
-        scans, gaps, seconds = _read_pace(docora, held)
-        now, oldest, cycle = scans.read_at, scans.oldest_at, cycle_seconds(scans, gaps)
+        scans = read_scans(database, held, settings.rescan_interval_ms)
+        now, seconds = scans.read_at, overdue_threshold(settings, scans)
         overdue, apps = count_overdue(database, now - timedelta(seconds=seconds), held)
-    still = still_threshold(settings, gaps)
+    cycle, still, oldest = cycle_seconds(scans), still_threshold(settings, scans), scans.oldest_at
     waited = int((now - oldest).total_seconds()) if oldest else None
     schedule_stopped = nothing_moves = is_slow = False
     if queue:

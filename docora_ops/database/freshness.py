@@ -1,7 +1,7 @@
 """Reads the last good scans of links, and counts the links that are due or overdue."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
@@ -17,6 +17,9 @@ _LINKS = """docora.app_repositories l LEFT JOIN (
     SELECT repository_id, circuit_open_until FROM docora.repositories
     WHERE circuit_open_until IS NOT NULL
 ) r USING (repository_id)"""
+
+_RECENTLY = 900
+"""Seconds before the last scan in which the pace of scanning is measured."""
 
 _NOT_OPEN = "(r.circuit_open_until IS NULL OR r.circuit_open_until <= now())"
 
@@ -111,20 +114,21 @@ class Scans:
     due: int
     # The earliest scan of a synced link, or the end of an open circuit after that scan.
     oldest_at: datetime | None
+    # The end and the length of each gap of at least 10 seconds between two scans, in the hour
+    # before the last scan.
+    gaps: Sequence[tuple[datetime, timedelta]] = ()
 
 
-def read_scans(
-    database: Database, held: Sequence[str], *, rescan_interval_ms: int, recently: int
-) -> Scans:
-    """Counts links that are due, that should be scanned regularly, and that were scanned recently.
+def read_scans(database: Database, held: Sequence[str], rescan_interval_ms: int) -> Scans:
+    """Reads when links were scanned, and how many are due and how many should be scanned regularly.
 
     held: ids of apps whose links do not count as due, nor for `oldest_at`.
-    recently: the length, in seconds, of two periods whose scans are counted: one that ends with the
-        last scan, and one that ends now.
     """
-    values = {"rescan_interval_ms": rescan_interval_ms, "recently": recently, "held": held}
-    [row] = database.rows(READ_SCANS, values)
-    return Scans(*row)
+    values = {"rescan_interval_ms": rescan_interval_ms, "recently": _RECENTLY, "held": held}
+    with database.snapshot():
+        [row] = database.rows(READ_SCANS, values)
+        scans = Scans(*row)
+        return replace(scans, gaps=database.rows(READ_GAPS, {"last_at": scans.last_scanned_at}))
 
 
 def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> tuple[int, int]:
@@ -136,14 +140,6 @@ def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> 
     values = {"overdue_before": before, "most": MOST_OVERDUE, "held": held}
     [(links, apps)] = database.rows(COUNT_OVERDUE, values)
     return links, apps
-
-
-def read_gaps(database: Database, last_at: datetime) -> list[tuple[datetime, timedelta]]:
-    """Returns the end and the length of each gap of at least 10 seconds between good scans.
-
-    Considers the hour before the last scan, and only synced links whose circuit is not open.
-    """
-    return [(end, length) for end, length in database.rows(READ_GAPS, {"last_at": last_at})]
 
 
 def long_due_links(

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,7 +19,7 @@ from docora_ops.actions.freshness import (
     still_threshold,
 )
 from docora_ops.database import Database
-from docora_ops.database.freshness import Scans, long_due_links, read_gaps
+from docora_ops.database.freshness import Scans, long_due_links, read_scans
 from docora_ops.links import LinkStatus
 from docora_ops.queue.audit_stream import STREAM
 from docora_ops.settings import Settings
@@ -101,11 +102,13 @@ def test_a_threshold_that_is_set_is_obeyed_and_else_follows_the_pace(
     settings = Settings().model_copy(
         update={"overdue_after": set_to, "scan_interval_ms": 1000 * scan_interval}
     )
-    gaps = [(ago(60), timedelta(seconds=gap)) for gap in (15, longest_gap, 12)]
-    assert still_threshold(settings, gaps) == still
-    assert overdue_threshold(settings, None, 0) == overdue
+    gaps = [(ago(1000), timedelta(seconds=gap)) for gap in (15, longest_gap, 12)]
+    no_pace = Scans(NOW, ago(60), 1, ago(60), 0, 0, 0, None, gaps)
+    assert still_threshold(settings, no_pace) == still
+    assert overdue_threshold(settings, no_pace) == overdue
     # A pass of 20 minutes.
-    assert overdue_threshold(settings, 1200, 500) == (set_to or 2400)
+    slow = replace(no_pace, before_last=501, first_at=ago(660), wanted=1000)
+    assert overdue_threshold(settings, slow) == (set_to or 2400)
 
 
 @pytest.mark.parametrize(
@@ -128,8 +131,8 @@ def test_the_pace_is_that_before_the_last_scan_without_the_longest_gap(
     last = ago(4000)  # however long ago
     ends = [(last - timedelta(seconds=end), timedelta(seconds=gap)) for end, gap in gaps]
     first = last - timedelta(seconds=span)
-    scans = Scans(NOW, last if links else None, links, first if links else None, 0, 200, 200, None)
-    assert cycle_seconds(scans, ends) == expected
+    scans = Scans(NOW, last, links, first, 0, 200, 200, None, ends)
+    assert cycle_seconds(scans if links else replace(scans, last_scanned_at=None)) == expected
 
 
 def stop_workers(docora: Docora) -> None:
@@ -187,7 +190,7 @@ def test_many_circuits_of_which_postgres_has_no_statistics_cost_no_time(docora: 
     before = datetime.now(UTC) - timedelta(minutes=30)
     settings = docora.settings.model_copy(update={"statement_timeout": 2})
     with closing(Database(settings)) as database:
-        assert read_gaps(database, before) == []
+        assert read_scans(database, [], 300_000).gaps == []
         assert long_due_links(database, list(LinkStatus), before, 300_000, []) == []
 
 
