@@ -41,7 +41,7 @@ from docora_ops.operations import KnownOperation
 from docora_ops.queue.operation_records import read_operations
 from docora_ops.queue.outcomes import PERIOD, read_counts
 from docora_ops.queue.redis_client import describe
-from docora_ops.queue.redis_server import measure, read_clock
+from docora_ops.queue.redis_server import measure
 
 _TOO_SLOW = "check its load and the network"
 _MOST = 5000
@@ -261,12 +261,12 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
     if fresh and overview.held:
         overview = replace(overview, held=with_names(docora.database, overview.held))
         status = replace(status, queue=overview)
-    if not queue.can_push:
+    now = overview.read_at
+    if now is None or not queue.can_push:
         return status
     if queue.choice.is_clear and not overview.has_only_others:
         state = judge_pass(overview.last_pass_seconds, fresh, docora.settings)
         status = replace(status, schedule_state=state)
-    now = overview.read_at or read_clock(docora.redis)
     record = read_counts(docora.redis, now - timedelta(seconds=DAY), now)
     if fresh:
         status = replace(status, capacity=capacity(record, fresh, overview, docora.settings))

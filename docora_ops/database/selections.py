@@ -67,22 +67,22 @@ def select_links(
         if `which.open_circuit` is False.
     """
     if skip_open_circuits or which.open_circuit is False:
-        limit = 0 if which.open_circuit else limit
-        which = replace(which, open_circuit=False)
-        claimed = replace(which, or_behind_circuit=False)
-    else:
-        behind_circuit = [LinkStatus.PENDING_SNAPSHOT] if which.or_behind_circuit else []
-        # The first batch, or the first link that a worker scans, closes the circuit. Later links
-        # of the selection must still qualify then.
-        statuses = [*which.statuses, *behind_circuit]
-        claimed = replace(which, statuses=statuses, or_behind_circuit=False, open_circuit=None)
-    claiming = Claiming.of_matching(claimed)
-    parameters = {**filter_parameters(which), "limit": limit}
-    selection = _select(database, MATCHES, parameters, claiming)
-    if which.open_circuit is not False:
-        return selection
-    [(left_out,)] = database.rows(COUNT_MATCHING, parameters | {"open_circuit": True})
-    return replace(selection, open_circuits_left_out=left_out)
+        closed = replace(which, open_circuit=False)
+        claiming = Claiming.of_matching(replace(closed, or_behind_circuit=False))
+        most = 0 if which.open_circuit else limit  # leaves out every link that was chosen
+        selection = _select(
+            database, MATCHES, filter_parameters(closed) | {"limit": most}, claiming
+        )
+        opened = filter_parameters(replace(which, open_circuit=True))
+        [(left_out,)] = database.rows(COUNT_MATCHING, opened)
+        return replace(selection, open_circuits_left_out=left_out)
+    behind_circuit = [LinkStatus.PENDING_SNAPSHOT] if which.or_behind_circuit else []
+    # The first batch, or the first link that a worker scans, closes the circuit. Later links of the
+    # selection must still qualify then.
+    statuses = [*which.statuses, *behind_circuit]
+    claimed = replace(which, statuses=statuses, or_behind_circuit=False, open_circuit=None)
+    parameters = filter_parameters(which) | {"limit": limit}
+    return _select(database, MATCHES, parameters, Claiming.of_matching(claimed))
 
 
 def select_due(database: Database, rescan_interval_ms: int) -> Selection:
