@@ -1,6 +1,6 @@
 """Lists links, apps and the queue. Writes nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -106,26 +106,35 @@ def links(
     If Redis can't be used, the states are None, and the error of Redis is also returned. Raises
     UsageError, NotFoundError, AmbiguousError, PostgresError.
     """
-    database, (which, _) = docora.database, choose_links(docora, choice)
+    held, error = _read_held(docora, choice)
+    database, (which, _) = docora.database, choose_links(docora, choice, held=held)
     offset = (page - 1) * limit
     total, rows = lists.links_page(database, which, sort, limit=limit, offset=offset)
-    error = None
-    try:
-        looked = look_at_jobs(database, docora.queue_to_read, rows)
-        jobs = {link.job_id: answer.state for link, answer in looked}
-        failures = _last_failures(docora, rows)
-        rows = [
-            replace(
-                link,
-                job=jobs.get(link.job_id, JobState.NONE),
-                failed_at=failures.get((link.app_id, link.repository_id)),
-            )
-            for link in rows
-        ]
-        warn_of_other_workers(docora)
-    except RedisError as unusable:
-        error = unusable
+    if error is None:
+        try:
+            looked = look_at_jobs(database, docora.queue_to_read, rows)
+            jobs = {link.job_id: answer.state for link, answer in looked}
+            failures = _last_failures(docora, rows)
+            rows = [
+                replace(
+                    link,
+                    job=jobs.get(link.job_id, JobState.NONE),
+                    failed_at=failures.get((link.app_id, link.repository_id)),
+                )
+                for link in rows
+            ]
+            warn_of_other_workers(docora)
+        except RedisError as unusable:
+            error = unusable
     return Page(rows, page, limit, total), error
+
+
+def _read_held(docora: Docora, choice: LinkChoice) -> tuple[Collection[str], RedisError | None]:
+    """Returns the ids of held apps, which have no overdue links, or the error of Redis."""
+    try:
+        return docora.read_holds() if choice.overdue else (), None
+    except RedisError as error:
+        return (), error
 
 
 def _last_failures(
@@ -148,7 +157,8 @@ def link_groups(
 
     Raises UsageError, NotFoundError, AmbiguousError, PostgresError.
     """
-    database, (which, _) = docora.database, choose_links(docora, choice)
+    held, _ = _read_held(docora, choice)
+    database, (which, _) = docora.database, choose_links(docora, choice, held=held)
     if group is LinkGroup.ERROR:
         return page_of(lists.error_groups(database, which), page, limit)
     counts = [_COUNTS[group](*row) for row in lists.links_by_group(database, group, which)]

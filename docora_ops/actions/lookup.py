@@ -19,15 +19,7 @@ from docora_ops.database.names import (
     has_repository_like,
     repositories_by_prefix,
 )
-from docora_ops.errors import (
-    AmbiguousError,
-    ConfigurationError,
-    NotFoundError,
-    PostgresError,
-    RedisError,
-    UsageError,
-    past_moment,
-)
+from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, past_moment
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import TimeOfDay, When, inert, mask, moment, moment_of
 
@@ -71,11 +63,12 @@ class LinkChoice:
 
 
 def choose_links(
-    docora: Docora, choice: LinkChoice, *, by_prefix: bool = True
+    docora: Docora, choice: LinkChoice, *, by_prefix: bool = True, held: Collection[str] = ()
 ) -> tuple[LinkFilter, dict[str, object]]:
     """Returns the filter for a choice, and the choice with full app names for an audit entry.
 
     by_prefix: allow unambiguous prefixes of app ids and names.
+    held: ids of apps to leave out: held apps, if the choice is of overdue links.
 
     Raises NotFoundError, AmbiguousError; UsageError if `last_scan_before` and `last_scan_after`
     leave no time for a scan.
@@ -91,10 +84,6 @@ def choose_links(
     names = [text for text in choice.repositories if "*" not in text]
     bounds = (choice.last_scan_after, choice.last_scan_before)
     after, before = period(database, *bounds, ("--last-scan-after", "--last-scan-before"))
-    held: Collection[str] = ()  # their links are not overdue
-    if choice.overdue:
-        with suppress(ConfigurationError, RedisError):
-            held = docora.read_holds()
     linked = [resolve_repository(database, chosen, text) for text in names]
     which = LinkFilter(
         app_ids=[app.app_id for app in chosen],
