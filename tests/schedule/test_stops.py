@@ -26,6 +26,7 @@ from docora_ops.settings import Settings
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, not_ok, scan_links
 from tests.support.docora import Docora, Env
+from tests.support.privileges import without_rule
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
@@ -84,6 +85,15 @@ def test_a_change_or_the_end_of_a_suspension_is_no_stop(docora: Docora) -> None:
     assert docora.run("pause", "--yes").code == 0
     docora.redis.delete(STREAM)
     assert not stands(docora), "the suspension has an alarm of its own"
+
+
+def test_if_redis_does_not_tell_whether_anything_moves_the_rest_is_shown(docora: Docora) -> None:
+    scan_links(docora, 2000)
+    with without_rule(docora.redis, "+xrevrange", "docora-ops", docora.redis_access.command_name):
+        result = docora.run("metrics")
+    docora.redis.acl_log_reset()
+    assert "it is unknown whether anything moves: " in result.stderr
+    assert "docora_links_overdue 1.0\n" in result.stdout
 
 
 @pytest.mark.parametrize(
