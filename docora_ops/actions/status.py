@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,7 +16,8 @@ from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.trend import DAY, Trend, floor, trend_of_day
 from docora_ops.actions.workers import warn_of_mute_workers, warn_of_other_workers
-from docora_ops.database.drift import unfinished_links
+from docora_ops.database import Database
+from docora_ops.database.drift import count_unfinished_links, unfinished_links
 from docora_ops.database.link_reports import count_by_status, error_groups, links_by_group
 from docora_ops.database.postgres_server import Standby, read_server
 from docora_ops.error_groups import ErrorGroup
@@ -38,6 +39,7 @@ from docora_ops.links import (
     LinkStatus,
 )
 from docora_ops.operations import KnownOperation
+from docora_ops.queue import LinkQueue
 from docora_ops.queue.operation_records import read_operations
 from docora_ops.queue.outcomes import PERIOD, read_counts
 from docora_ops.queue.redis_client import describe
@@ -61,7 +63,7 @@ class DriftCounts:
 
     lost: int  # pending for five minutes, without a live job
     stuck: int  # scanning, without a live job
-    at_least: bool = False  # not all links were looked at, because there are too many
+    at_least: bool = False  # too many links to look at: `lost` is the excess of links over jobs
 
 
 class HeadlineCode(StrEnum):
@@ -244,8 +246,7 @@ def read_status(
                 status = _beside_queue(docora, status, overview)
             # The links of a standby may be older than their jobs.
             if status.freshness and status.backend_ok and not status.standby:
-                held = [app.app_id for app in overview.held]
-                status = replace(status, drift=count_drift(docora, held, twice=not for_metrics))
+                status = replace(status, drift=count_drift(docora, overview, twice=not for_metrics))
     errors.sort(key=lambda error: isinstance(error, RedisError))
     return replace(status, headline=headline_of(status)), errors
 
@@ -351,40 +352,55 @@ def keeping_errors(errors: list[ServerError]) -> Iterator[None]:
         errors.append(error)
 
 
-def count_drift(docora: Docora, held: Sequence[str], *, twice: bool = False) -> DriftCounts:
-    """Counts lost and stuck links among the first 5,000 links that should have a live job.
+def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False) -> DriftCounts:
+    """Counts lost and stuck links; returns a lower bound if there are too many links to look at.
 
-    Unlike `doctor`, trusts the status of waiting jobs instead of searching for them.
+    Unlike `doctor`, trusts the status of waiting jobs instead of searching for them. Leaves out the
+    links of held apps, which need no job until the release.
 
-    held: ids of apps to leave out, because their links need no job until the release.
     twice: look again after `DOCORA_OPS_DRIFT_GRACE` seconds, and count only links that both looks
         find, because a link that a worker has just begun looks lost for a moment.
 
     Raises PostgresError, RedisError.
     """
-    statuses, at_least = _links_without_job(docora, held)
-    if statuses and twice:
+    database, queue = docora.database, docora.queue_to_read
+    held = [app.app_id for app in overview.held]
+    first = _links_without_job(database, queue, held)
+    if first is None:
+        too_many = max(0, count_unfinished_links(database, held) - overview.unfinished)
+        if too_many and twice:
+            time.sleep(docora.settings.drift_grace)
+            jobs = queue.overview(1).unfinished
+            too_many = min(too_many, max(0, count_unfinished_links(database, held) - jobs))
+        return DriftCounts(too_many, 0, at_least=True)
+    if first and twice:
         time.sleep(docora.settings.drift_grace)
-        statuses, _ = _links_without_job(docora, held, [ref.id for ref in statuses])
-    counts = Counter(statuses.values())
-    return DriftCounts(counts[LinkStatus.PENDING_SNAPSHOT], counts[LinkStatus.SCANNING], at_least)
+        first = _links_without_job(database, queue, held, first) or {}
+    counts = Counter(first.values())
+    return DriftCounts(counts[LinkStatus.PENDING_SNAPSHOT], counts[LinkStatus.SCANNING])
 
 
 def _links_without_job(
-    docora: Docora, held: Sequence[str], ids: Sequence[str] | None = None
-) -> tuple[dict[LinkRef, str], bool]:
-    """Returns the lost and stuck links of one look with their statuses, and whether others exist.
+    database: Database,
+    queue: LinkQueue,
+    held: Sequence[str],
+    only: Container[LinkRef] | None = None,
+) -> dict[LinkRef, str] | None:
+    """Returns the lost and stuck links of one look, with their statuses.
+
+    Returns None if there are too many links to look at.
 
     held: ids of apps to leave out.
-    ids: look only at the links with these row ids; None means all.
+    only: consider only these links.
     """
-    database, queue = docora.database, docora.queue_to_read
+    limit = _MOST + 1 if queue.can_push and only is None else None
     with database.snapshot():
-        links = unfinished_links(
-            database, only_stuck=not queue.can_push, limit=_MOST + 1, held=held, ids=ids
-        )
-        statuses = dict(links[:_MOST])
+        only_stuck = not queue.can_push
+        links = unfinished_links(database, only_stuck=only_stuck, limit=limit, held=held)
+        if len(links) == limit:
+            return None
+        statuses = {ref: status for ref, status in links if only is None or ref in only}
         for ref, answer in look_at_jobs(database, queue, list(statuses)):
             if answer.state.is_live or queue.docora_picks_up(statuses[ref], answer):
                 del statuses[ref]
-    return statuses, len(links) > _MOST
+    return statuses

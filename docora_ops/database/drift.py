@@ -8,17 +8,16 @@ from docora_ops.links import LinkRef
 
 # A new link gets its job a moment after its row. It is therefore left out for five minutes, unless
 # it is being scanned.
+_UNFINISHED = """FROM docora.app_repositories WHERE status IN ('pending_snapshot', 'scanning')
+    AND (status = 'scanning'
+         OR NOT %(only_stuck)s::boolean AND created_at < now() - interval '5 minutes')
+    AND app_id <> ALL (%(held)s::text[])
+"""
+
 # Materialized: with statistics from before a bulk change, Postgres would otherwise go through the
 # table in order until it has found `limit` links.
-UNFINISHED_LINKS = """
-WITH unfinished AS MATERIALIZED (
-    SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
-    WHERE status IN ('pending_snapshot', 'scanning')
-        AND (status = 'scanning'
-             OR NOT %(only_stuck)s::boolean AND created_at < now() - interval '5 minutes')
-        AND app_id <> ALL (%(held)s::text[])
-        AND (%(ids)s::uuid[] IS NULL OR id = ANY (%(ids)s::uuid[]))
-)
+UNFINISHED_LINKS = f"""
+WITH unfinished AS MATERIALIZED (SELECT id::text, app_id, repository_id, status {_UNFINISHED})
 SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 """
 
@@ -67,15 +66,13 @@ def unfinished_links(
     only_stuck: bool = False,
     limit: int | None = None,
     held: Sequence[str] = (),
-    ids: Sequence[str] | None = None,
 ) -> list[tuple[LinkRef, str]]:
     """Returns the links that should have a live job, each with its status. Does not look at jobs.
 
     only_stuck: only `scanning` links, which are stuck if they have no live job.
     held: ids of apps to leave out.
-    ids: only links with these row ids; None means all.
     """
-    parameters = {"only_stuck": only_stuck, "limit": limit, "held": list(held), "ids": ids}
+    parameters = {"only_stuck": only_stuck, "limit": limit, "held": list(held)}
     # Interned, because a million links may share the same few ids.
     return [
         (LinkRef(id_, intern(app_id), intern(repository_id)), status)
@@ -114,6 +111,13 @@ def pages_of_links_to_check(
         is_last = len(rows) < size
         if rows:
             after = {"app_id": rows[-1][1], "repository_id": rows[-1][2]}
+
+
+def count_unfinished_links(database: Database, held: Sequence[str]) -> int:
+    """Counts the links that should have a live job. `held`: ids of apps to leave out."""
+    parameters = {"only_stuck": False, "held": list(held)}
+    [(count,)] = database.rows(f"SELECT count(*) {_UNFINISHED}", parameters)
+    return int(count)
 
 
 def lock_against_new_links(database: Database, repository_ids: Collection[str]) -> set[str]:
