@@ -356,8 +356,6 @@ class QueueOverview:
     held: Sequence[HeldApp] = ()
     jobs_of_apps: int | None = None  # live jobs of the chosen apps, to which `jobs` is limited
     read_at: datetime | None = None  # by the clock of Redis
-    # Idle workers that take no waiting job, because the apps of these jobs have their full share.
-    spare_slots: int = 0
     bullmq_version: str | None = None  # empty if the BullMQ queue's metadata does not name it
 
     @property

@@ -113,7 +113,6 @@ def workers_cell(queue: QueueOverview) -> Text:
     states = [worker.state for worker in queue.workers if worker.state]  # unknown with BullMQ
     if states and not (refusal and refusal.is_total):
         count += f", {states.count('busy')} busy"
-        count += f", {queue.spare_slots} free for other apps" if queue.spare_slots else ""
     if refusal:
         is_bad = refusal.is_total and refusal.troubles
         count, style = f"{count}, {refusal.words}", "red" if is_bad else "yellow"

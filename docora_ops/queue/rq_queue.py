@@ -4,7 +4,6 @@ Its reading methods write nothing and unpickle nothing. RQ's own do both.
 """
 
 import json
-from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,7 +27,6 @@ from docora_ops.jobs import (
     QueuedJob,
     QueueOverview,
     Suspension,
-    Worker,
     longest_wait,
 )
 from docora_ops.links import LinkStatus
@@ -281,24 +279,7 @@ class RqQueue(LinkQueue):
             last_began_at=max(filter(None, (began for began, _ in moments)), default=None),
             read_at=moment_of_timestamp(now),
             held=[HeldApp(app_id, names.get(app_id), hold) for app_id, hold in holds.items()],
-            spare_slots=self._spare_slots(waiting, workers),
         )
-
-    def _spare_slots(self, waiting: Sequence[QueuedJob], workers: Sequence[Worker]) -> int:
-        """Counts the idle workers if jobs wait and take.lua would let none of these jobs run.
-
-        Otherwise returns 0.
-
-        waiting: the first waiting jobs of apps that are not held.
-        """
-        slots = [worker for worker in workers if worker.no_job_reason is None]
-        running = Counter(job.app_id for worker in slots for job in worker.jobs)
-        apps = len({*running, *(job.app_id for job in waiting)})
-        share = len(slots) // apps if apps > 1 else len(slots) - self._settings.reserve_slot
-        if not waiting or any(running[job.app_id] < max(1, share) for job in waiting):
-            return 0
-        idle = [worker for worker in slots if worker.state == "idle" and worker.obeys_holds]
-        return sum(worker.silent_seconds is None for worker in idle)
 
     def _not_held(
         self, first: Sequence[QueuedJob], holds: Container[str | None]

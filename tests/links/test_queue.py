@@ -239,20 +239,6 @@ def test_a_backlog_of_an_app_names_the_app(docora: Docora) -> None:
     assert "Backlog\t2 of 2 workers on Tarpit for 3" in docora.run("queue").stdout
 
 
-def test_an_idle_worker_beside_jobs_that_wait_is_explained(backlog: Docora) -> None:
-    docora = backlog
-    add_worker(docora, "two")
-    free = "Workers\t2, 1 busy, 1 free for other apps\n"
-    assert free not in docora.run("queue").stdout  # a worker of RQ knows of no share
-    docora.redis.hset("rq:worker:two", "obeys_holds", 1)
-    for command in ("queue", "status"):
-        assert free in docora.run(command).stdout
-    assert free not in docora.run("queue", env={"DOCORA_OPS_RESERVE_SLOT": "no"}).stdout
-    other = docora.add_link()  # which it is about to take
-    assert docora.run("retry", *other.ids).code == 0
-    assert free not in docora.run("queue").stdout
-
-
 def test_many_busy_workers_are_read_in_as_many_round_trips_as_one(
     docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
