@@ -97,7 +97,12 @@ def find_hold(client: redis.Redis, job_id: str, now: float) -> Hold | None:
     Raises the client's RedisError.
     """
     app_id, _, _ = job_id.partition("-")
-    value = cast("bytes | None", client.hget(HOLDS, app_id))
+    try:
+        value = cast("bytes | None", client.hget(HOLDS, app_id))
+    except redis.ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        return _hold_of(b"")  # a hold of the app may have stood there
     if value is None:
         return None
     hold = _hold_of(value)

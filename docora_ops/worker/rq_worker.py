@@ -162,13 +162,14 @@ class SnapshotWorker(JobRunner):
                 return f"since {bar.error.message}; to go on: docora-ops resume"
             raise bar.error
         self._show_bar(bar)
+        if bar is None or bar.code is NoJobCode.SUSPENDED:
+            if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
+                self.maintain()
+                return None  # it may have found that Postgres is away
+            self._queue_due_jobs()
         if bar is not None:
             time.sleep(_PAUSE)
             return None
-        if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
-            self.maintain()
-            return None  # it may have found that Postgres is away
-        self._queue_due_jobs()
         job, finding = self._take()
         if job is not None:
             self.execute_job(job, self.queues[0])

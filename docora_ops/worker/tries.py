@@ -75,16 +75,22 @@ class Tries:
             f"tried again in {self.job.get_retry_interval()} s" if self.left else "no further try"
         )
 
+    def keep(self) -> None:
+        """Makes sure that another try follows, even if none was left."""
+        self._leave(max(self.left, 1))
+
     def give_back(self, pause: int = 0) -> None:
         """Takes this try back, so that it does not count.
 
         pause: seconds until our workers queue the next try.
         """
-        left = self.left + 1
-        self.keep()
-        self.job.retries_left = left
+        self._leave(self.left + 1)
         if isinstance(self.job, SnapshotJob):
             self.job.pause = pause
+
+    def _leave(self, tries: int) -> None:
+        self.job.retries_left = tries
+        self.job.retry_intervals = self.job.retry_intervals or [_KEPT_DELAY]
 
     def may_blame_host(self) -> bool:
         """Counts an error of the job that is the host's fault. Returns True for the first two.
@@ -100,9 +106,9 @@ class Tries:
     def settle(self, ending: Ending | None, limit: int, *, was_failed: bool = False) -> JobEnd:
         """Decides whether another try follows, and returns how the job ends.
 
-        No try follows if the link is failed now, or gone. Returns FAILED_AGAIN in place of FAILED
-        if the link was failed before the job was queued or when this try began, or has more than
-        `limit` failures.
+        No try follows if none is left, or if the link is failed now, or gone. Returns FAILED_AGAIN
+        in place of FAILED if the link was failed before the job was queued or when this try began,
+        or has more than `limit` failures. Returns NOTHING_TO_DO if the link is gone, or in sync.
 
         ending: the link after the failure. None if unknown: then another try follows.
         limit: `MAX_RETRY_ATTEMPTS`.
@@ -110,10 +116,11 @@ class Tries:
         """
         if ending is None:
             self.keep()
-        if ending is None or ending.status not in {LinkStatus.FAILED, Refusal.GONE}:
+            return JobEnd.TRIED_AGAIN
+        if self.left and ending.status not in {LinkStatus.FAILED, Refusal.GONE}:
             return JobEnd.TRIED_AGAIN
         self.job.retries_left = 0
-        if ending.status == Refusal.GONE:
+        if ending.status != LinkStatus.FAILED:
             return JobEnd.NOTHING_TO_DO
         was_failed |= ending.retry_count > limit
         with suppress(RedisError):
@@ -122,8 +129,3 @@ class Tries:
             # Another producer's job may have inherited the field from one with the same id.
             was_failed |= bool(field) and field == created_at
         return JobEnd.FAILED_AGAIN if was_failed else JobEnd.FAILED
-
-    def keep(self) -> None:
-        """Makes sure that another try follows, even if none was left."""
-        self.job.retries_left = max(self.left, 1)
-        self.job.retry_intervals = self.job.retry_intervals or [_KEPT_DELAY]
