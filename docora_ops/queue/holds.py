@@ -67,7 +67,8 @@ def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Chan
             remove = client.register_script(_REMOVE_UNCHANGED)
             remove(keys=[HOLDS], args=list(chain.from_iterable(ended.items())))
         pipeline.hset(HOLDS, app_id, text)
-        # Makes sure that the user may also release the app.
+        # Always sent, with a field that never exists, so that Redis refuses a user who could not
+        # release the app.
         pipeline.hdel(HOLDS, f"{EXEMPTED}{app_id}-", *_exempted(fields, app_id))
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()

@@ -157,12 +157,13 @@ class SnapshotWorker(JobRunner):
             self._find_redis()
             self.set_state(WorkerStatus.IDLE)
         bar = self._reasons.find()
+        is_suspended = bar is not None and bar.code is NoJobCode.SUSPENDED
         if burst and bar is not None:
-            if bar.code is NoJobCode.SUSPENDED:
+            if is_suspended:
                 return f"since {bar.error.message}; to go on: docora-ops resume"
             raise bar.error
         self._show_bar(bar)
-        if bar is None or bar.code is NoJobCode.SUSPENDED:
+        if bar is None or is_suspended:  # queues jobs, but takes none
             if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
                 self.maintain()
                 return None  # it may have found that Postgres is away
@@ -219,10 +220,9 @@ class SnapshotWorker(JobRunner):
             log.warning("worker %s: %s; waits until it answers", self.name, lost)
 
     def _find_redis(self) -> None:
-        """After `_miss_redis`, says once that Redis answers again."""
-        if self._misses_redis:
-            self._misses_redis, self._redis_pause = False, _PAUSE
-            log.warning("worker %s: Redis answers again: goes on", self.name)
+        """Says that Redis answers again."""
+        self._misses_redis, self._redis_pause = False, _PAUSE
+        log.warning("worker %s: Redis answers again: goes on", self.name)
 
     def _is_due(self, name: str, interval: float) -> bool:
         """Returns True at most once in `interval` seconds for each name."""
@@ -354,7 +354,8 @@ class SnapshotWorker(JobRunner):
         """
         try:
             super().maintain_heartbeats(job, execution)
-            self._find_redis()
+            if self._misses_redis:
+                self._find_redis()
             if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
                 self.maintain()
         except RedisError as error:
