@@ -89,7 +89,7 @@ def probe(
     repository: id, `owner/name` or GitHub URL.
     new_url: the URL to probe in place of the app's base_url.
 
-    Raises NotFoundError, AmbiguousError, PostgresError, ConfigurationError.
+    Raises NotFoundError, AmbiguousError, PostgresError, ConfigurationError, HostFaultError.
     """
     database, settings = docora.database, docora.settings
     known_app = None if app is None else resolve_app(database, app)

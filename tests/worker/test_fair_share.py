@@ -149,6 +149,16 @@ def test_a_killed_workers_job_takes_no_share_and_one_just_taken_does(docora: Doc
         assert at.take(1) == "a-1"
 
 
+def test_an_app_without_further_jobs_leaves_its_share_to_the_others_at_once(
+    docora: Docora,
+) -> None:
+    with desk(docora, 5) as at:
+        at.wait(*jobs("a", 10), "b-0")
+        assert [at.take() for _ in range(3)] == ["a-0", "a-1", "b-0"]
+        at.end("b-0")
+        assert [at.take() for _ in range(3)] == ["a-2", "a-3", "full"]
+
+
 def test_a_job_of_another_program_passes_all_that_must_wait(docora: Docora) -> None:
     other = "550e8400-e29b-41d4-a716-446655440000"
     with desk(docora, 2) as at:
