@@ -31,7 +31,7 @@ _PAUSES = 20
 _SLOTS_EACH_SECOND = 25
 
 
-class Finding(StrEnum):
+class TakeResult(StrEnum):
     """The result of a search of the list."""
 
     TAKEN = "taken"
@@ -67,14 +67,14 @@ class JobTaker:
         self._apps: list[str] = []  # with waiting jobs, when they were counted last
         self._slots_until = self._apps_until = 0.0
 
-    def take(self) -> tuple[Finding, str]:
+    def take(self) -> tuple[TakeResult, str]:
         """Takes the first job that may run: moves its id to RQ's intermediate list.
 
         Returns the result of the search, and the id of the job, which is empty if none was taken.
-        Unless the finding is TAKEN or MORE, call `wait` before the next call.
+        Unless the result is TAKEN or MORE, call `wait` before the next call.
         """
         if self._is_empty:  # until `wait` sees a job
-            return Finding.EMPTY, ""
+            return TakeResult.EMPTY, ""
         if time.monotonic() >= self._slots_until:
             self._read_slots()
         if time.monotonic() >= self._apps_until and len(self._slots) > 1:
@@ -82,14 +82,14 @@ class JobTaker:
         config = self._config | {"workers": self._slots, "apps": self._apps}
         answer = cast("list[bytes]", self._script(args=[json.dumps(config), self._look]))
         word, self._look, job_id = answer
-        finding = Finding(text_of(word))
-        self._is_empty = finding is Finding.EMPTY
-        if finding is Finding.FULL and self._apps:
+        result = TakeResult(text_of(word))
+        self._is_empty = result is TakeResult.EMPTY
+        if result is TakeResult.FULL and self._apps:
             # Every app with waiting jobs is held or has running jobs. All others that were counted
             # have no waiting jobs any more.
             self._apps = []
-            return Finding.MORE, ""
-        return finding, text_of(job_id)
+            return TakeResult.MORE, ""
+        return result, text_of(job_id)
 
     def wait(self, seconds: int) -> None:
         """Waits for `seconds`. If `take` found no job in the list, waits only until one is added.
