@@ -386,11 +386,7 @@ class _Snapshot:
                 text = f"its link can't be marked: {trouble.message}"
                 tell(self.about, text, logging.WARNING)
         # First: the limit of the job's time may cut off what follows.
-        was_failed = self.link is not None and self.link.status == LinkStatus.FAILED
-        is_in_sync = self.link is not None and ending and ending.status == LinkStatus.SYNCED
-        end = JobEnd.NOTHING_TO_DO
-        if not is_in_sync:
-            end = self.tries.settle(ending, limit, was_failed=was_failed)
+        end = self.tries.settle(ending, limit, self.link.status if self.link else None)
         if circuit is not None and circuit.opened and self.link is not None:
             text = f"the circuit is open until {moment(circuit.open_until)}"
             tell(self.about, text, logging.WARNING)

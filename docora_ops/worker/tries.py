@@ -103,26 +103,27 @@ class Tries:
             return faults < _MOST_HOST_FAULTS
         return True
 
-    def settle(self, ending: Ending | None, limit: int, *, was_failed: bool = False) -> JobEnd:
+    def settle(self, ending: Ending | None, limit: int, was: str | None = None) -> JobEnd:
         """Decides whether another try follows, and returns how the job ends.
 
-        No try follows if none is left, or if the link is failed now, or gone. Returns FAILED_AGAIN
-        in place of FAILED if the link was failed before the job was queued or when this try began,
-        or has more than `limit` failures. Returns NOTHING_TO_DO if the link is gone, or in sync.
+        No try follows if none is left, or if the link is failed now, or gone, or in sync since this
+        try began. Returns FAILED_AGAIN in place of FAILED if the link was failed before the job was
+        queued or when this try began, or has more than `limit` failures.
 
         ending: the link after the failure. None if unknown: then another try follows.
         limit: `MAX_RETRY_ATTEMPTS`.
-        was_failed: whether the link was failed when this try began.
+        was: the link's status when this try began; None if it may not have begun.
         """
         if ending is None:
             self.keep()
             return JobEnd.TRIED_AGAIN
-        if self.left and ending.status not in {LinkStatus.FAILED, Refusal.GONE}:
+        is_done = ending.status == LinkStatus.SYNCED and was is not None
+        if self.left and not is_done and ending.status not in {LinkStatus.FAILED, Refusal.GONE}:
             return JobEnd.TRIED_AGAIN
         self.job.retries_left = 0
         if ending.status != LinkStatus.FAILED:
             return JobEnd.NOTHING_TO_DO
-        was_failed |= ending.retry_count > limit
+        was_failed = was == LinkStatus.FAILED or ending.retry_count > limit
         with suppress(RedisError):
             job = self.job
             field, created_at = job.connection.hmget(job.key, "was_failed", "created_at")
