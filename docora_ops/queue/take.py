@@ -21,7 +21,9 @@ from docora_ops.queue.rq_workers import NO_JOB_REASON, workers_by_name
 
 _PAGE = 2000  # ids that one call reads
 _MOST_COUNTED = 100_000  # waiting jobs whose apps are counted
-_MOST_APPS = 1000  # counted apps that take.lua is told of; with more, each app has one slot anyway
+# take.lua is told of as many counted apps as there are slots, because with more, the share of each
+# is one slot. It is told of this many more, because some may be held.
+_MORE_APPS = 1000
 _INTERVAL = 2  # seconds between two counts, at least
 # Seconds of pause per second of counting, for all workers together: Redis spends at most a
 # twentieth of its time on counting.
@@ -118,6 +120,6 @@ class JobTaker:
             apps.update(ids[0] for ids in map(ids_of_job, map(text_of, page)) if ids)
             if len(page) < _PAGE:
                 break
-        self._apps = list(apps)[:_MOST_APPS]
+        self._apps = list(apps)[: len(self._slots) + _MORE_APPS]
         end = time.monotonic()
         self._apps_until = end + max(_INTERVAL, _PAUSES * len(self._slots) * (end - began))
