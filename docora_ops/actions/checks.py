@@ -284,7 +284,6 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
             f"nothing queues them when they are due; {first}",
             start,
         ),
-        (delay < -_LATE and bool(suspended), warning, first + suspended, "docora-ops resume"),
         (delay < -_LATE, warning, f"workers queue them, yet {first}", "see the log of the workers"),
     )
 

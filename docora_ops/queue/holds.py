@@ -67,7 +67,8 @@ def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Chan
             remove = client.register_script(_REMOVE_UNCHANGED)
             remove(keys=[HOLDS], args=list(chain.from_iterable(ended.items())))
         pipeline.hset(HOLDS, app_id, text)
-        # Makes sure that the user may also release the app.
+        # Always sent, with a field that never exists, so that Redis refuses a user who could not
+        # release the app.
         pipeline.hdel(HOLDS, f"{EXEMPTED}{app_id}-", *_exempted(fields, app_id))
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()
@@ -97,7 +98,12 @@ def find_hold(client: redis.Redis, job_id: str, now: float) -> Hold | None:
     Raises the client's RedisError.
     """
     app_id, _, _ = job_id.partition("-")
-    value = cast("bytes | None", client.hget(HOLDS, app_id))
+    try:
+        value = cast("bytes | None", client.hget(HOLDS, app_id))
+    except redis.ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        return _hold_of(b"")  # a hold of the app may have stood there
     if value is None:
         return None
     hold = _hold_of(value)

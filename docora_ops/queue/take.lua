@@ -1,26 +1,32 @@
--- Takes the first waiting job that may run now, in place of RQ's LMOVE, or counts the apps with
--- live jobs. A job may run if its app uses less than its share of the slots, and if the app is not
--- held or the job is exempted from the hold. Jobs of other programs, whose ids are not
--- APP-REPOSITORY, may always run. Appended to denials.lua.
+-- Takes the first waiting job that may run now, in place of RQ's LMOVE. Appended to denials.lua.
 --
--- ARGV[1]  "take" or "count"
--- ARGV[2]  JSON: names of keys, `holds` among them, and
+-- A job may run if its app has part of its share of the slots left, and if the app is not held or
+-- the job is exempted from the hold. Jobs of other programs, whose ids are not APP-REPOSITORY, may
+-- always run.
+--
+-- Jobs that must wait may fill the list, so each call reads only the head and one page. `look` is
+-- what the next call needs to go on there.
+--
+-- ARGV[1]  JSON: names of keys, `holds` among them, and
 --          `workers`: for each slot, the key of its worker's executions
 --          `reserves`: an app that is alone leaves one slot free
---          `apps`: how many apps have live jobs; null if unknown
+--          `apps`: apps that had waiting jobs when the list was last counted
 --          `page`: how many ids to read at most from where the last call stopped
--- ARGV[3]  take: the look that the last call returned; empty: a new look
---          count: position of the first id to count
+-- ARGV[2]  the look that the last call returned; empty: a new look
 --
--- Returns an answer, then
---   taken: look, id
---   more, full, held: look, number of apps with running jobs; full, held: the look is at its end
---   uncounted: nothing; count the apps, then call again
---   counted: position of the next page, or -1; the apps of this page and those with running jobs
---   empty: nothing
+-- Returns an answer, a look, and the id of the job that was taken, if any. The answers:
+--   taken
+--   more: the look is not at the end of the list
+--   full, held: all waiting jobs must wait; held: only because their apps are held
+--   empty: the list is empty
 
-local mode, config = ARGV[1], cjson.decode(ARGV[2])
+local config = cjson.decode(ARGV[1])
 local HEAD = 500 -- ids to read from the head each time
+
+local length = redis.call('LLEN', config.list)
+if length == 0 then
+  return {'empty', '', ''}
+end
 
 local function app_of(id)
   return string.match(id, '^([^-]+)%-[^-]+$')
@@ -41,20 +47,16 @@ for i = 1, #fields, 2 do
     held[fields[i]] = not ends or tonumber(ends) > now
   end
 end
-local digest = redis.sha1hex(table.concat(fields, ' '))
-local length = redis.call('LLEN', config.list)
-if length == 0 and mode == 'take' then
-  return {'empty'}
-end
+local holds = redis.sha1hex(table.concat(fields, ' '))
 
 -- Running jobs by app. A worker that is known to be dead has no slot, so its job does not count.
-local running, running_apps, counted = {}, 0, {}
+local running, apps, counted = {}, 0, {}
 
 local function add(id)
   local app = app_of(id)
   if app and not counted[id] then
     counted[id] = true
-    running_apps = running_apps + (running[app] and 0 or 1)
+    apps = apps + (running[app] and 0 or 1)
     running[app] = (running[app] or 0) + 1
   end
 end
@@ -76,125 +78,87 @@ if slots > 1 then
     end
   end
 end
-
-if mode == 'count' then
-  local apps, first = {}, tonumber(ARGV[3])
-  for app in pairs(running) do
-    apps[app] = true
-  end
-  for _, id in ipairs(redis.call('LRANGE', config.list, first, first + config.page - 1)) do
-    local app = app_of(id)
-    if app and not held[app] then
-      apps[app] = true
-    end
-  end
-  first = first + config.page
-  local answer = {'counted', first < length and first or -1}
-  for app in pairs(apps) do
-    table.insert(answer, app)
-  end
-  return answer
+for _, app in ipairs(config.apps) do
+  apps = apps + ((running[app] or held[app]) and 0 or 1)
 end
 
-local function share(apps)
-  if apps > 1 then
-    return math.max(1, math.floor(slots / apps))
-  end
-  return slots - (config.reserves and 1 or 0)
+local share = slots - (config.reserves and 1 or 0)
+if apps > 1 then
+  share = math.max(1, math.floor(slots / apps))
 end
-
-local is_counted = config.apps ~= cjson.null
-local least = share(math.max(running_apps, is_counted and config.apps or 0))
-local most = share(running_apps)
 
 local function has_share(app)
-  return not running[app] or running[app] < least
+  return not running[app] or running[app] < share
 end
 
--- A look goes through the list once, in as many calls as that takes. Returns the look of the last
--- call, or nil if a new one is needed.
--- `passed`: apps whose jobs the look has passed over, and whether one of these jobs is exempt
--- `at`, `id`: position and id of the last job that the look has passed over
-local function renewed(text)
-  local look = text ~= '' and cjson.decode(text)
-  if not look or look.digest ~= digest then
-    return
+-- A look goes through the list once, in as many calls as that takes:
+-- `passed`: apps whose jobs it has passed over, and whether one of these jobs is exempt
+-- `holds`: digest of the holds that it has obeyed
+-- `at`, `id`: position and id of the last job that it has passed over
+local look
+
+-- Returns the look of the last call; a new one if a job that it has passed over may run now, or if
+-- the last of these jobs can't be found.
+local function continued(text)
+  local new = {passed = {}, holds = holds, at = -1, id = ''}
+  local last = text == '' and new or cjson.decode(text)
+  if last.holds ~= holds or last.at < 0 then
+    return new
   end
-  for app, has_exempt in pairs(look.passed) do
+  for app, has_exempt in pairs(last.passed) do
     if has_share(app) and (has_exempt or not held[app]) then
-      return -- a job that was passed over may run now
+      return new
     end
   end
-  if redis.call('LINDEX', config.list, look.at) == look.id then
-    return look
+  if redis.call('LINDEX', config.list, last.at) == last.id then
+    return last
   end
-  local first = math.max(0, look.at - config.page)
-  local ids = redis.call('LRANGE', config.list, first, look.at)
+  local first = math.max(0, last.at - config.page) -- jobs before it may have been taken
+  local ids = redis.call('LRANGE', config.list, first, last.at)
   for i = #ids, 1, -1 do
-    if ids[i] == look.id then
-      look.at = first + i - 1 -- jobs before it may have been taken
-      return look
+    if ids[i] == last.id then
+      last.at = first + i - 1
+      return last
     end
   end
+  return new
 end
 
-local look = renewed(ARGV[3]) or {passed = {}, digest = digest, at = -1, id = ''}
-local begins_at = look.at
-local taken, taken_at, is_uncounted
-
-local function must_wait(app, id)
-  if not app or exempt[id] and has_share(app) then
-    return false
-  elseif look.passed[app] == nil and not held[app] then
-    if not is_counted and running[app] and running[app] < most then
-      is_uncounted = true
-      return false
-    elseif has_share(app) then
-      return false
-    end
-  end
-  look.passed[app] = look.passed[app] or exempt[id] or false
-  return true
-end
-
--- Searches the positions `first` to `last` for a job that may run.
+-- Returns the first job from `first` to `last` that may run, and its position.
 local function search(first, last)
-  local chunk = 10
+  local size = 10
   while first <= last do
-    local ids = redis.call('LRANGE', config.list, first, math.min(first + chunk - 1, last))
+    local ids = redis.call('LRANGE', config.list, first, math.min(first + size - 1, last))
     for i, id in ipairs(ids) do
-      if not must_wait(app_of(id), id) then
-        taken, taken_at = id, first + i - 1
-        return
-      elseif first + i - 1 > look.at then
-        look.at, look.id = first + i - 1, id
+      local app, at = app_of(id), first + i - 1
+      if not app or has_share(app) and (exempt[id] or not held[app]) then
+        return id, at
+      end
+      look.passed[app] = look.passed[app] or exempt[id] or false
+      if at > look.at then
+        look.at, look.id = at, id
       end
     end
-    first, chunk = first + chunk, chunk * 4
+    first, size = first + size, size * 4
   end
 end
 
+look = continued(ARGV[2])
 -- Each call searches the head, where `--front` puts jobs.
-search(0, math.min(HEAD, length) - 1)
-if not taken and look.at + 1 < length then
-  search(look.at + 1, math.min(look.at + config.page, length - 1))
-end
-if is_uncounted then
-  return {'uncounted'}
-elseif taken then
-  redis.call('RPUSH', config.intermediate, taken) -- first: refused if out of memory
-  redis.call('LREM', config.list, taken_at > length / 2 and -1 or 1, taken)
-  if taken_at <= begins_at then
-    look.at = look.at - 1
-  end
-  return {'taken', look.at >= 0 and cjson.encode(look) or '', taken}
+local taken, at = search(0, math.min(HEAD, length) - 1)
+if not taken then
+  taken, at = search(look.at + 1, math.min(look.at + config.page, length - 1))
 end
 local answer = 'held'
-if look.at + 1 < length then
+if taken then
+  redis.call('RPUSH', config.intermediate, taken) -- first: refused if out of memory
+  redis.call('LREM', config.list, at > length / 2 and -1 or 1, taken)
+  answer = 'taken'
+elseif look.at + 1 < length then
   answer = 'more'
 else
   for app in pairs(look.passed) do
     answer = held[app] and answer or 'full'
   end
 end
-return {answer, cjson.encode(look), running_apps}
+return {answer, cjson.encode(look), taken or ''}

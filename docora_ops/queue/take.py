@@ -1,6 +1,8 @@
 """Takes jobs from RQ's list for a worker: obeys holds, and shares the slots among the apps.
 
-Each worker that takes jobs is a slot, because it runs one job at a time.
+Each worker that takes jobs is a slot, because it runs one job at a time. The share of an app is an
+equal part of the slots. take.lua sees which apps have running jobs. Which others have waiting jobs,
+each worker counts now and then, because that takes long with a long list.
 """
 
 import json
@@ -11,6 +13,7 @@ from typing import cast
 from redis import Redis
 from rq.job import Job
 
+from docora_ops.links import ids_of_job
 from docora_ops.queue.holds import HOLDS
 from docora_ops.queue.redis_answers import script_of, text_of
 from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER, INTERMEDIATE, LIST
@@ -18,21 +21,24 @@ from docora_ops.queue.rq_workers import NO_JOB_REASON, workers_by_name
 
 _PAGE = 2000  # ids that one call reads
 _MOST_COUNTED = 100_000  # waiting jobs whose apps are counted
+# take.lua is told of as many counted apps as there are slots, because with more, the share of each
+# is one slot. It is told of this many more, because some may be held.
+_MORE_APPS = 1000
 _INTERVAL = 2  # seconds between two counts, at least
-# Seconds of pause per second of counting, for all workers together: Redis spends a twentieth of its
-# time on counting.
+# Seconds of pause per second of counting, for all workers together: Redis spends at most a
+# twentieth of its time on counting.
 _PAUSES = 20
 # Up to this number of slots, each worker reads all of them every second. Beyond it, the pause grows
 # faster than the number: together, 1,600 workers read 5,000 slots per second, not 40,000.
 _SLOTS_EACH_SECOND = 25
 
 
-class Finding(StrEnum):
+class TakeResult(StrEnum):
     """The result of a search of the list."""
 
     TAKEN = "taken"
     MORE = "more"  # nothing so far; search on at once
-    FULL = "full"  # the waiting jobs belong to apps that are held or have no share left
+    FULL = "full"  # all waiting jobs belong to apps that are held or have no share left
     HELD = "held"  # all waiting jobs belong to apps that are held
     EMPTY = "empty"
 
@@ -59,35 +65,33 @@ class JobTaker:
         }
         self._look = b""
         self._is_empty = False
-        self._slots: list[str] = []
-        self._apps = 0
+        self._slots: list[str] = []  # for each, the key of its worker's executions
+        self._apps: list[str] = []  # with waiting jobs, when they were counted last
         self._slots_until = self._apps_until = 0.0
 
-    def take(self) -> tuple[Finding, str]:
+    def take(self) -> tuple[TakeResult, str]:
         """Takes the first job that may run: moves its id to RQ's intermediate list.
 
         Returns the result of the search, and the id of the job, which is empty if none was taken.
-        Unless the finding is TAKEN or MORE, call `wait` before the next call.
+        Unless the result is TAKEN or MORE, call `wait` before the next call.
         """
         if self._is_empty:  # until `wait` sees a job
-            return Finding.EMPTY, ""
+            return TakeResult.EMPTY, ""
         if time.monotonic() >= self._slots_until:
-            workers = workers_by_name(self._client, NO_JOB_REASON)
-            self._slots = [name for name, reason in workers.items() if not reason]
-            pause = max(1, (len(self._slots) / _SLOTS_EACH_SECOND) ** 1.5)
-            self._slots_until = time.monotonic() + pause
-        answer, *rest = self._run("take", self._look)
-        if answer == b"uncounted":
+            self._read_slots()
+        if time.monotonic() >= self._apps_until and len(self._slots) > 1:
             self._count_apps()
-            return Finding.MORE, ""
-        finding = Finding(text_of(answer))
-        self._look = rest[0] if rest else b""
-        self._is_empty = finding is Finding.EMPTY
-        if finding is Finding.FULL and self._apps > int(rest[1]):
-            # All waiting apps have running jobs or are held, so there are fewer apps than counted.
-            self._apps, self._look = int(rest[1]), b""
-            return Finding.MORE, ""
-        return finding, text_of(rest[1]) if finding is Finding.TAKEN else ""
+        config = self._config | {"workers": self._slots, "apps": self._apps}
+        answer = cast("list[bytes]", self._script(args=[json.dumps(config), self._look]))
+        word, self._look, job_id = answer
+        result = TakeResult(text_of(word))
+        self._is_empty = result is TakeResult.EMPTY
+        if result is TakeResult.FULL and self._apps:
+            # Every app with waiting jobs is held or has running jobs. All others that were counted
+            # have no waiting jobs any more.
+            self._apps = []
+            return TakeResult.MORE, ""
+        return result, text_of(job_id)
 
     def wait(self, seconds: int) -> None:
         """Waits for `seconds`. If `take` found no job in the list, waits only until one is added.
@@ -101,25 +105,21 @@ class JobTaker:
         elif self._client.blmove(LIST, LIST, seconds, src="LEFT", dest="LEFT") is not None:
             self._is_empty = False
 
-    def _run(self, mode: str, argument: bytes | int = b"") -> list[bytes]:
-        is_counted = time.monotonic() < self._apps_until
-        config = self._config | {
-            "workers": [EXECUTIONS_OF_WORKER.format(name) for name in self._slots],
-            "apps": self._apps if is_counted else None,
-        }
-        return cast("list[bytes]", self._script(args=[mode, json.dumps(config), argument]))
+    def _read_slots(self) -> None:
+        workers = workers_by_name(self._client, NO_JOB_REASON)
+        taking = [name for name, reason in workers.items() if not reason]
+        self._slots = [EXECUTIONS_OF_WORKER.format(name) for name in taking]
+        pause = max(1, (len(self._slots) / _SLOTS_EACH_SECOND) ** 1.5)
+        self._slots_until = time.monotonic() + pause
 
     def _count_apps(self) -> None:
-        """Counts the apps that have running jobs, or are not held and have waiting jobs.
-
-        Reads only the first 100,000 waiting jobs.
-        """
-        began, apps, place = time.monotonic(), set[bytes](), 0
-        while 0 <= place < _MOST_COUNTED:
-            _, following, *counted = self._run("count", place)
-            place = int(following)
-            apps.update(counted)
-        self._apps = len(apps)
+        """Finds the apps of the first 100,000 waiting jobs."""
+        began, apps = time.monotonic(), set[str]()
+        for first in range(0, _MOST_COUNTED, _PAGE):
+            page = cast("list[bytes]", self._client.lrange(LIST, first, first + _PAGE - 1))
+            apps.update(ids[0] for ids in map(ids_of_job, map(text_of, page)) if ids)
+            if len(page) < _PAGE:
+                break
+        self._apps = list(apps)[: len(self._slots) + _MORE_APPS]
         end = time.monotonic()
-        pause = max(_INTERVAL, _PAUSES * len(self._slots) * (end - began))
-        self._apps_until = end + pause
+        self._apps_until = end + max(_INTERVAL, _PAUSES * len(self._slots) * (end - began))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 
 from redis import Redis
 
@@ -150,7 +150,7 @@ def use_authorities(settings: Settings, base: Path | None) -> None:
 
     base: the folder of the clones, below which the file for git is written; None for no file.
 
-    Raises OSError if the file can't be written.
+    Raises HostFaultError if the file can't be written.
     """
     for name in AUTHORITY_VARIABLES:
         if value := getattr(settings, name.lower()):
@@ -167,15 +167,23 @@ def use_authorities(settings: Settings, base: Path | None) -> None:
         del os.environ["NODE_EXTRA_CA_CERTS"]
         return
     if base is not None and not os.environ.get("GIT_SSL_CAINFO"):
-        system = [path for path in map(Path, _SYSTEM_FILES) if path.is_file()][:1]
-        content = b"\n".join(path.read_bytes() for path in (*system, Path(extra)))
         folder = base.absolute() / FOLDER
-        # Workers with other settings may share the folder, so the name depends on the content.
-        path = folder / f"authorities-{sha256(content).hexdigest()[:16]}.pem"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(path)
+        try:
+            system = [path for path in map(Path, _SYSTEM_FILES) if path.is_file()][:1]
+            content = b"\n".join(path.read_bytes() for path in (*system, Path(extra)))
+            # Workers with other settings may share the folder: the name depends on the content.
+            path = folder / f"authorities-{sha256(content).hexdigest()[:16]}.pem"
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=folder) as parts:
+                new = Path(parts, path.name)
+                new.write_bytes(content)
+                new.replace(path)
+        except OSError as error:
+            raise HostFaultError(
+                f"can't write the authorities for git to {str(folder)!r}: {words_of(error)}",
+                hint="see that there is room and that the folder can be written to, or set "
+                "GIT_SSL_CAINFO",
+            ) from error
         os.environ["GIT_SSL_CAINFO"] = str(path)
 
 

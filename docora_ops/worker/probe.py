@@ -26,7 +26,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.encryption import decrypt
 from docora_ops.actions.lookup import gone, resolve_app, resolve_repository
 from docora_ops.database.app_url import LinkToken, read_tokens
-from docora_ops.errors import ConfigurationError, DeliveryError, SnapshotError
+from docora_ops.errors import DeliveryError, SnapshotError
 from docora_ops.links import App
 from docora_ops.settings import Settings
 from docora_ops.text import amount, mask_url
@@ -89,7 +89,7 @@ def probe(
     repository: id, `owner/name` or GitHub URL.
     new_url: the URL to probe in place of the app's base_url.
 
-    Raises NotFoundError, AmbiguousError, PostgresError, ConfigurationError.
+    Raises NotFoundError, AmbiguousError, PostgresError, ConfigurationError, HostFaultError.
     """
     database, settings = docora.database, docora.settings
     known_app = None if app is None else resolve_app(database, app)
@@ -131,21 +131,15 @@ def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
 
     for_git: also limit the memory of this process, and of git, to that of a job.
 
-    Raises ConfigurationError if the file for git can't be written.
+    Raises HostFaultError if the file for git can't be written.
     """
     before = {name: os.environ.get(name) for name in host.AUTHORITY_VARIABLES}
     memory = resource.getrlimit(resource.RLIMIT_DATA)
     needs_file = for_git and (settings.node_extra_ca_certs or before["NODE_EXTRA_CA_CERTS"])
     try:
         with ExitStack() as stack:
-            try:
-                folder = Path(stack.enter_context(TemporaryDirectory())) if needs_file else None
-                host.use_authorities(settings, folder)
-            except OSError as error:
-                raise ConfigurationError(
-                    f"the authorities for git can't be written to a file: {error.strerror}",
-                    hint="set TMPDIR to a folder that can be written to, or set GIT_SSL_CAINFO",
-                ) from error
+            folder = Path(stack.enter_context(TemporaryDirectory())) if needs_file else None
+            host.use_authorities(settings, folder)
             if for_git:
                 host.limit_memory(settings)
             yield

@@ -29,7 +29,7 @@ from docora_ops.queue.rq_workers import (
     OBEYS_HOLDS,
     process_fields,
 )
-from docora_ops.queue.take import Finding, JobTaker
+from docora_ops.queue.take import JobTaker, TakeResult
 from docora_ops.settings import Settings
 from docora_ops.text import inert
 from docora_ops.worker import host, rq_faults
@@ -46,8 +46,8 @@ _LONGEST_PAUSE = 10  # seconds between two attempts to reach a server that is aw
 # the terminal and from its parent, and a closed terminal often sends two.
 _SAME_SIGNAL = 1
 _ENDS_OF_BURST = {
-    Finding.EMPTY: "since the queue is empty",
-    Finding.HELD: "since the apps of all waiting jobs are held",
+    TakeResult.EMPTY: "since the queue is empty",
+    TakeResult.HELD: "since the apps of all waiting jobs are held",
 }
 
 
@@ -157,26 +157,28 @@ class SnapshotWorker(JobRunner):
             self._find_redis()
             self.set_state(WorkerStatus.IDLE)
         bar = self._reasons.find()
+        is_suspended = bar is not None and bar.code is NoJobCode.SUSPENDED
         if burst and bar is not None:
-            if bar.code is NoJobCode.SUSPENDED:
+            if is_suspended:
                 return f"since {bar.error.message}; to go on: docora-ops resume"
             raise bar.error
         self._show_bar(bar)
+        if bar is None or is_suspended:  # queues jobs, but takes none
+            if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
+                self.maintain()
+                return None  # it may have found that Postgres is away
+            self._queue_due_jobs()
         if bar is not None:
             time.sleep(_PAUSE)
             return None
-        if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
-            self.maintain()
-            return None  # it may have found that Postgres is away
-        self._queue_due_jobs()
-        job, finding = self._take()
+        job, result = self._take()
         if job is not None:
             self.execute_job(job, self.queues[0])
             return None
-        if burst and finding in _ENDS_OF_BURST:
-            return _ENDS_OF_BURST[finding]
-        if finding in {Finding.EMPTY, Finding.HELD, Finding.FULL}:
-            if finding is not Finding.FULL:  # a job may be taken as soon as another ends
+        if burst and result in _ENDS_OF_BURST:
+            return _ENDS_OF_BURST[result]
+        if result in {TakeResult.EMPTY, TakeResult.HELD, TakeResult.FULL}:
+            if result is not TakeResult.FULL:  # a job may be taken as soon as another ends
                 self.end_work_horse()
             if self.get_state() != WorkerStatus.IDLE:
                 self.set_state(WorkerStatus.IDLE)
@@ -218,10 +220,9 @@ class SnapshotWorker(JobRunner):
             log.warning("worker %s: %s; waits until it answers", self.name, lost)
 
     def _find_redis(self) -> None:
-        """After `_miss_redis`, says once that Redis answers again."""
-        if self._misses_redis:
-            self._misses_redis, self._redis_pause = False, _PAUSE
-            log.warning("worker %s: Redis answers again: goes on", self.name)
+        """Says that Redis answers again."""
+        self._misses_redis, self._redis_pause = False, _PAUSE
+        log.warning("worker %s: Redis answers again: goes on", self.name)
 
     def _is_due(self, name: str, interval: float) -> bool:
         """Returns True at most once in `interval` seconds for each name."""
@@ -231,18 +232,18 @@ class SnapshotWorker(JobRunner):
         return True
 
     # RQ's `dequeue_any` takes the first job of the list, whatever its app.
-    def _take(self) -> tuple[Job | None, Finding]:
+    def _take(self) -> tuple[Job | None, TakeResult]:
         """Takes a job if one may run now. Returns the job or None, and what `JobTaker.take` found.
 
         If the host lacks the resources to read the job, puts the job back and waits. Drops a job
         that is gone, or that can't be read for another reason.
         """
-        finding, job_id = self._taker.take()
-        if finding is not Finding.TAKEN:
-            return None, finding
+        result, job_id = self._taker.take()
+        if result is not TakeResult.TAKEN:
+            return None, result
         [queue] = self.queues
         try:
-            return self.job_class.fetch(job_id, self.connection, self.serializer), finding
+            return self.job_class.fetch(job_id, self.connection, self.serializer), result
         except RedisError:
             raise
         except NoSuchJobError:
@@ -255,10 +256,10 @@ class SnapshotWorker(JobRunner):
                     pipeline.execute()
                 self._reasons.host.suspect()
                 self._wait(_PAUSE)
-                return None, finding
+                return None, result
             log.warning("job %s can't be read: %s", inert(job_id), type(error).__name__)
         queue.intermediate_queue.remove(job_id)
-        return None, finding
+        return None, result
 
     def _queue_due_jobs(self) -> None:
         """Queues the delayed jobs that are due, at most once a second and in one worker at a time.
@@ -353,7 +354,8 @@ class SnapshotWorker(JobRunner):
         """
         try:
             super().maintain_heartbeats(job, execution)
-            self._find_redis()
+            if self._misses_redis:
+                self._find_redis()
             if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
                 self.maintain()
         except RedisError as error:

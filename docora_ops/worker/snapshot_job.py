@@ -49,9 +49,10 @@ _REDIS_PAUSE = 1  # seconds between two attempts to reach a server that is away
 _RECORD_INTERVAL = 1  # seconds between two records of the number of files sent
 _LONGEST_SNAPSHOT_PATH = 2048
 _LARGEST_SIZE = 2**31 - 1  # the largest size of a file that Docora's column can hold
-_NOTHING_TO_DO = {
+_NOTHING_TO_DO: Mapping[str, str] = {
     Refusal.GONE: "the link or its app is gone",
     Refusal.BUSY: "another job is at work on it",
+    LinkStatus.SYNCED: "the link is in sync already",
 }
 
 
@@ -365,7 +366,8 @@ class _Snapshot:
 
         A GitError also counts for the circuit; tells the apps if the circuit opens. Ends the tries
         if the link is failed now. If the failure can't be counted, makes sure that another try
-        follows. If the link is gone, logs and records this, and does not raise.
+        follows. If the link is gone, or another job has brought it up to date, logs and records
+        this, and does not raise.
         """
         settings, circuit, ending = self.settings, None, None
         limit = settings.max_retry_attempts
@@ -384,14 +386,14 @@ class _Snapshot:
                 text = f"its link can't be marked: {trouble.message}"
                 tell(self.about, text, logging.WARNING)
         # First: the limit of the job's time may cut off what follows.
-        was_failed = self.link is not None and self.link.status == LinkStatus.FAILED
-        end = self.tries.settle(ending, limit, was_failed=was_failed)
+        end = self.tries.settle(ending, limit, self.link.status if self.link else None)
         if circuit is not None and circuit.opened and self.link is not None:
             text = f"the circuit is open until {moment(circuit.open_until)}"
             tell(self.about, text, logging.WARNING)
             self._announce(self.link, circuit, message)
-        if end is JobEnd.NOTHING_TO_DO:
-            self._tell_end(end, f"nothing to do: {_NOTHING_TO_DO[Refusal.GONE]}, {self._time}")
+        if ending is not None and end is JobEnd.NOTHING_TO_DO:
+            reason = _NOTHING_TO_DO[ending.status]
+            self._tell_end(end, f"nothing to do: {reason}, {self._time}: {message}")
             return
         number = ending.retry_count if ending and ending.is_counted else None
         counted = "not counted" if number is None else self._try_number(number)

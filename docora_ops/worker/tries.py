@@ -75,16 +75,22 @@ class Tries:
             f"tried again in {self.job.get_retry_interval()} s" if self.left else "no further try"
         )
 
+    def keep(self) -> None:
+        """Makes sure that another try follows, even if none was left."""
+        self._leave(max(self.left, 1))
+
     def give_back(self, pause: int = 0) -> None:
         """Takes this try back, so that it does not count.
 
         pause: seconds until our workers queue the next try.
         """
-        left = self.left + 1
-        self.keep()
-        self.job.retries_left = left
+        self._leave(self.left + 1)
         if isinstance(self.job, SnapshotJob):
             self.job.pause = pause
+
+    def _leave(self, tries: int) -> None:
+        self.job.retries_left = tries
+        self.job.retry_intervals = self.job.retry_intervals or [_KEPT_DELAY]
 
     def may_blame_host(self) -> bool:
         """Counts an error of the job that is the host's fault. Returns True for the first two.
@@ -97,33 +103,30 @@ class Tries:
             return faults < _MOST_HOST_FAULTS
         return True
 
-    def settle(self, ending: Ending | None, limit: int, *, was_failed: bool = False) -> JobEnd:
+    def settle(self, ending: Ending | None, limit: int, was: str | None = None) -> JobEnd:
         """Decides whether another try follows, and returns how the job ends.
 
-        No try follows if the link is failed now, or gone. Returns FAILED_AGAIN in place of FAILED
-        if the link was failed before the job was queued or when this try began, or has more than
-        `limit` failures.
+        No try follows if none is left, or if the link is failed now, or gone, or in sync since this
+        try began. Returns FAILED_AGAIN in place of FAILED if the link was failed before the job was
+        queued or when this try began, or has more than `limit` failures.
 
         ending: the link after the failure. None if unknown: then another try follows.
         limit: `MAX_RETRY_ATTEMPTS`.
-        was_failed: whether the link was failed when this try began.
+        was: the link's status when this try began; None if it may not have begun.
         """
         if ending is None:
             self.keep()
-        if ending is None or ending.status not in {LinkStatus.FAILED, Refusal.GONE}:
+            return JobEnd.TRIED_AGAIN
+        is_done = ending.status == LinkStatus.SYNCED and was is not None
+        if self.left and not is_done and ending.status not in {LinkStatus.FAILED, Refusal.GONE}:
             return JobEnd.TRIED_AGAIN
         self.job.retries_left = 0
-        if ending.status == Refusal.GONE:
+        if ending.status != LinkStatus.FAILED:
             return JobEnd.NOTHING_TO_DO
-        was_failed |= ending.retry_count > limit
+        was_failed = was == LinkStatus.FAILED or ending.retry_count > limit
         with suppress(RedisError):
             job = self.job
             field, created_at = job.connection.hmget(job.key, "was_failed", "created_at")
             # Another producer's job may have inherited the field from one with the same id.
             was_failed |= bool(field) and field == created_at
         return JobEnd.FAILED_AGAIN if was_failed else JobEnd.FAILED
-
-    def keep(self) -> None:
-        """Makes sure that another try follows, even if none was left."""
-        self.job.retries_left = max(self.left, 1)
-        self.job.retry_intervals = self.job.retry_intervals or [_KEPT_DELAY]

@@ -103,7 +103,7 @@ class JobRunner(Worker):
         """
         if self._living_horse and self.execution is not None:
             try:
-                self._to_horse.recv(1)  # its last answer
+                self._to_horse.recv(1)  # _SUCCEEDED, which `wait_for_horse` has left there
                 self._to_horse.send(f"{job.id} {self.execution.id}".encode())
             except OSError:  # it was killed while it waited
                 self.end_work_horse()
@@ -131,7 +131,8 @@ class JobRunner(Worker):
         """
         while self._living_horse:
             try:
-                # The message stays in the socket: RQ's alarm may interrupt this call and repeat it.
+                # RQ's alarm may interrupt this method, and RQ then calls it again. So the message
+                # stays in the socket: a question until `_answer`, _SUCCEEDED until the next job.
                 message = self._to_horse.recv(1, socket.MSG_PEEK)
             except TimeoutError:
                 self.beat()

@@ -4,7 +4,6 @@ WRITE_TRANSCRIPTS=1 writes the screens of now into the files beside this one ins
 """
 
 import os
-import re
 import shutil
 import signal
 import time
@@ -263,8 +262,8 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     }
     assert "a BullMQ worker of Docora runs" in check(second, "bullmq_queue")["finding"]
     delayed = check(second, "delayed_jobs")
-    assert re.fullmatch("the first was due 10m.* ago; workers are suspended", delayed["finding"])
-    assert delayed["hint"] == check(second, "workers")["hint"] == "docora-ops resume"
+    assert "workers queue them, yet the first was due 10m" in delayed["finding"]
+    assert check(second, "workers")["hint"] == "docora-ops resume"
 
 
 def test_a_redis_that_can_not_save_is_examined_all_the_same(spoiled: Docora, own: OwnRedis) -> None:

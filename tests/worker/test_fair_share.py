@@ -16,7 +16,7 @@ from rq.job import Job, JobStatus
 from docora_ops.queue import connect, take
 from docora_ops.queue.holds import read_holds
 from docora_ops.queue.redis_answers import text_of
-from docora_ops.queue.take import Finding, JobTaker
+from docora_ops.queue.take import JobTaker, TakeResult
 from docora_ops.worker import rq_worker
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.docora import QUEUE, Docora
@@ -51,15 +51,15 @@ class Desk:
 
     def take(self, slot: int = 0, *, begins: bool = True) -> str:
         """The id of the job that is taken, or what was found."""
-        finding, job_id = self.slots[slot].take()
-        while finding is Finding.MORE:
-            finding, job_id = self.slots[slot].take()
-        if finding is Finding.EMPTY and (waiting := self._docora.waiting()):
+        result, job_id = self.slots[slot].take()
+        while result is TakeResult.MORE:
+            result, job_id = self.slots[slot].take()
+        if result is TakeResult.EMPTY and (waiting := self._docora.waiting()):
             self.slots[slot].wait(1)  # takes nothing
             assert self._docora.waiting() == waiting
-            finding, job_id = self.slots[slot].take()
-        if finding is not Finding.TAKEN:
-            return finding.value
+            result, job_id = self.slots[slot].take()
+        if result is not TakeResult.TAKEN:
+            return result.value
         self.taken.append(job_id)
         if begins:
             job = self._docora.leave_job(job_id, JobStatus.STARTED)
@@ -73,7 +73,7 @@ class Desk:
     def take_all(self) -> list[str]:
         """What each slot takes."""
         taken = [self.take(slot) for slot in range(len(self.slots))]
-        return [job_id for job_id in taken if job_id not in set(Finding)]
+        return [job_id for job_id in taken if job_id not in set(TakeResult)]
 
     def end(self, job_id: str) -> None:
         with self._docora.redis.pipeline() as pipeline:
@@ -149,6 +149,16 @@ def test_a_killed_workers_job_takes_no_share_and_one_just_taken_does(docora: Doc
         assert at.take(1) == "a-1"
 
 
+def test_an_app_without_further_jobs_leaves_its_share_to_the_others_at_once(
+    docora: Docora,
+) -> None:
+    with desk(docora, 5) as at:
+        at.wait(*jobs("a", 10), "b-0")
+        assert [at.take() for _ in range(3)] == ["a-0", "a-1", "b-0"]
+        at.end("b-0")
+        assert [at.take() for _ in range(3)] == ["a-2", "a-3", "full"]
+
+
 def test_a_job_of_another_program_passes_all_that_must_wait(docora: Docora) -> None:
     other = "550e8400-e29b-41d4-a716-446655440000"
     with desk(docora, 2) as at:
@@ -175,7 +185,7 @@ def test_each_app_keeps_its_order_its_share_and_all_its_jobs(docora: Docora) -> 
             if chance.random() < 0.2:
                 docora.redis.hdel(HOLDS, app)
             slot = chance.randrange(4)
-            if len(at.running()) < 4 and (job_id := at.take(slot)) not in set(Finding):
+            if len(at.running()) < 4 and (job_id := at.take(slot)) not in set(TakeResult):
                 app = job_id[0]
                 assert expected[app].pop(0) == job_id
                 assert not docora.redis.hexists(HOLDS, app)

@@ -159,6 +159,15 @@ def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
     assert snapshots.docora.status(link) == "synced"
 
 
+def test_a_snapshot_stops_if_nobody_can_know_which_apps_are_held(snapshots: Snapshots) -> None:
+    link, _ = snapshots.add_link(FILES, retry_count=0, last_error=None)
+    snapshots.docora.redis.set(HOLDS, "no hash")
+    with pytest.raises(SnapshotError, match="the app is held by unknown for ever: its entry in"):
+        snapshots.run_job(link)
+    assert link_row(snapshots, link) == ("pending_snapshot", 0, None)
+    assert sent(snapshots) == []
+
+
 def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     snapshots.settings_changes = {"circuit_breaker_threshold": 1}

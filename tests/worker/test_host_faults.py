@@ -5,9 +5,11 @@ import random
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from docora_ops.worker.tries import Tries
 from tests.support.delivery_checks import link_row, repository_row
@@ -167,3 +169,19 @@ def test_a_worker_that_can_not_even_begin_a_job_lets_it_wait_until_it_can(
     assert worker.log.count("takes jobs again") == 2
     assert "can't be read" not in worker.log
     assert link_row(snapshots, link) == ("synced", 0, None)
+
+
+def test_a_worker_that_can_not_write_the_authorities_for_git_says_so_and_leaves_no_file(
+    snapshots: Snapshots, tmp_path: Path
+) -> None:
+    extra = tmp_path / "extra.pem"
+    trustme.CA().cert_pem.write_to_path(str(extra))
+    trusts = {"NODE_EXTRA_CA_CERTS": str(extra)}
+    assert snapshots.work(**trusts).code == 0
+    [written] = (snapshots.repos / ".docora-ops").glob("authorities-*.pem")
+    written.unlink()
+    (written / "in the way").mkdir(parents=True)
+    result = snapshots.work(**trusts)
+    assert result.code == 4, result
+    assert f"can't write the authorities for git to '{written.parent}': Is a dir" in result.stderr
+    assert list(written.parent.iterdir()) == [written]

@@ -82,6 +82,25 @@ def test_a_job_that_has_lost_its_link_to_another_writes_no_verdict(
     assert has_live_job(snapshots.docora, link)
 
 
+def test_a_job_whose_link_another_job_has_brought_up_to_date_ends_quietly(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued(FILES, max_retry_attempts=3)
+
+    def answer(_: Request) -> int:
+        terminate_sessions(docora)
+        docora.set_link(link, status="synced")
+        return 200
+
+    snapshots.receiver.answer = answer
+    snapshots.work_here()
+    assert link_row(snapshots, link) == ("synced", 0, None)
+    assert events(snapshots) == [("create", "a")]
+    assert not has_live_job(docora, link)
+    assert docora.job(link).get_status() is JobStatus.FINISHED
+
+
 @pytest.mark.slow
 def test_a_job_that_loses_postgres_keeps_a_try_until_it_is_back(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_queued(FILES, max_retry_attempts=1)

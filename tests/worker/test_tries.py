@@ -251,16 +251,23 @@ def job_of(docora: Docora, link: TestLink) -> Job:
 
 
 @pytest.mark.parametrize(
-    ("status", "tries", "counts", "tries_after"),
+    ("status", "tries", "counts", "tries_after", "outcome"),
     [
-        ("scanning", 0, True, 0),
-        ("pending_snapshot", 2, False, 2),  # its verdict: one more
-        ("failed", 2, False, 0),  # its verdict: no more
-        ("synced", 0, False, 0),
+        ("scanning", 0, True, 0, "failed"),
+        ("pending_snapshot", 2, False, 2, "tried_again"),  # its verdict: one more
+        ("failed", 2, False, 0, "failed"),  # its verdict: no more
+        ("synced", 2, False, 2, "tried_again"),
+        ("synced", 0, False, 0, "nothing_to_do"),
     ],
 )
 def test_a_verdict_that_a_killed_job_has_written_stands(
-    snapshots: Snapshots, status: str, tries: int, counts: bool, tries_after: int
+    snapshots: Snapshots,
+    caplog: pytest.LogCaptureFixture,
+    status: str,
+    tries: int,
+    counts: bool,
+    tries_after: int,
+    outcome: str,
 ) -> None:
     link = snapshots.docora.add_link(status, retry_count=1, last_error="said before")
     job = job_of(snapshots.docora, link)
@@ -270,6 +277,7 @@ def test_a_verdict_that_a_killed_job_has_written_stands(
     counted = ("failed", 2, "the snapshot was cut off: it fell over")
     assert link_row(snapshots, link) == (counted if counts else (status, 1, "said before"))
     assert job.retries_left == tries_after
+    assert [vars(record)["outcome"] for record in caplog.records] == [outcome]
     # A link that is gone has no further tries.
     snapshots.docora.delete_link(link)
     job.retries_left = 3

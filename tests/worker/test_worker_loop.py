@@ -62,6 +62,22 @@ def test_a_busy_worker_looks_after_links_of_killed_ones_whatever_becomes_of_its_
     assert "did not answer in time; waits until it answers" in caplog.text
 
 
+def test_suspended_workers_queue_what_killed_ones_have_left_and_delayed_jobs(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued({"a": "1"})
+    docora.redis.lrem(docora.queue.key, 1, link.job_id)
+    docora.queue.schedule_job(docora.job(link), datetime.now(UTC) - timedelta(seconds=1))
+    left = docora.add_link("scanning", retry_count=0)
+    assert docora.run("pause").code == 0
+    with running(snapshots):
+        queued = sorted([link.job_id, left.job_id])
+        eventually(lambda: sorted(docora.waiting()) == queued, "both jobs in the list")
+        assert docora.status(left) == "pending_snapshot"
+    assert snapshots.received().requests == []
+
+
 def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     docora.enqueue("poison")
