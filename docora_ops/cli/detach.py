@@ -58,7 +58,7 @@ def detach(
         then on, lines that the child prints to stderr are stored with the operation.
     show: prints the ids of the operation and of the child process.
     """
-    docora.disconnect()
+    docora.database.disconnect()  # redis-py notices the fork by itself
     sys.stdout.flush()
     reader, writer = os.pipe()
     pid, operation_id = 0, ""

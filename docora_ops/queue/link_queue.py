@@ -219,8 +219,7 @@ class LinkQueue(ABC):
         `disproved`. Returns the state of each job before the push.
 
         Call it with the rows of the links locked in Postgres, but load the script before that,
-        because connecting takes time. Waits at most 4 s for Redis, because Docora may be waiting
-        for these rows.
+        because Docora may be waiting for these rows.
 
         created_at: Unix time by the clock of Redis, the only clock that all processes share.
         leaves_waiting: also treat waiting jobs as jobs that can't be pushed.

@@ -10,7 +10,7 @@ from typing import Any, cast
 import redis
 from redis.client import Pipeline
 
-from docora_ops.queue.redis_client import client_for_locked_rows, redis_errors
+from docora_ops.queue.redis_client import redis_errors
 
 Command = Sequence[str | int | bytes]
 """A Redis command with its arguments."""
@@ -24,12 +24,12 @@ def script_of(*names: str) -> str:
 
 
 class Script:
-    """A Lua script of this package. Its timeout is 4 s, because rows may be locked meanwhile."""
+    """A Lua script of this package."""
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
         """Joins the files `names` into one script."""
-        self.client = client_for_locked_rows(client)
-        self._script = self.client.register_script(script_of(*names))
+        self.client = client
+        self._script = client.register_script(script_of(*names))
 
     def load(self) -> float:
         """Loads the script, and returns the Unix time by the clock of Redis, in one round trip.

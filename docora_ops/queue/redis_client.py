@@ -15,7 +15,8 @@ from docora_ops.errors import ConfigurationError, RedisDeniedError, RedisError
 from docora_ops.settings import Settings
 from docora_ops.text import mask
 
-ROWS_LOCKED_TIMEOUT = 4  # seconds for a reply while we lock rows: Docora may wait for these rows
+# Seconds to connect, and for each reply. Docora may wait for rows that we have locked meanwhile.
+LONGEST_TIMEOUT = 5
 _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _OUTAGES = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
 
@@ -23,7 +24,9 @@ _OUTAGES = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.Out
 def connect(settings: Settings) -> redis.Redis:
     """Returns a client for `REDIS_URL`, which connects on its first command.
 
-    The client never repeats a command, because a push whose reply was lost may have succeeded.
+    The client waits at most 5 s to connect, and for each reply. It never repeats a command, because
+    a push whose reply was lost may have succeeded.
+
     Raises ConfigurationError if the URL is unusable.
     """
     try:
@@ -36,8 +39,8 @@ def connect(settings: Settings) -> redis.Redis:
             # Makes the next command reconnect after a failover, when the name may lead to another
             # server.
             retry_on_error=[exceptions.ReadOnlyError, exceptions.MasterDownError],
-            socket_connect_timeout=settings.connect_timeout,
-            socket_timeout=settings.statement_timeout,
+            socket_connect_timeout=min(settings.connect_timeout, LONGEST_TIMEOUT),
+            socket_timeout=min(settings.statement_timeout, LONGEST_TIMEOUT),
         )
         # Only creating a connection reveals unknown options in the URL.
         pool = client.connection_pool
@@ -78,16 +81,6 @@ def _unusable_file(options: Mapping[str, Any]) -> str | None:
         words = reason.replace("_", " ").lower() or "not in PEM format, or not with ssl_password"
         return f"{file} can't be used: {words}"
     return None
-
-
-def client_for_locked_rows(client: redis.Redis) -> redis.Redis:
-    """Returns a client of the same server with timeouts of at most 4 s."""
-    pool = client.connection_pool
-    options = dict(pool.connection_kwargs)
-    for name in ("socket_timeout", "socket_connect_timeout"):
-        options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
-    pool = redis.ConnectionPool(connection_class=pool.connection_class, **options)
-    return redis.Redis(connection_pool=pool)
 
 
 def server_time(client: redis.Redis) -> float:
@@ -135,8 +128,8 @@ def explain(error: redis.RedisError) -> tuple[str, str]:
     if isinstance(error, exceptions.TimeoutError) and "connecting" not in text:
         return (
             "did not answer in time",
-            f"check its load: it has {ROWS_LOCKED_TIMEOUT} s to look at jobs or queue them, and "
-            "DOCORA_OPS_STATEMENT_TIMEOUT otherwise",
+            f"check its load: it has {LONGEST_TIMEOUT} s for each answer, or "
+            "DOCORA_OPS_STATEMENT_TIMEOUT if that is shorter",
         )
     is_loading = isinstance(error, exceptions.BusyLoadingError)
     if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError) and not is_loading:

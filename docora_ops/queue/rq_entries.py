@@ -281,8 +281,7 @@ class QueueSweep:
         """Removes jobs and entries that have not changed since they were read.
 
         Returns for each removal `removed`, `changed` or `unreadable:REASON`. Call it with the rows
-        of the orphans' repositories locked in Postgres. Waits at most 4 s for Redis, because
-        Docora may be waiting for these rows.
+        of the orphans' repositories locked in Postgres.
 
         audit: the audit entry to write if anything is removed.
         """
