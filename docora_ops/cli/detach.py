@@ -11,7 +11,7 @@ from typing import TextIO, cast
 
 from docora_ops.actions.bulk_operations import keep_messages
 from docora_ops.actions.docora import Docora
-from docora_ops.cli.signals import finishing_first
+from docora_ops.cli.terminal import finishing_first
 from docora_ops.errors import CommandInterruptedError, UsageError
 from docora_ops.text import moment
 
