@@ -12,7 +12,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource, Worker
-from docora_ops.queue.redis_answers import answers_of
+from docora_ops.queue.redis_client import answers_of
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
 from docora_ops.queue.rq_workers import WORKERS, workers_by_name
 

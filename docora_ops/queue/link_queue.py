@@ -25,8 +25,13 @@ from docora_ops.jobs import (
 from docora_ops.links import Payload
 from docora_ops.queue.backend_choice import SAMPLE, Signs, read_signs
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
-from docora_ops.queue.redis_answers import Command, Script, moment_of_timestamp, text_of
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_client import (
+    Command,
+    Script,
+    moment_of_timestamp,
+    redis_errors,
+    text_of,
+)
 from docora_ops.queue.rq_entries import QueueSweep
 from docora_ops.settings import Settings
 

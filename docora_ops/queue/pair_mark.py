@@ -10,14 +10,15 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from docora_ops.queue.audit_stream import AuditEntry, add_entry
-from docora_ops.queue.redis_answers import (
+from docora_ops.queue.redis_client import (
     answers_of,
     mapping_of,
     moment_of_timestamp,
     permits,
+    redis_errors,
+    server_time,
     text_of,
 )
-from docora_ops.queue.redis_client import redis_errors, server_time
 
 PAIR_KEY = "docora-ops:pair"
 """The Redis key of the mark."""

@@ -14,8 +14,7 @@ from rq.job import Job
 from docora_ops.jobs import QUEUE_NAME
 from docora_ops.links import batches
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.redis_answers import Script, read_hashes, text_of
-from docora_ops.queue.redis_client import redis_errors, server_time
+from docora_ops.queue.redis_client import Script, read_hashes, redis_errors, server_time, text_of
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
 
 _PAGE = 5000
