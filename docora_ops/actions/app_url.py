@@ -143,7 +143,7 @@ def set_url(
     _require_onboarding(docora, url)
     database, is_shown = docora.database, asks or dry_run
     chosen = resolve_app(database, app, by_prefix=is_shown)
-    with database.snapshot():
+    with database.consistent_reads():
         old = base_url_of(database, chosen)
     plan = UrlChange(**vars(chosen), old_url=mask_url(old), new_url=mask_url(url), dry_run=dry_run)
     if old == url:

@@ -236,7 +236,7 @@ def _look_again(docora: Docora, postgres: _Server, redis: _Server) -> None:
         if redis.queue:
             redis.queue = docora.queue_to_read.overview(1)
         if postgres.freshness:
-            with docora.database.snapshot():
+            with docora.database.consistent_reads():
                 postgres.freshness = links_freshness(docora, postgres.freshness.held)
     except PostgresError as error:
         postgres.lose(error)
@@ -273,7 +273,7 @@ def _ask_postgres(
     server = _Server(CheckName.POSTGRES)
     try:
         database = docora.database
-        with database.snapshot():
+        with database.consistent_reads():
             _examine_postgres(docora, server, max_failed, held, read_only=read_only)
         if database.has_proxy:
             _check_pooling(docora.settings, server)

@@ -158,7 +158,7 @@ def links_freshness(docora: Docora, held: Sequence[str]) -> Freshness:
 
 def read_overdue_before(docora: Docora) -> datetime:
     """Returns the threshold as a time: links last scanned before it are overdue."""
-    with docora.database.snapshot():
+    with docora.database.consistent_reads():
         scans, _, seconds = _read_pace(docora, [])
     return scans.read_at - timedelta(seconds=seconds)
 

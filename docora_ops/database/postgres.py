@@ -288,7 +288,7 @@ class Database:
                     f"{connection.info.user}, or in DATABASE_URL",
                 )
 
-    def snapshot(self) -> AbstractContextManager[None]:
+    def consistent_reads(self) -> AbstractContextManager[None]:
         """Begins a transaction whose statements all see the same state of the database.
 
         Within another transaction, does nothing.
