@@ -93,7 +93,8 @@ def read_signs(client: Redis) -> Signs:
     workers: Mapping[str, object] = {}
     with suppress(NoPermissionError):  # beside BullMQ, our user need not see RQ's workers
         workers = workers_by_name(client, "birth", members or ())
-    rq = BackendSigns(len(workers), bool(workers), answers[0] or 0, answers[1] or 0, answers[2:4])
+    keys, jobs, *samples = answers[:4]
+    rq = BackendSigns(len(workers), bool(workers), keys or 0, jobs or 0, samples)
     connected, is_at_work = _bullmq_workers_among(client, connections, stalled_check)
     keys, jobs, *samples = answers[4:]
     bullmq = BackendSigns(len(connected), is_at_work, keys or 0, jobs or 0, samples)

@@ -117,7 +117,7 @@ class Script:
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
         """Joins the files `names` into one script."""
-        self.client = client
+        self._client = client
         self._script = client.register_script(script_of(*names))
 
     def load(self) -> float:
@@ -125,16 +125,16 @@ class Script:
 
         Raises RedisError.
         """
-        pipeline = self.client.pipeline(transaction=False)
+        pipeline = self._client.pipeline(transaction=False)
         pipeline.script_load(self._script.script)
         pipeline.time()
-        with redis_errors(self.client):
+        with redis_errors(self._client):
             _, (seconds, microseconds) = pipeline.execute()
         return float(seconds + microseconds / 1e6)
 
     def run(self, arguments: Sequence[str | bytes | int]) -> list[str]:
         """Runs the script and returns its replies. Raises RedisError."""
-        with redis_errors(self.client):
+        with redis_errors(self._client):
             replies = cast("list[bytes]", self._script(args=arguments))
         return [reply.decode(errors="replace") for reply in replies]
 
