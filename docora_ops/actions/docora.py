@@ -43,7 +43,7 @@ class Docora:
     def __init__(self, settings: Settings, confirm: str | None = None) -> None:
         self.settings, self.confirm = settings, confirm
         self._prefix = f"{settings.target}: " if settings.target else ""
-        self._noted: BackendChoice | None = None
+        self._noted_choice: BackendChoice | None = None  # as `renew` forgets the queue
         self.notices = [f"Warning: {text}" for text in settings.warnings]
 
     def __enter__(self) -> Self:
@@ -172,9 +172,9 @@ class Docora:
             choice = choose_backend(signs)
             if choice.source is BackendSource.DEFAULT and self._links_were_scanned():
                 choice = EMPTIED
-            elif choice.is_clear and choice != self._noted:
+            elif choice.is_clear and choice != self._noted_choice:
                 self.note(choice.sentence)
-                self._noted = choice
+                self._noted_choice = choice
         if choice.backend is Backend.BULLMQ:
             from docora_ops.queue.bullmq_queue import BullmqQueue
 
