@@ -77,7 +77,7 @@ _LEFT_OUT = frozenset(
     | {"connection_limit", "pgbouncer", "pool_timeout", "schema"}
     # Options of redis-py that would override ours.
     | {"client_name", "decode_responses", "encoding", "encoding_errors", "protocol", "retry"}
-    | {"retry_on_error"}
+    | {"retry_on_error", "socket_connect_timeout", "socket_timeout"}
 )
 
 

@@ -58,7 +58,7 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
         lost = error
     held = holds.get(found.app_id)
     email, created_at = lists.read_contacts(database, [found.app_id])[found.app_id]
-    with database.snapshot():
+    with database.consistent_reads():
         summaries = lists.summarize_apps(database, of_app, every_app=True)
         if not summaries:
             raise NotFoundError(f"no app {found.app_name!r}", hint="it was removed a moment ago")

@@ -23,7 +23,6 @@ from docora_ops.errors import NotFoundError, PostgresError, RedisError, UsageErr
 from docora_ops.links import App
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.bullmq_queue import jobs_with_other_url
-from docora_ops.queue.redis_client import client_for_locked_rows
 from docora_ops.text import mask_url
 
 _CLOCKS_APART = timedelta(seconds=20)  # a larger difference is critical for `doctor`
@@ -144,7 +143,7 @@ def set_url(
     _require_onboarding(docora, url)
     database, is_shown = docora.database, asks or dry_run
     chosen = resolve_app(database, app, by_prefix=is_shown)
-    with database.snapshot():
+    with database.consistent_reads():
         old = base_url_of(database, chosen)
     plan = UrlChange(**vars(chosen), old_url=mask_url(old), new_url=mask_url(url), dry_run=dry_run)
     if old == url:
@@ -165,8 +164,7 @@ def set_url(
             changed_at = set_base_url(database, chosen.app_id, url)
             shown = {"old_url": change.old_url, "new_url": change.new_url}
             entry = docora.describe_change("set-url", reason, **vars(chosen), **shown)
-            redis = client_for_locked_rows(docora.redis)
-            add_entry(redis, audit_entry(entry, AuditEvent.DONE))
+            add_entry(docora.redis, audit_entry(entry, AuditEvent.DONE))
     if not change.changed:
         yield replace(change, jobs_with_old_url=0, links_to_resync=())
         return

@@ -38,13 +38,12 @@ class Docora:
 
     confirm: the name of the target. Without it, a protected target refuses the changes that call
         `require_confirmation`.
-    redis_patience: the longest timeout for Redis in seconds; None leaves the settings as they are.
     """
 
     def __init__(self, settings: Settings, confirm: str | None = None) -> None:
         self.settings, self.confirm = settings, confirm
         self._prefix = f"{settings.target}: " if settings.target else ""
-        self.redis_patience: int | None = None
+        self._noted_choice: BackendChoice | None = None  # as `renew` forgets the queue
         self.notices = [f"Warning: {text}" for text in settings.warnings]
 
     def __enter__(self) -> Self:
@@ -54,23 +53,17 @@ class Docora:
         self.close()
 
     def close(self) -> None:
-        """Closes the connection to Postgres, if there is one."""
-        if "database" in self.__dict__:
+        """Closes the connections to Postgres and Redis, if there are any."""
+        if "database" in vars(self):
             self.database.close()
-
-    def disconnect(self) -> None:
-        """Closes the connection to Postgres before a fork; the next use connects again.
-
-        redis-py notices a fork by itself.
-        """
-        self.database.disconnect()
+        if "redis" in vars(self):
+            self.redis.close()
 
     def renew(self) -> None:
-        """Closes the connection to Postgres and clears all caches: everything is read again."""
+        """Closes the connections, and forgets what was read: the next use reads it again."""
         self.close()
-        for name, attribute in vars(type(self)).items():
-            if isinstance(attribute, cached_property):
-                vars(self).pop(name, None)
+        for name in ("database", "_opened_queue", "queue", "queue_to_read"):
+            vars(self).pop(name, None)
 
     def require_confirmation(self) -> None:
         """Raises UsageError if the target is protected, and `confirm` is not its name."""
@@ -107,9 +100,8 @@ class Docora:
         from docora_ops.queue import connect
         from docora_ops.queue.redis_client import describe
 
-        patience, settings = self.redis_patience, self.settings
-        client = connect(settings.hurried(patience) if patience else settings)
-        if "redis_url" not in settings.model_fields_set:
+        client = connect(self.settings)
+        if "redis_url" not in self.settings.model_fields_set:
             self.note(f"REDIS_URL is not set: using Redis at {describe(client)}")
         return client
 
@@ -180,8 +172,9 @@ class Docora:
             choice = choose_backend(signs)
             if choice.source is BackendSource.DEFAULT and self._links_were_scanned():
                 choice = EMPTIED
-            elif choice.is_clear:
+            elif choice.is_clear and choice != self._noted_choice:
                 self.note(choice.sentence)
+                self._noted_choice = choice
         if choice.backend is Backend.BULLMQ:
             from docora_ops.queue.bullmq_queue import BullmqQueue
 

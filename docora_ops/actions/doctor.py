@@ -265,7 +265,7 @@ def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) ->
     server = _Server(CheckName.POSTGRES)
     try:
         database = docora.database
-        with database.snapshot():
+        with database.consistent_reads():
             _examine_postgres(docora, server, max_failed, read_only=read_only)
         if database.has_proxy:
             _check_pooling(docora.settings, server)

@@ -155,7 +155,7 @@ def read_freshness(docora: Docora, queue: QueueOverview | None) -> Freshness:
     """
     settings, database = docora.settings, docora.database
     held = [app.app_id for app in queue.held] if queue else []
-    with database.snapshot():
+    with database.consistent_reads():
         scans = read_scans(database, held, settings.rescan_interval_ms)
         now, seconds = scans.read_at, overdue_threshold(settings, scans)
         overdue, apps = count_overdue(database, now - timedelta(seconds=seconds), held)

@@ -198,7 +198,7 @@ def show(docora: Docora, app: str, repository: str) -> LinkDetails:
     Raises NotFoundError, AmbiguousError, PostgresError, RedisError.
     """
     database, queue = docora.database, docora.queue_to_read
-    with database.snapshot():
+    with database.consistent_reads():
         link = resolve_link(database, app, repository)
         history = lists.link_history(database, link.ref)
     ref, payload = link.ref, link.payload

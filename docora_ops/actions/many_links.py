@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -20,7 +19,13 @@ from docora_ops.database import Selection
 from docora_ops.database.deliveries import count_deliveries
 from docora_ops.database.link_reports import SnapshotResult, count_by_status, read_results
 from docora_ops.database.selections import keep_links, select_due, select_links
-from docora_ops.errors import PoolingError, PostgresDeniedError, RedisDeniedError, ServerError
+from docora_ops.errors import (
+    PoolingError,
+    PostgresDeniedError,
+    RedisDeniedError,
+    ServerError,
+    UnclearBackendError,
+)
 from docora_ops.links import Action, LinkFilter, LinkStatus
 from docora_ops.operations import NO_OPTIONS, ChangeOptions, LeftToOperation, RunningOperation
 from docora_ops.queue.operation_links import SharedLinks, read_at_work
@@ -28,8 +33,8 @@ from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.text import When, amount
 
 _ALL = LinkChoice()
-_WRONG_SETTINGS = (PostgresDeniedError, RedisDeniedError, PoolingError)
-"""Errors that do not go away by themselves."""
+_WRONG_SETTINGS = (PostgresDeniedError, RedisDeniedError, PoolingError, UnclearBackendError)
+"""Errors that do not go away by themselves, if they come in the first pass."""
 
 
 def retry_all_failed(
@@ -211,14 +216,15 @@ def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
 
 def repeat_schedule(
     docora: Docora, *, reason: str | None = None
-) -> Generator[Generator[BulkStep] | ServerError]:
+) -> Generator[Generator[BulkStep] | ServerError | UnclearBackendError]:
     """Yields a generator of steps for each pass of `schedule`, every `SCAN_INTERVAL_MS`.
 
     Exhaust the steps of a pass before asking for the next pass. If a server fails before the first
-    change of a pass, yields the error instead. Sleeps and reconnects between the passes.
+    change of a pass, or if the backend has become unclear, perhaps because all workers restart,
+    yields the error instead: the pass changes nothing. Sleeps and reconnects between the passes.
 
-    Raises the errors of `schedule`. Raises a PostgresError or RedisError only in the first pass,
-    and only if it does not go away by itself.
+    Raises the errors of `schedule`. Raises PostgresError, RedisError and UnclearBackendError only
+    in the first pass, and only if the error does not go away by itself.
 
     reason: for the audit entries.
     """
@@ -228,7 +234,7 @@ def repeat_schedule(
         try:
             step = next(steps)
             rest = steps if step.result.total else (ended for ended in [*steps])
-        except ServerError as error:
+        except (ServerError, UnclearBackendError) as error:
             if is_first and isinstance(error, _WRONG_SETTINGS):
                 raise
             yield error
@@ -236,9 +242,6 @@ def repeat_schedule(
             yield _all_steps(step, rest)
         is_first = False
         docora.renew()
-        # The Redis client leaves 64 KB in so few reference cycles that Python would collect them
-        # only after 50,000 passes.
-        gc.collect()
         time.sleep(docora.settings.scan_interval_ms / 1000)
 
 

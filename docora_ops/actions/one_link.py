@@ -106,7 +106,7 @@ def _change(
         require_rq_for_front(docora)
     database, queue = docora.database, docora.queue
     require_right_workers(docora)  # reads Redis before the transaction begins
-    with database.snapshot():  # one transaction instead of one per statement
+    with database.consistent_reads():  # one transaction instead of one per statement
         link = resolve_link(database, app, repository)
         workers = warn_of_workers(docora)
         require_pair(docora)

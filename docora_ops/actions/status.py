@@ -205,7 +205,7 @@ def read_status(
             last = next(iter(read_operations(docora.redis)), None)
             status = replace(status, last_operation=last)
     with keeping_errors(errors):
-        with database.snapshot():
+        with database.consistent_reads():
             server = read_server(database)
             status = replace(
                 status,
@@ -394,7 +394,7 @@ def _links_without_job(
     only: consider only these links.
     """
     limit = _MOST + 1 if queue.can_push and only is None else None
-    with database.snapshot():
+    with database.consistent_reads():
         only_stuck = not queue.can_push
         links = unfinished_links(database, only_stuck=only_stuck, limit=limit, held=held)
         if len(links) == limit:

@@ -37,10 +37,9 @@ from docora_ops.cli.report import report
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed, schedule
 from docora_ops.cli.set_url import set_url
-from docora_ops.cli.signals import interruptible, interruption
 from docora_ops.cli.status import status
-from docora_ops.cli.streams import guard_streams
 from docora_ops.cli.targets import targets
+from docora_ops.cli.terminal import guard_streams, interruptible, interruption
 from docora_ops.cli.trend import trend
 from docora_ops.cli.verify import verify
 from docora_ops.cli.wait import wait

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.cli.signals import finishing_first
-from docora_ops.cli.streams import Terminal, show_paged, terminal_to_ask
+from docora_ops.cli.terminal import Terminal, finishing_first, show_paged, terminal_to_ask
 from docora_ops.errors import DocoraOpsError, UsageError
 from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.text import mask

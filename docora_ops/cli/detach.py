@@ -11,7 +11,7 @@ from typing import TextIO, cast
 
 from docora_ops.actions.bulk_operations import keep_messages
 from docora_ops.actions.docora import Docora
-from docora_ops.cli.signals import finishing_first
+from docora_ops.cli.terminal import finishing_first
 from docora_ops.errors import CommandInterruptedError, UsageError
 from docora_ops.text import moment
 
@@ -58,7 +58,7 @@ def detach(
         then on, lines that the child prints to stderr are stored with the operation.
     show: prints the ids of the operation and of the child process.
     """
-    docora.disconnect()
+    docora.database.disconnect()  # redis-py notices the fork by itself
     sys.stdout.flush()
     reader, writer = os.pipe()
     pid, operation_id = 0, ""

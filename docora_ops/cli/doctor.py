@@ -16,7 +16,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.streams import has_failed
+from docora_ops.cli.terminal import has_failed
 from docora_ops.errors import UsageError
 from docora_ops.render.columns import Column, Listing, cell, link_name, style_of, words
 from docora_ops.text import amount, duration, moment, seconds_of

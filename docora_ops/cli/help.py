@@ -9,7 +9,7 @@ from typing import Annotated, Any, TextIO
 import typer
 
 from docora_ops.cli.completion import complete_page
-from docora_ops.cli.streams import show_paged
+from docora_ops.cli.terminal import show_paged
 from docora_ops.errors import UsageError
 
 

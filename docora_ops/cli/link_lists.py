@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from docora_ops.database.link_reports import AppSummary, ListedLink
     from docora_ops.jobs import JobPlace
 
-_REDIS_PATIENCE = 8  # seconds; most data comes from Postgres
 
 Sort = Annotated[
     LinkSort,
@@ -118,7 +117,6 @@ def _show(typer_context: typer.Context, statuses: Sequence[LinkStatus], noun: st
     from docora_ops.actions.lookup import LinkChoice
 
     docora, choice = context.docora, link_choice(typer_context, statuses)
-    docora.redis_patience = _REDIS_PATIENCE
     if choice != LinkChoice(statuses=statuses) or parameters.get("status"):
         noun = f"matching {noun}"
     pages: dict[str, int] = {name: parameters[name] for name in ("page", "limit")}
@@ -174,7 +172,6 @@ def apps(
 
     choice = replace(link_choice(typer_context), apps=(app,) if app else ())
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
-    context.docora.redis_patience = _REDIS_PATIENCE
     listed = apps(context.docora, choice, sort=sort, page=page, limit=limit)
     is_seen = any(app.held for app in listed.rows) or not sys.stdout.isatty()
     columns = [*_APPS, *([_HELD] if is_seen else ())]
@@ -203,7 +200,6 @@ def show(
     beginning of a long error: --all shows everything. Changes nothing.
     """
     context = context_of(typer_context)
-    context.docora.redis_patience = _REDIS_PATIENCE
     if repo is None:
         return show_app(context, app, show_all=show_all)
     from docora_ops.actions.link_lists import show

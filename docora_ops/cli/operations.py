@@ -10,7 +10,7 @@ from docora_ops.cli import options
 from docora_ops.cli.bulk_view import command_line, counted_results, links_done, state_of
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.streams import terminal_to_ask
+from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import UsageError
 from docora_ops.operations import BulkWait, KnownOperation, OperationRecord, OperationState
 from docora_ops.render.columns import Column, Pairs, cell, style_of

@@ -11,7 +11,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import confirmation, context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.signals import interrupted_code, until_interrupted
+from docora_ops.cli.terminal import interrupted_code, until_interrupted
 from docora_ops.errors import ServerError
 from docora_ops.render.columns import (
     ROWS_SHOWN,

@@ -8,7 +8,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import confirmation, context_of
 from docora_ops.cli.retry import change_held, show_change
-from docora_ops.cli.streams import terminal_to_ask
+from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import UsageError
 
 

@@ -13,10 +13,9 @@ from docora_ops.cli import options
 from docora_ops.cli.context import Context, confirmation, context_of, link_choice
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.link_change import link_data, message, result_screen
-from docora_ops.cli.signals import is_interrupted
-from docora_ops.cli.streams import terminal_to_ask
+from docora_ops.cli.terminal import is_interrupted, terminal_to_ask
 from docora_ops.cli.wait import wait_for_link
-from docora_ops.errors import AppHeldError, ServerError, UsageError
+from docora_ops.errors import AppHeldError, DocoraOpsError, UsageError
 from docora_ops.links import LinkResult, Outcome
 from docora_ops.operations import ChangeOptions
 
@@ -182,7 +181,7 @@ def schedule(
     last_error = ""
     with suppress(KeyboardInterrupt):
         for steps in repeat_schedule(context.docora, reason=reason):
-            if not isinstance(steps, ServerError):
+            if not isinstance(steps, DocoraOpsError):
                 run_bulk(context, steps)
                 last_error = ""
             elif last_error != steps.message:

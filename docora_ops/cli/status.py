@@ -13,8 +13,7 @@ from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.queue import counts_words, held_words, workers_cell
-from docora_ops.cli.signals import finishing_first, interrupted_code
-from docora_ops.cli.streams import has_failed
+from docora_ops.cli.terminal import finishing_first, has_failed, interrupted_code
 from docora_ops.cli.trend import trend_of_day_words
 from docora_ops.errors import PostgresError, RedisError, ServerError, UsageError
 from docora_ops.jobs import ADVICE, Backend, JobEnd

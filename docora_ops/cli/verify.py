@@ -69,7 +69,6 @@ def progress_of(context: Context, events: Iterator[Compared | Suspects | T]) -> 
     from docora_ops.render.console import progress_bar
 
     _ = context.docora.database  # reports unusable settings before the progress bar appears
-    context.docora.redis_patience = 8  # seconds: Redis tells only which apps are held
     with progress_bar(None, "comparing") as move:
         for event in context.telling_of_second_look(events, "link differs", "links differ"):
             if isinstance(event, Compared):

@@ -16,7 +16,7 @@ from docora_ops.cli.completion import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.operations import RUNNER_IS_SILENT
-from docora_ops.cli.signals import interrupted_code, is_interrupted, until_interrupted
+from docora_ops.cli.terminal import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.errors import ServerError, UsageError
 from docora_ops.links import only_app
 from docora_ops.operations import OperationState, WaitEnd

@@ -12,7 +12,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.cli.streams import terminal_to_ask
+from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
 from docora_ops.text import ago, duration, inert, seconds_of
 

@@ -100,7 +100,7 @@ def pages_of_links_to_check(
     only = {"only_app": app_id, "id": link_id, "rescan_interval_ms": rescan_interval_ms}
     after, is_last = {"app_id": "", "repository_id": ""}, False
     while not is_last:
-        with database.snapshot():
+        with database.consistent_reads():
             if link_id is None:
                 database.execute(_READ_IN_ORDER)
             rows = database.rows(LINKS_TO_CHECK, only | after | {"limit": size})

@@ -125,7 +125,7 @@ def read_scans(database: Database, held: Sequence[str], rescan_interval_ms: int)
     held: ids of apps whose links do not count as due, nor for `oldest_at`.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": _RECENTLY, "held": held}
-    with database.snapshot():
+    with database.consistent_reads():
         [row] = database.rows(READ_SCANS, values)
         scans = Scans(*row)
         return replace(scans, gaps=database.rows(READ_GAPS, {"last_at": scans.last_scanned_at}))

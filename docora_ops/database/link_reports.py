@@ -199,7 +199,7 @@ def links_page(
 ) -> tuple[int, list[ListedLink]]:
     """Returns the number of matching links, and one page of them without the states of jobs."""
     parameters = filter_parameters(which)
-    with database.snapshot():
+    with database.consistent_reads():
         total = count_links(database, which)
         page = {"limit": limit, "offset": offset, "longest": _LONGEST_ERROR}
         rows = database.rows(LINKS_PAGE.format(order=_ORDERS[sort]), {**parameters, **page})

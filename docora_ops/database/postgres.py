@@ -288,7 +288,7 @@ class Database:
                     f"{connection.info.user}, or in DATABASE_URL",
                 )
 
-    def snapshot(self) -> AbstractContextManager[None]:
+    def consistent_reads(self) -> AbstractContextManager[None]:
         """Begins a transaction whose statements all see the same state of the database.
 
         Within another transaction, does nothing.
@@ -412,6 +412,8 @@ class Database:
         rounds = ("standby", "any") if wanted == "prefer-standby" else (wanted,)
         by_server: dict[str, PostgresError] = {}
         for accepted, (name, server) in product(rounds, self._servers):
+            if name in by_server and "not in hot standby mode" not in by_server[name].message:
+                continue  # it does not work, and may not answer for just as long again
             options = self._parameters | server | {"target_session_attrs": accepted}
             try:
                 # A prepared statement may be unknown in the next session of a pooling proxy.

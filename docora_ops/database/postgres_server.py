@@ -180,7 +180,7 @@ def pools_transactions(settings: Settings, tries: int = _TRIES) -> bool | None:
         try:
             session = first.rows(SESSION_ID)
             for _ in range(tries):
-                with second.snapshot():
+                with second.consistent_reads():
                     # Such a proxy gives one session to both connections, or changes the session of
                     # one. If the session is shared, the first connection must not be asked: a pool
                     # with only this session would not answer.
@@ -239,7 +239,7 @@ def read_identity(
     """
     parameters = {"most": _APPS, "app_ids": list(app_ids), "job_ids": list(job_ids)}
     system = None
-    with database.snapshot():
+    with database.consistent_reads():
         [(name, may_read_system, apps, known, linked)] = database.rows(IDENTITY, parameters)
         if may_read_system:
             [(system,)] = database.rows(SYSTEM_IDENTIFIER)

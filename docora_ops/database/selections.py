@@ -94,7 +94,7 @@ def select_due(database: Database, rescan_interval_ms: int) -> Selection:
 def _select(
     database: Database, condition: str, parameters: Mapping[str, object], claiming: Claiming
 ) -> Selection:
-    with database.snapshot():
+    with database.consistent_reads():
         rows = database.stream(_SELECT.format(condition=condition), parameters)
         # Interned, because a million links may share the same few apps.
         refs = [LinkRef(id_, intern(app_id), repository_id) for id_, app_id, repository_id in rows]

@@ -231,7 +231,7 @@ def compare_links(database: Database, which: Compare, ids: Sequence[str]) -> lis
     """Compares the links with these row ids. Omits links that no longer exist."""
     path = like(which.path) if which.path else None
     parameters = {"ids": list(ids), "path": path, "in_detail": which.in_detail}
-    with database.snapshot():
+    with database.consistent_reads():
         database.rows(_PLAN_SAFELY)
         rows = database.rows(COMPARE_LINKS, parameters)
     links = []

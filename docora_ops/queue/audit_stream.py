@@ -13,8 +13,7 @@ from redis import Redis
 from docora_ops.links import Action
 from docora_ops.operations import Change, HistoryEntry, HistoryState, Results, StoppedBy
 from docora_ops.queue.operation_records import results_of, stopped_by_of
-from docora_ops.queue.redis_answers import mapping_of, text_of
-from docora_ops.queue.redis_client import redis_errors, server_time
+from docora_ops.queue.redis_client import mapping_of, redis_errors, server_time, text_of
 
 STREAM = "docora-ops:audit"
 # A separate stream, because a pass every minute would push out the entries of people.

@@ -27,8 +27,7 @@ from docora_ops.queue.operation_records import (
     part_key,
     read_operation,
 )
-from docora_ops.queue.redis_answers import text_of
-from docora_ops.queue.redis_client import redis_errors, server_time
+from docora_ops.queue.redis_client import redis_errors, server_time, text_of
 
 HEARTBEAT = 30  # seconds after which a command that waits renews the TTLs
 MESSAGES_KEPT = 100

@@ -50,16 +50,17 @@ from docora_ops.queue.outcomes import (
     Outcomes,
     SnapshotOutcome,
 )
-from docora_ops.queue.redis_answers import (
+from docora_ops.queue.redis_client import (
     Command,
     mapping_of,
     moment_of_timestamp,
     optional_text_of,
     read_hashes,
+    redis_errors,
+    server_time,
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import redis_errors, server_time
 from docora_ops.queue.rq_jobs import LONGEST_FAILURE
 from docora_ops.queue.rq_keys import TO_REMOVE_RQ_JOBS
 from docora_ops.queue.rq_workers import WORKER, workers_by_name

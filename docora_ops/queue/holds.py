@@ -17,8 +17,7 @@ from rq.job import Job
 from docora_ops.jobs import Hold
 from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
-from docora_ops.queue.redis_answers import mapping_of, moment_of_timestamp, text_of
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_client import mapping_of, moment_of_timestamp, redis_errors, text_of
 from docora_ops.text import mask
 
 HOLDS = "docora-ops:holds"

@@ -25,9 +25,13 @@ from docora_ops.jobs import (
 from docora_ops.links import Payload
 from docora_ops.queue.backend_choice import SAMPLE, Signs, read_signs
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
-from docora_ops.queue.pair_mark import StoredMark
-from docora_ops.queue.redis_answers import Command, Script, moment_of_timestamp, text_of
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_client import (
+    Command,
+    Script,
+    moment_of_timestamp,
+    redis_errors,
+    text_of,
+)
 from docora_ops.queue.rq_entries import QueueSweep
 from docora_ops.settings import Settings
 
@@ -46,14 +50,12 @@ class QueueUse:
     other: the state of the other backend's queue.
     suspension: the suspension of the workers, if any.
     sample: the ids of up to 100 jobs that wait or (RQ only) have failed.
-    mark: the mark that names the database of this Redis.
     """
 
     workers: int
     other: OtherQueue
     suspension: Suspension | None
     sample: Sequence[str]
-    mark: StoredMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,7 @@ class LinkQueue(ABC):
         if others.is_at_work:
             state = OtherQueue.WORKED_ON
         sample = [text_of(job_id) for job_ids in mine.samples for job_id in job_ids or ()]
-        return QueueUse(mine.workers, state, suspension, sample[:SAMPLE], signs.mark)
+        return QueueUse(mine.workers, state, suspension, sample[:SAMPLE])
 
     @abstractmethod
     def _read_suspension(self) -> Suspension | None:
@@ -219,8 +221,7 @@ class LinkQueue(ABC):
         `disproved`. Returns the state of each job before the push.
 
         Call it with the rows of the links locked in Postgres, but load the script before that,
-        because connecting takes time. Waits at most 4 s for Redis, because Docora may be waiting
-        for these rows.
+        because Docora may be waiting for these rows.
 
         created_at: Unix time by the clock of Redis, the only clock that all processes share.
         leaves_waiting: also treat waiting jobs as jobs that can't be pushed.

@@ -12,8 +12,7 @@ from redis import Redis
 from docora_ops.links import batches
 from docora_ops.operations import KnownOperation
 from docora_ops.queue.operation_records import EXPIRY, part_key, read_operations
-from docora_ops.queue.redis_answers import Command, answers_of, text_of
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_client import Command, answers_of, redis_errors, text_of
 
 HEARD = 60  # seconds for which an operation counts as at work after `keep_at_work`
 _AT_WORK = "docora-ops:at-work"  # a hash whose fields are ids of operations that may be at work

@@ -23,15 +23,15 @@ from docora_ops.operations import (
     Results,
     StoppedBy,
 )
-from docora_ops.queue.redis_answers import (
+from docora_ops.queue.redis_client import (
     mapping_of,
     moment_of_timestamp,
     optional_text_of,
     read_hashes,
+    redis_errors,
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import redis_errors
 
 EXPIRY = 3_600  # seconds for which an operation is kept after its last batch
 OWNER_PATIENCE = 120  # seconds without a step after which an operation counts as abandoned

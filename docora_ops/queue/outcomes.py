@@ -21,8 +21,7 @@ from redis import Redis
 
 from docora_ops.jobs import JobEnd
 from docora_ops.operations import Results
-from docora_ops.queue.redis_answers import answers_of, permits, text_of, whole_number
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.redis_client import answers_of, permits, redis_errors, text_of, whole_number
 
 STREAM = "docora-ops:outcomes"
 ENTRIES_KEPT = 100_000

@@ -10,14 +10,15 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from docora_ops.queue.audit_stream import AuditEntry, add_entry
-from docora_ops.queue.redis_answers import (
+from docora_ops.queue.redis_client import (
     answers_of,
     mapping_of,
     moment_of_timestamp,
     permits,
+    redis_errors,
+    server_time,
     text_of,
 )
-from docora_ops.queue.redis_client import redis_errors, server_time
 
 PAIR_KEY = "docora-ops:pair"
 """The Redis key of the mark."""
@@ -67,15 +68,7 @@ def read_mark(client: Redis) -> StoredMark:
     """Reads the mark. Raises the Redis client's own RedisError, which workers expect."""
     pipeline = client.pipeline(transaction=False)
     pipeline.hgetall(PAIR_KEY)
-    return mark_of(*answers_of(pipeline, keeps_denials=True))
-
-
-def mark_of(fields: Mapping[bytes, bytes] | NoPermissionError | None) -> StoredMark:
-    """Parses the mark that Redis has replied with.
-
-    fields: the fields of the mark's hash; the NoPermissionError if the user may not read them; None
-        if the key is of another type.
-    """
+    [fields] = answers_of(pipeline, keeps_denials=True)
     if isinstance(fields, NoPermissionError):  # the user was created for a version without marks
         return StoredMark(is_permitted=False)
     if not fields:

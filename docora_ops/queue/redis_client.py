@@ -1,29 +1,39 @@
-"""Connects to Redis, and explains the errors of redis-py in plain words."""
+"""Connects to Redis, runs scripts and pipelines, decodes replies, and explains errors."""
 
+import json
 import re
 import ssl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any, cast
 
 import redis
 from redis import exceptions
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisDeniedError, RedisError
 from docora_ops.settings import Settings
 from docora_ops.text import mask
 
-ROWS_LOCKED_TIMEOUT = 4  # seconds for a reply while we lock rows: Docora may wait for these rows
+Command = Sequence[str | int | bytes]
+"""A Redis command with its arguments."""
+# Seconds to connect, and for each reply. Docora may wait for rows that we have locked meanwhile.
+LONGEST_TIMEOUT = 5
 _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.AuthorizationError)
 _OUTAGES = (exceptions.ReadOnlyError, exceptions.MasterDownError, exceptions.OutOfMemoryError)
+_MOST_DIGITS = 20
 
 
 def connect(settings: Settings) -> redis.Redis:
     """Returns a client for `REDIS_URL`, which connects on its first command.
 
-    The client never repeats a command, because a push whose reply was lost may have succeeded.
+    The client waits at most 5 s to connect, and for each reply. It never repeats a command, because
+    a push whose reply was lost may have succeeded.
+
     Raises ConfigurationError if the URL is unusable.
     """
     try:
@@ -36,8 +46,8 @@ def connect(settings: Settings) -> redis.Redis:
             # Makes the next command reconnect after a failover, when the name may lead to another
             # server.
             retry_on_error=[exceptions.ReadOnlyError, exceptions.MasterDownError],
-            socket_connect_timeout=settings.connect_timeout,
-            socket_timeout=settings.statement_timeout,
+            socket_connect_timeout=min(settings.connect_timeout, LONGEST_TIMEOUT),
+            socket_timeout=min(settings.statement_timeout, LONGEST_TIMEOUT),
         )
         # Only creating a connection reveals unknown options in the URL.
         pool = client.connection_pool
@@ -80,16 +90,6 @@ def _unusable_file(options: Mapping[str, Any]) -> str | None:
     return None
 
 
-def client_for_locked_rows(client: redis.Redis) -> redis.Redis:
-    """Returns a client of the same server with timeouts of at most 4 s."""
-    pool = client.connection_pool
-    options = dict(pool.connection_kwargs)
-    for name in ("socket_timeout", "socket_connect_timeout"):
-        options[name] = min(options.get(name) or ROWS_LOCKED_TIMEOUT, ROWS_LOCKED_TIMEOUT)
-    pool = redis.ConnectionPool(connection_class=pool.connection_class, **options)
-    return redis.Redis(connection_pool=pool)
-
-
 def server_time(client: redis.Redis) -> float:
     """Returns the Unix time by the clock of Redis."""
     seconds, microseconds = client.time()
@@ -104,6 +104,139 @@ def describe(client: redis.Redis) -> str:
         return f"{options['path']}, database {database}"
     host = options.get("host", "localhost")
     return f"{f'[{host}]' if ':' in host else host}:{options.get('port', 6379)}/{database}"
+
+
+def script_of(*names: str) -> str:
+    """Joins Lua files of this package into one script."""
+    folder = files("docora_ops.queue")
+    return "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
+
+
+class Script:
+    """A Lua script of this package."""
+
+    def __init__(self, client: redis.Redis, *names: str) -> None:
+        """Joins the files `names` into one script."""
+        self._client = client
+        self._script = client.register_script(script_of(*names))
+
+    def load(self) -> float:
+        """Loads the script, and returns the Unix time by the clock of Redis, in one round trip.
+
+        Raises RedisError.
+        """
+        pipeline = self._client.pipeline(transaction=False)
+        pipeline.script_load(self._script.script)
+        pipeline.time()
+        with redis_errors(self._client):
+            _, (seconds, microseconds) = pipeline.execute()
+        return float(seconds + microseconds / 1e6)
+
+    def run(self, arguments: Sequence[str | bytes | int]) -> list[str]:
+        """Runs the script and returns its replies. Raises RedisError."""
+        with redis_errors(self._client):
+            replies = cast("list[bytes]", self._script(args=arguments))
+        return [reply.decode(errors="replace") for reply in replies]
+
+
+def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
+    """Runs a pipeline. Returns the replies, None for a command whose key is of another type.
+
+    Raises the client's RedisError for any other error.
+
+    keeps_denials: return NoPermissionError for a command that is not permitted, instead of raising.
+    """
+    answers = []
+    for answer in pipeline.execute(raise_on_error=False):
+        is_other = isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
+        is_kept = keeps_denials and isinstance(answer, exceptions.NoPermissionError)
+        if isinstance(answer, Exception) and not (is_other or is_kept):
+            raise answer
+        answers.append(None if is_other else answer)
+    return answers
+
+
+def require_acceptance(client: redis.Redis, *commands: Command) -> None:
+    """Raises the client's RedisError if Redis would refuse one of the commands. Runs none of them.
+
+    Redis checks permissions, its memory and its role before it runs a transaction.
+    """
+    with client.pipeline() as pipeline:
+        add: Callable[..., object] = pipeline.execute_command
+        for command in commands:
+            add(*command)
+        pipeline.exists()  # malformed, so that Redis executes nothing
+        try:
+            pipeline.execute()
+        except redis.ResponseError as error:
+            if "wrong number of arguments" not in str(error):
+                raise
+
+
+def permits(client: redis.Redis, *commands: Command) -> bool:
+    """Tells whether our user may run these commands. Raises the client's RedisError."""
+    try:
+        require_acceptance(client, *commands)
+    except exceptions.NoPermissionError:
+        return False
+    except redis.ResponseError:  # such as a Redis that is out of memory
+        return True
+    return True
+
+
+def read_hashes(
+    client: redis.Redis, keys: Iterable[str], fields: Sequence[str]
+) -> list[list[bytes | None]]:
+    """Reads the fields of each hash; all are None if the key is of another type."""
+    pipeline = client.pipeline(transaction=False)
+    for key in keys:
+        pipeline.hmget(key, list(fields))
+    return [row or [None] * len(fields) for row in answers_of(pipeline)]
+
+
+def whole_number(text: bytes | None, *, signed: bool = False) -> int | None:
+    """Parses a whole number; returns None for any other text, which other programs may write.
+
+    signed: allow a minus sign.
+    """
+    digits = (text or b"").removeprefix(b"-" if signed else b"")
+    return int(text) if text and digits.isdigit() and len(text) < _MOST_DIGITS else None
+
+
+def text_of(value: bytes) -> str:
+    """Decodes UTF-8, replacing malformed bytes."""
+    return value.decode(errors="replace")
+
+
+def optional_text_of(value: bytes | None) -> str | None:
+    """Decodes a value; returns None if it is missing or empty."""
+    return text_of(value) if value else None
+
+
+def moment_of_timestamp(seconds: float) -> datetime | None:
+    """Converts Unix time; returns None if the number is out of range."""
+    with suppress(ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(seconds, UTC)
+    return None
+
+
+def mapping_of(text: str | bytes | None) -> dict[str, str | int | bool | list[str]]:
+    """Parses a JSON object; keeps only texts, integers, booleans and lists of texts.
+
+    Returns an empty mapping for anything else, which other programs may have written.
+    """
+    try:
+        values = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {
+        name: value
+        for name, value in values.items()
+        if isinstance(value, str | int)
+        or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+    }
 
 
 @contextmanager
@@ -135,8 +268,8 @@ def explain(error: redis.RedisError) -> tuple[str, str]:
     if isinstance(error, exceptions.TimeoutError) and "connecting" not in text:
         return (
             "did not answer in time",
-            f"check its load: it has {ROWS_LOCKED_TIMEOUT} s to look at jobs or queue them, and "
-            "DOCORA_OPS_STATEMENT_TIMEOUT otherwise",
+            f"check its load: it has {LONGEST_TIMEOUT} s for each answer, or "
+            "DOCORA_OPS_STATEMENT_TIMEOUT if that is shorter",
         )
     is_loading = isinstance(error, exceptions.BusyLoadingError)
     if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError) and not is_loading:

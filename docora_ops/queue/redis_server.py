@@ -9,8 +9,13 @@ import redis
 
 from docora_ops.queue.audit_stream import STREAM
 from docora_ops.queue.operation_records import operation_key, part_key
-from docora_ops.queue.redis_answers import Command, require_acceptance
-from docora_ops.queue.redis_client import explain_refused_write, redis_errors, server_time
+from docora_ops.queue.redis_client import (
+    Command,
+    explain_refused_write,
+    redis_errors,
+    require_acceptance,
+    server_time,
+)
 from docora_ops.queue.rq_keys import LIST
 
 _TRIAL = "docora-ops:trial"  # suffix of keys that never exist

@@ -14,8 +14,7 @@ from rq.job import Job
 from docora_ops.jobs import QUEUE_NAME
 from docora_ops.links import batches
 from docora_ops.queue.audit_stream import AuditEntry
-from docora_ops.queue.redis_answers import Script, read_hashes, text_of
-from docora_ops.queue.redis_client import redis_errors, server_time
+from docora_ops.queue.redis_client import Script, read_hashes, redis_errors, server_time, text_of
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
 
 _PAGE = 5000
@@ -281,8 +280,7 @@ class QueueSweep:
         """Removes jobs and entries that have not changed since they were read.
 
         Returns for each removal `removed`, `changed` or `unreadable:REASON`. Call it with the rows
-        of the orphans' repositories locked in Postgres. Waits at most 4 s for Redis, because
-        Docora may be waiting for these rows.
+        of the orphans' repositories locked in Postgres.
 
         audit: the audit entry to write if anything is removed.
         """

@@ -20,15 +20,15 @@ from docora_ops.jobs import (
     QueuedJob,
 )
 from docora_ops.links import Payload, ids_of_job
-from docora_ops.queue.redis_answers import (
+from docora_ops.queue.redis_client import (
     answers_of,
     moment_of_timestamp,
     optional_text_of,
     read_hashes,
+    redis_errors,
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import redis_errors
 from docora_ops.queue.rq_keys import (
     EXECUTION,
     EXECUTIONS,

@@ -42,17 +42,18 @@ from docora_ops.queue.link_queue import (
     arguments_of,
 )
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes, read_outcomes
-from docora_ops.queue.redis_answers import (
+from docora_ops.queue.redis_client import (
     Command,
     answers_of,
     mapping_of,
     moment_of_timestamp,
     optional_text_of,
     read_hashes,
+    redis_errors,
+    server_time,
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import redis_errors, server_time
 from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, Place, QueueSweep
 from docora_ops.queue.rq_jobs import (
     JOB_FUNCTION,

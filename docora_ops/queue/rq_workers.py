@@ -23,14 +23,15 @@ from docora_ops.jobs import (
 from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
 from docora_ops.queue.processes import Process, this_process
-from docora_ops.queue.redis_answers import (
+from docora_ops.queue.redis_client import (
     mapping_of,
     optional_text_of,
     read_hashes,
+    redis_errors,
+    server_time,
     text_of,
     whole_number,
 )
-from docora_ops.queue.redis_client import redis_errors, server_time
 from docora_ops.queue.rq_jobs import job_id_of, moment_of, read_jobs
 from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER
 

@@ -15,7 +15,7 @@ from rq.job import Job
 
 from docora_ops.links import ids_of_job
 from docora_ops.queue.holds import HOLDS
-from docora_ops.queue.redis_answers import script_of, text_of
+from docora_ops.queue.redis_client import script_of, text_of
 from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER, INTERMEDIATE, LIST
 from docora_ops.queue.rq_workers import NO_JOB_REASON, workers_by_name
 

@@ -13,7 +13,7 @@ from docora_ops.database import Database
 from docora_ops.database.link_scans import Failure, fail_scan, release_scan
 from docora_ops.errors import DocoraOpsError
 from docora_ops.jobs import JobEnd
-from docora_ops.queue import Redis, RqQueue
+from docora_ops.queue import Redis, RqQueue, connect
 from docora_ops.queue.outcomes import SnapshotOutcome
 from docora_ops.settings import Settings
 from docora_ops.text import inert
@@ -32,7 +32,8 @@ class LinkRecovery:
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
         self._client = client
-        self._queue = RqQueue(settings, client)
+        # Not with `client`, whose timeouts RQ has raised: rows are locked during a push.
+        self._queue = RqQueue(settings, connect(settings))
 
     def count_killed_job(self, job: Job, reason: str) -> None:
         """Counts a failure of the job's link.

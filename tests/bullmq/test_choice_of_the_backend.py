@@ -2,14 +2,16 @@
 
 from contextlib import ExitStack
 from datetime import timedelta
+from signal import SIGTERM
 
 import pytest
 from rq.job import JobStatus
 
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
-from tests.support.docora import QUEUE, Docora, Result
+from tests.support.docora import QUEUE, Docora, Result, finish
 from tests.support.privileges import without_rule
+from tests.support.proxy import eventually
 
 UNSET: dict[str, str | None] = {"DOCORA_OPS_BACKEND": None, **ONE_LOOK}
 WHY = {
@@ -85,6 +87,42 @@ def test_rqs_keys_decide_when_no_worker_runs_and_other_queues_are_no_trace(docor
     assert found_by(docora) == "rq default"
     docora.add_link("pending_snapshot", scanned=timedelta(minutes=5))
     assert found_by(docora) == "rq unclear", "Redis was emptied, or is another one"
+
+
+def test_repeated_passes_queue_nothing_while_it_is_unclear_and_name_the_backend_once(
+    docora: Docora,
+) -> None:
+    """As when all workers restart at the same moment, and BullMQ has left keys."""
+
+    def await_passes() -> None:
+        def connections() -> int:
+            return int(docora.redis.info("stats")["total_connections_received"])
+
+        until = connections() + 4
+        eventually(lambda: connections() >= until, "passes")
+
+    docora.add_worker()
+    docora.redis.set(f"bull:{QUEUE}:id", 1)
+    first = docora.add_link("pending_snapshot")
+    env = {**UNSET, "SCAN_INTERVAL_MS": "50"}
+    process = docora.start("schedule", "--repeat", env=env)
+    eventually(lambda: docora.waiting() == [first.job_id], "the first pass")
+    await_passes()
+    docora.redis.delete("rq:worker:worker-1")
+    await_passes()
+    later = docora.add_link("pending_snapshot")
+    await_passes()
+    assert docora.waiting() == [first.job_id]
+    docora.add_worker()
+    eventually(lambda: docora.waiting() == [first.job_id, later.job_id], "a pass with a worker")
+    process.send_signal(SIGTERM)
+    result = finish(process)
+    assert (result.code, result.stderr.count("Error: ")) == (0, 1), result
+    assert "and both RQ and BullMQ have keys, with no worker in sight" in result.stderr
+    assert result.stderr.count("DOCORA_OPS_BACKEND is not set: using rq, as RQ workers run") == 1
+    docora.redis.delete("rq:worker:worker-1")
+    refused = docora.run("schedule", "--repeat", env=env)
+    assert (refused.code, "nothing is changed" in refused.stderr) == (4, True), refused
 
 
 TWICE = "stop the workers of one kind, as each link may be worked on twice"

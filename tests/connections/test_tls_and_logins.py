@@ -1,5 +1,6 @@
 """Every way to reach the two servers, how they are named, and what they see of us."""
 
+import socket
 import ssl
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 import redis
 import trustme
 
+from docora_ops.actions import Docora as Api
+from docora_ops.actions import retry_all_failed
 from docora_ops.database import Database
 from docora_ops.errors import ConfigurationError
 from docora_ops.queue import connect
@@ -15,7 +18,7 @@ from docora_ops.settings import Settings
 from tests.support.docora import Docora, Result
 from tests.support.own_servers import OwnRedis
 from tests.support.privileges import with_login
-from tests.support.proxy import Proxy, refused_port
+from tests.support.proxy import Proxy, eventually, refused_port
 from tests.support.rows import TestLink
 
 SECRET = "5ecr3t@passw0rd/t0ken?#% :é"
@@ -160,10 +163,15 @@ def test_servers_that_want_a_certificate_of_the_client_get_the_one_that_is_named
 
 
 def test_both_servers_are_told_who_we_are_and_all_timeouts(docora: Docora) -> None:
-    settings = docora.settings.model_copy(update={"connect_timeout": 7, "statement_timeout": 11})
-    with connect(settings) as client:
-        limits = client.get_connection_kwargs()
-    assert (limits["socket_connect_timeout"], limits["socket_timeout"]) == (7, 11)
+    separator = "&" if "?" in docora.redis_url else "?"
+    url = f"{docora.redis_url}{separator}socket_timeout=60&socket_connect_timeout=60"
+    for connecting, answer, limits in ((3, 4, (3, 4)), (7, 11, (5, 5))):
+        variables = {"CONNECT": connecting, "STATEMENT": answer}
+        chosen = {f"DOCORA_OPS_{name}_TIMEOUT": value for name, value in variables.items()}
+        settings = Settings.model_validate({"REDIS_URL": url, **chosen})
+        with connect(settings) as client:
+            kwargs = client.get_connection_kwargs()
+        assert (kwargs["socket_connect_timeout"], kwargs["socket_timeout"]) == limits
     database = docora.actions(statement_timeout=17, lock_timeout=3).database
     sql = "SELECT name, setting || coalesce(unit, '') FROM pg_settings WHERE source = 'session'"
     application = "SELECT current_setting('application_name')"
@@ -237,3 +245,39 @@ def test_a_login_that_is_refused_is_told_although_another_server_is_away(docora:
         refused = docora.run("failed", "--json", env={"DATABASE_URL": url})
     assert "refuses our login" in refused.json["error"], refused
     assert "check the role and the password" in refused.json["hint"]
+
+
+def test_a_closed_docora_keeps_no_connection_and_a_renewed_one_connects_again(
+    docora: Docora,
+) -> None:
+    def connections() -> tuple[int, int]:
+        clients = [client["name"] for client in docora.redis.client_list()]
+        return docora.sessions("true"), clients.count("docora-ops")
+
+    with Api(docora.settings) as api:
+        for _ in range(2):
+            docora.add_link()
+            [*_, step] = retry_all_failed(api)
+            assert (step.result.total, connections()) == (1, (1, 1))
+            api.renew()
+            eventually(lambda: connections() == (0, 0), "renewed")
+        [*_] = retry_all_failed(api)
+    eventually(lambda: connections() == (0, 0), "closed")
+
+
+def test_a_server_that_never_answers_is_tried_once_though_a_standby_is_preferred(
+    docora: Docora,
+) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        Proxy.before_postgres(docora.database_url) as proxy,
+    ):
+        port = silent.getsockname()[1]
+        url = proxy.url.replace("@127.0.0.1:", f"@127.0.0.1:{port},127.0.0.1:")
+        url += f"{'&' if '?' in url else '?'}target_session_attrs=prefer-standby"
+        env = {"DATABASE_URL": url, "DOCORA_OPS_CONNECT_TIMEOUT": "1"}
+        assert docora.run("failed", env=env).code == 0
+        silent.accept()[0].close()
+        silent.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            silent.accept()

@@ -67,7 +67,7 @@ def test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked(docora: Doco
         result = docora.run(*RETRY.command, "--json", env=env)
         push.wait()
     document = refuses(result, "redis", "did not answer in time")
-    assert "it has 4 s to look at jobs or queue them" in document["hint"]
+    assert "it has 5 s for each answer" in document["hint"]
     done = docora.statuses()["pending_snapshot"]
     assert done in {40, 50}, "the sixth batch was in flight as well"
     assert len(docora.waiting()) == done

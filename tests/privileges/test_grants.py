@@ -22,7 +22,7 @@ READING = ("show APP REPO", "status", "schedule --dry-run", "verify")
 
 
 def privileges_of(database: Database) -> Check:
-    with database.snapshot():
+    with database.consistent_reads():
         return check_privileges(read_role(database))
 
 

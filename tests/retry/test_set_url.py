@@ -175,10 +175,10 @@ def test_without_redis_nothing_is_changed(docora: Docora, link: TestLink) -> Non
     assert app_row(docora)["base_url"] == OLD
 
 
-def test_a_redis_that_does_not_answer_locks_the_row_for_four_seconds_at_most(
+def test_a_redis_that_does_not_answer_locks_the_row_for_five_seconds_at_most(
     docora: Docora, link: TestLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docora_ops.queue.redis_client.ROWS_LOCKED_TIMEOUT", 0.2)
+    monkeypatch.setattr("docora_ops.queue.redis_client.LONGEST_TIMEOUT", 0.2)
     with Proxy.before_redis(docora.redis_url) as proxy:
         changes = {"redis_url": SecretStr(proxy.url), "statement_timeout": round(patience())}
         settings = docora.settings.model_copy(update=changes)

@@ -207,7 +207,7 @@ def _be_command(
 ) -> NoReturn:
     if seconds := environment.pop(HOLDS_ROWS, ""):
         redis_client, postgres = "docora_ops.queue.redis_client", "docora_ops.database.postgres"
-        importlib.import_module(redis_client).__dict__["ROWS_LOCKED_TIMEOUT"] = int(seconds)
+        importlib.import_module(redis_client).__dict__["LONGEST_TIMEOUT"] = int(seconds)
         importlib.import_module(postgres).__dict__["IDLE_LIMIT"] = int(seconds) + 5
     os.environ.clear()
     os.environ.update(environment)

@@ -15,7 +15,7 @@ from rq.job import Job, JobStatus
 
 from docora_ops.queue import connect, take
 from docora_ops.queue.holds import read_holds
-from docora_ops.queue.redis_answers import text_of
+from docora_ops.queue.redis_client import text_of
 from docora_ops.queue.take import JobTaker, TakeResult
 from docora_ops.worker import rq_worker
 from docora_ops.worker.rq_worker import SnapshotWorker
