@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import starmap
 
-from docora_ops.actions.bulk import BulkStep, run_bulk
+from docora_ops.actions.bulk import BulkStep, change_links
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.holds import without_held_apps
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
@@ -80,7 +80,7 @@ def retry_all_failed(
             "--in-flight holds back docora-ops only: Docora's scheduler queues all failed links in "
             "each pass, except those with an open circuit."
         )
-    yield from run_bulk(docora, Plan(Action.RETRY, selection, change, options, running))
+    yield from change_links(docora, Plan(Action.RETRY, selection, change, options, running))
 
 
 def resync_all(
@@ -117,7 +117,7 @@ def resync_all(
     running = running_operations(operations_at_work(docora, selection))
     deliveries = count_deliveries(docora.database, selection.refs)
     plan = Plan(Action.RESYNC, selection, change, options, running, deliveries)
-    yield from run_bulk(docora, plan)
+    yield from change_links(docora, plan)
 
 
 def _select(
@@ -156,7 +156,7 @@ def schedule(
         docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
     change = docora.describe_change("schedule", reason, held=due.held_names)
     options, running = ChangeOptions(dry_run=dry_run), running_operations(at_work)
-    yield from run_bulk(docora, Plan(Action.SCHEDULE, selection, change, options, running))
+    yield from change_links(docora, Plan(Action.SCHEDULE, selection, change, options, running))
     if not dry_run:
         keep_pass(docora.redis)
 

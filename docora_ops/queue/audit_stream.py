@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -12,7 +13,6 @@ from redis import Redis
 
 from docora_ops.links import Action
 from docora_ops.operations import Change, HistoryEntry, HistoryState, Results, StoppedBy
-from docora_ops.queue.operation_records import results_of, stopped_by_of
 from docora_ops.queue.redis_answers import mapping_of, text_of
 from docora_ops.queue.redis_client import redis_errors, server_time
 
@@ -158,3 +158,18 @@ def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
         results=None,
         target=texts.get("target") or None,
     )
+
+
+def results_of(text: str | None) -> Results | None:
+    """Parses the results of an operation's snapshots; returns None if there are none."""
+    counts = {name: count for name, count in mapping_of(text).items() if isinstance(count, int)}
+    with suppress(TypeError):
+        return Results(**counts)
+    return None
+
+
+def stopped_by_of(text: str | None) -> StoppedBy | None:
+    """Parses why an operation left links unchanged; returns None for any other text."""
+    with suppress(ValueError):
+        return StoppedBy(text or "")
+    return None
