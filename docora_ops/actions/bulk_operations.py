@@ -18,6 +18,7 @@ from docora_ops.queue.operation_records import (
     write_messages,
 )
 
+MESSAGES_KEPT = 100  # of a detached command
 _POLL = 0.5  # seconds
 
 

@@ -43,7 +43,6 @@ LONGEST_ERROR = 1_000  # characters of an error or a message
 PREFIX = "docora:bulk:"
 RECORD_EXPIRY = 7 * 86_400  # seconds for which the record of an operation is kept
 RECORDS_KEPT = 1_000
-MESSAGES_KEPT = 100
 FAILURES_OF_RECORD = 1_000
 _RECORDS = "docora-ops:operations"  # a stream of the ids of operations with a record
 # Fields of the dashboard's hash; the dashboard does not know the last one.
@@ -318,8 +317,8 @@ def write_results(
 
 
 def write_messages(client: Redis, operation_id: str, messages: Sequence[str]) -> None:
-    """Stores the last messages of the command that runs the operation."""
-    kept = [message[:LONGEST_ERROR] for message in messages[-MESSAGES_KEPT:]]
+    """Stores the messages of the command that runs the operation."""
+    kept = [message[:LONGEST_ERROR] for message in messages]
     _add_to_record(client, operation_id, {"messages": json.dumps(kept)})
 
 
