@@ -58,14 +58,17 @@ def change_links(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     Raises WrongBackendError, ServersMismatchedError, PairMismatchedError, PostgresError,
     RedisError; an unfinished batch is rolled back.
     """
-    total, dry_run, has_workers = plan.selection.total, plan.options.dry_run, False
+    total, dry_run, following = plan.selection.total, plan.options.dry_run, None
     require_right_workers(docora)
     if total and not dry_run:
         docora.database.require_changes()
-        has_workers = count_workers(docora) > 0
+        had_workers = count_workers(docora) > 0
+        if plan.options.wait or plan.options.is_paced:
+            is_paced = plan.options.is_paced
+            following = Following(docora, had_workers=had_workers, is_paced=is_paced)
     if total:
         require_pair(docora)
-    operation = _BulkOperation(docora, plan, has_workers=has_workers)
+    operation = _BulkOperation(docora, plan, following)
     yield operation.step()
     if dry_run:
         yield from operation.preview()
@@ -80,14 +83,12 @@ class _BulkOperation:
     Following and the Slots get the outcomes.
     """
 
-    def __init__(self, docora: Docora, plan: Plan, *, has_workers: bool) -> None:
-        self._docora, self._plan, options = docora, plan, plan.options
-        self._following = Following(docora, had_workers=has_workers, is_paced=options.is_paced)
-        self._slots: Slots | None = None
-        if options.in_flight is not None and options.is_paced:
-            self._slots = Slots(options.in_flight, newest_first=options.front)
+    def __init__(self, docora: Docora, plan: Plan, following: Following | None) -> None:
+        self._docora, self._plan, self._following = docora, plan, following
+        options = plan.options
+        self._slots = Slots(following, options) if following and options.is_paced else None
         log = PassLog if plan.action is Action.SCHEDULE else OperationLog
-        self._log = log(docora, plan, self._following)
+        self._log = log(docora, plan, following)
         self._batch_size = docora.settings.batch_size
         if plan.action is Action.RESYNC:
             self._batch_size = min(self._batch_size, _LARGEST_RESYNC_BATCH)
@@ -104,7 +105,7 @@ class _BulkOperation:
             log.result(),
             log.by_app,
             plan.deliveries,
-            self._following.result() if plan.is_awaited else None,
+            self._following.result() if self._following else None,
             is_waiting,
             self._slots.limit if self._slots else None,
         )
@@ -126,6 +127,8 @@ class _BulkOperation:
     def carry_out(self) -> Generator[BulkStep]:
         """Changes the links and, if the snapshots are awaited, waits for them."""
         log, following, options = self._log, self._following, self._plan.options
+        if following:
+            following.start(options.timeout)
         log.begin()
         stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
         has_redis = True
@@ -134,8 +137,8 @@ class _BulkOperation:
             yield from self._change_all()
             log.end()
             yield self.step()
-            if self._plan.is_awaited:
-                if not options.is_paced:
+            if following:
+                if not options.is_paced:  # the timeout is for the wait alone
                     following.start(options.timeout)
                 for _ in following.follow():
                     with suppress(RedisError):  # the results are in Postgres
@@ -152,63 +155,41 @@ class _BulkOperation:
 
     def _change_all(self) -> Generator[BulkStep]:
         log = self._log
-        self._following.start(self._plan.options.timeout)
-        for refs in self._batches():
-            if refs is None:
+        for batch in self._batches():
+            if batch is None:
                 log.progress(every=_IDLE)
                 # Docora's scheduler takes no link whose circuit is open, so its slot stays taken.
                 self._reset_locked_circuits(wait=False)
                 yield self.step()
+            elif isinstance(batch, StoppedBy):
+                log.stopped_by = batch
             else:
-                yield from self._change(refs)
+                yield from self._change(batch)
             if log.stopped_by:
                 break
         self._reset_locked_circuits(wait=True)
 
-    def _batches(self) -> Iterator[Sequence[LinkRef] | None]:
-        """Yields the links to change next, batch by batch. Yields None while waiting.
+    def _batches(self) -> Iterator[Sequence[LinkRef] | StoppedBy | None]:
+        """Yields the links to change next, batch by batch.
 
-        First come all links, then those whose jobs were waiting or whose rows were locked, and last
-        those whose rows are still locked, one by one.
+        Yields None while it waits, and a StoppedBy if the operation has to stop. First come all
+        links, then those whose jobs were waiting or whose rows were locked, and last those whose
+        rows are still locked, one by one.
         """
         options, changer, size = self._plan.options, self._changer, self._batch_size
+        hand_out = self._slots.batches if self._slots else batches
         refs = self._plan.selection.refs
         # With --front, each job goes to the head of the queue: the first link is pushed last.
         is_reversed = options.front and not options.is_paced
-        yield from self._in_batches(refs[::-1] if is_reversed else refs, size)
+        yield from hand_out(refs[::-1] if is_reversed else refs, size)
         later, self._later = self._later, []
         if later:  # the job of a link whose row was locked may be waiting, too
             delay = self._docora.settings.drift_grace
             for _ in changer.find_misplaced(later, delay=delay):
                 yield None
-        yield from self._in_batches(later, size)
+        yield from hand_out(later, size)
         changer.waits_for_rows = True
-        yield from self._in_batches(self._later, 1)
-
-    def _in_batches(self, refs: Sequence[LinkRef], size: int) -> Iterator[Sequence[LinkRef] | None]:
-        """Yields links in batches of `size`; with `options.in_flight`, as slots become free.
-
-        Yields None while no slot is free. Ends early if the operation must stop.
-        """
-        following, slots, limit = self._following, self._slots, self._plan.options.max_failures
-        if slots is None:
-            yield from batches(refs, size)
-            return
-        slots.add(refs)
-        while slots.has_left:
-            for _ in following.look():
-                yield None
-            wait = following.result()
-            taken = slots.take(wait, following.unfinished)
-            if limit and limit.is_exceeded(wait.failed, wait.synced):
-                self._log.stopped_by = StoppedBy.MAX_FAILURES
-            elif following.is_late:
-                self._log.stopped_by = StoppedBy.TIMEOUT
-            elif following.only_lost_left and not taken:
-                self._log.stopped_by = StoppedBy.LOST_JOBS
-            if self._log.stopped_by:
-                return
-            yield from batches(taken, size)
+        yield from hand_out(self._later, 1)
 
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Changes links. Yields after each transaction; stops if the operation is cancelled."""
@@ -217,11 +198,12 @@ class _BulkOperation:
             self._later += changed.later
             try:
                 self._log.add(changed)
-                if self._plan.is_awaited:
+                if self._following:
                     self._following.add(changed.outcomes)
                 if self._slots:
                     self._slots.free(changed.outcomes)
-                self._log.progress()
+                if self._log.left:  # otherwise, the end follows
+                    self._log.progress()
             except ServerError:
                 yield self.step()  # the batch is committed
                 raise
@@ -260,6 +242,5 @@ class _BulkOperation:
             return
         with suppress(RedisError):  # the record of its work expires anyway
             end_work(self._docora.redis, operation_id)
-        wait = following.result()
-        if wait.total and not following.watch.misses_redis:
-            keep_results(self._docora, operation_id, wait, self._plan.change)
+        if following and following.result().total and not following.watch.misses_redis:
+            keep_results(self._docora, operation_id, following.result(), self._plan.change)

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from os import urandom
 
-from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import named_failures
@@ -31,7 +30,7 @@ from docora_ops.operations import (
     StoppedBy,
 )
 from docora_ops.queue import Command
-from docora_ops.queue.audit_stream import AuditEvent
+from docora_ops.queue.audit_stream import AuditEntries, AuditEvent
 from docora_ops.queue.operation_links import add_links, commands_to_add_links, keep_at_work
 from docora_ops.queue.operation_records import FAILURES_OF_RECORD, write_progress
 
@@ -55,11 +54,6 @@ class Plan:
     running: Sequence[RunningOperation]
     deliveries: int = 0
 
-    @property
-    def is_awaited(self) -> bool:
-        """Tells whether the operation waits for the snapshots."""
-        return (self.options.wait or self.options.is_paced) and not self.options.dry_run
-
 
 class OperationLog:
     """Counts the outcomes of a bulk operation, and writes its progress and audit entries.
@@ -68,8 +62,8 @@ class OperationLog:
     stopped_by: why no further link is changed; None while the operation continues.
     """
 
-    def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
-        """Counts nothing yet. `following`: knows the results to write."""
+    def __init__(self, docora: Docora, plan: Plan, following: Following | None) -> None:
+        """Counts nothing yet. `following`: follows the links if their snapshots are awaited."""
         self._docora, self._plan, self._following = docora, plan, following
         self._audit = AuditEntries(plan.change, plan.selection.total)
         self._written_at = self._kept_at = 0.0
@@ -184,23 +178,24 @@ class OperationLog:
         if self._unrecorded:
             add_links(redis, operation_id, self._unrecorded)
             self._unrecorded = []
-        result, wait = self.result(), self._following.result()
+        result, wait = self.result(), self._following.result() if self._following else None
+        failed_links = wait.failed_links if wait else ()
         stop = result.stopped_by, result.cancelled_by
         new_failures = self._failures[self._failures_written : FAILURES_OF_RECORD]
-        new_failed_links = wait.failed_links[self._failed_links_written : FAILURES_OF_RECORD]
+        new_failed_links = failed_links[self._failed_links_written : FAILURES_OF_RECORD]
         cancelled_by = write_progress(
             redis,
             result,
             change=self._plan.change,
             is_first=event is AuditEvent.STARTED,
-            results=wait.results if wait.total else None,
+            results=wait.results if wait and wait.total else None,
             failures=self._failures if new_failures else (),
-            failed_links=wait.failed_links if new_failed_links else (),
+            failed_links=failed_links if new_failed_links else (),
             audit=audit.entry(event, self._counts, *stop) if event else None,
         )
         audit.has_begun, audit.has_ended = True, audit.has_ended or event is AuditEvent.ENDED
         self._failures_written = len(self._failures)
-        self._failed_links_written = len(wait.failed_links)
+        self._failed_links_written = len(failed_links)
         if cancelled_by is not None and not self.stopped_by:
             self.stopped_by, self._cancelled_by = StoppedBy.CANCELLED, cancelled_by or None
         is_at_work = not (self.stopped_by or event is AuditEvent.ENDED)
