@@ -202,8 +202,7 @@ class _BulkOperation:
                     self._following.add(changed.outcomes)
                 if self._slots:
                     self._slots.free(changed.outcomes)
-                if self._log.left:  # otherwise, the end follows
-                    self._log.progress()
+                self._log.progress()
             except ServerError:
                 yield self.step()  # the batch is committed
                 raise
