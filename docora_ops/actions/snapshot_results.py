@@ -128,11 +128,12 @@ class Following:
             yield from self.watch.look(unfinished)
         has_looked = self.watch.looked_at >= began
         self.only_lost_left = has_looked and self.result().only_lost_left
-        longest = _LONGEST_PAUSE_IF_PACED if self._is_paced else _LONGEST_PAUSE
-        has_new = self._is_paced and len(unfinished) < before
+        if self._is_paced and len(unfinished) < before:
+            self._pause = _FIRST_PAUSE
         ended_at = time.monotonic()
         self._next_look = ended_at + max(self._pause, (ended_at - began) * _REST)
-        self._pause = _FIRST_PAUSE if has_new else min(self._pause * 1.5, longest)
+        longest = _LONGEST_PAUSE_IF_PACED if self._is_paced else _LONGEST_PAUSE
+        self._pause = min(self._pause * 1.5, longest)
         yield
 
     def result(self) -> BulkWait:
