@@ -7,7 +7,7 @@ from datetime import datetime
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import read_overdue_before
 from docora_ops.actions.lookup import resolve_app
-from docora_ops.actions.many_links import operations_at_work, running_operations
+from docora_ops.actions.many_links import operations_at_work
 from docora_ops.database import link_reports as lists
 from docora_ops.database.deliveries import DeliveryFilter, deliveries_by_repository
 from docora_ops.database.link_reports import AppSummary
@@ -53,7 +53,7 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
     running, lost = None, None
     try:
         holds = docora.read_holds()
-        running = running_operations(operations_at_work(docora, select_links(database, of_app)))
+        running, _ = operations_at_work(docora, select_links(database, of_app))
     except RedisError as error:
         lost = error
     held = holds.get(found.app_id)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from os import urandom
 
 from docora_ops.actions.change import Changed, Changer, LinkOutcome
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.operation_log import OperationLog, Plan
+from docora_ops.actions.operation_log import OperationLog, PassLog, Plan
 from docora_ops.actions.pair import require_pair
-from docora_ops.actions.snapshot_results import Feed, Following
-from docora_ops.actions.turns import Turns
+from docora_ops.actions.slots import Slots
+from docora_ops.actions.snapshot_results import Following
 from docora_ops.actions.waiting import keep_results
 from docora_ops.actions.workers import require_right_workers, warn_of_workers
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of
 from docora_ops.errors import LinkLockedError, RedisError, ServerError
-from docora_ops.links import Action, AppCount, LinkRef, Outcome, PlannedLink
+from docora_ops.links import Action, AppCount, LinkRef, Outcome, PlannedLink, batches
 from docora_ops.operations import BulkResult, BulkWait, StoppedBy
 from docora_ops.queue.operation_links import end_work
+from docora_ops.queue.operation_records import HEARTBEAT
 
 _MISSED = "its snapshot is running; resync it again when that has ended"
 _LARGEST_RESYNC_BATCH = 50
@@ -48,7 +48,7 @@ class BulkStep:
     limit: int | None = None
 
 
-def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
+def change_links(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     """Carries out a plan. Yields a step before the first change, and one after each batch.
 
     To change nothing, for example if a person declines, close the generator after the first step.
@@ -58,12 +58,14 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     Raises WrongBackendError, ServersMismatchedError, PairMismatchedError, PostgresError,
     RedisError; an unfinished batch is rolled back.
     """
-    total, dry_run = plan.selection.total, plan.options.dry_run
-    following = Following(docora)
+    total, dry_run, following = plan.selection.total, plan.options.dry_run, None
     require_right_workers(docora)
     if total and not dry_run:
         docora.database.require_changes()
-        following.watch.had_workers = warn_of_workers(docora) > 0
+        had_workers = warn_of_workers(docora) > 0
+        if plan.options.wait or plan.options.is_paced:
+            is_paced = plan.options.is_paced
+            following = Following(docora, had_workers=had_workers, is_paced=is_paced)
     if total:
         require_pair(docora)
     operation = _BulkOperation(docora, plan, following)
@@ -77,25 +79,22 @@ def run_bulk(docora: Docora, plan: Plan) -> Generator[BulkStep]:
 class _BulkOperation:
     """Carries out a plan.
 
-    `_batches` decides which links come next, the Changer changes them, and `_count` passes on their
-    outcomes: to the log, to the turns, and to the wait for snapshots.
+    `_batches` decides which links come next, and the Changer changes them. Then the log, the
+    Following and the Slots get the outcomes.
     """
 
-    def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
+    def __init__(self, docora: Docora, plan: Plan, following: Following | None) -> None:
         self._docora, self._plan, self._following = docora, plan, following
-        options, batch_size = plan.options, docora.settings.batch_size
+        options = plan.options
+        self._slots = Slots(following, options) if following and options.is_paced else None
+        log = PassLog if plan.action is Action.SCHEDULE else OperationLog
+        self._log = log(docora, plan, following)
+        self._batch_size = docora.settings.batch_size
         if plan.action is Action.RESYNC:
-            batch_size = min(batch_size, _LARGEST_RESYNC_BATCH)
-        in_flight = options.in_flight if options.is_paced else None
-        self._turns = Turns(in_flight, batch_size, newest_first=options.front)
-        self._log = OperationLog(docora, plan, following)
+            self._batch_size = min(self._batch_size, _LARGEST_RESYNC_BATCH)
+        claiming, commands = plan.selection.claiming, self._log.commands
         self._changer = Changer(
-            docora.database,
-            docora.queue,
-            plan.action,
-            plan.selection.claiming,
-            options,
-            self._log.commands,
+            docora.database, docora.queue, plan.action, claiming, options, commands
         )
         self._later: list[LinkRef] = []
         """Links to change again: see `Changed.later`."""
@@ -106,16 +105,16 @@ class _BulkOperation:
             log.result(),
             log.by_app,
             plan.deliveries,
-            self._following.result() if plan.is_awaited else None,
+            self._following.result() if self._following else None,
             is_waiting,
-            self._turns.limit,
+            self._slots.limit if self._slots else None,
         )
 
     def preview(self) -> Generator[BulkStep]:
         refs, log, changer = self._plan.selection.refs, self._log, self._changer
         for _ in changer.find_misplaced(refs, delay=self._docora.settings.drift_grace):
             yield self.step()
-        for batch in self._turns.batches(refs):
+        for batch in batches(refs, self._batch_size):
             changed = self._with_missed(changer.preview(batch))
             log.add(changed)
             names = names_of(self._docora.database, [item.ref for item in changed.outcomes])
@@ -126,102 +125,84 @@ class _BulkOperation:
             yield self.step()
 
     def carry_out(self) -> Generator[BulkStep]:
-        """Changes the links and, with `options.wait`, waits for their snapshots."""
-        options = self._plan.options
-        if self._plan.action is not Action.SCHEDULE:  # one per minute would crowd out others
-            self._log.operation_id = f"bulk_{urandom(8).hex()}"
-            self._log.write()
+        """Changes the links and, if the snapshots are awaited, waits for them."""
+        log, following, options = self._log, self._following, self._plan.options
+        if following:
+            following.start(options.timeout)
+        log.begin()
         stopped_by: StoppedBy | None = StoppedBy.INTERRUPTED
         has_redis = True
         try:
             yield self.step()
-            if options.is_paced:
-                yield from self._change_paced()
-            else:
-                for refs in self._batches():
-                    yield from self._change(refs)
-                    if self._log.stopped_by:
-                        break
-            self._reset_held_circuits(wait=True)
-            self._log.write(is_last=True)
+            yield from self._change_all()
+            log.end()
             yield self.step()
-            if options.wait and not options.is_paced:
-                yield self.step(is_waiting=True)
-                for _ in self._following.follow(options.timeout):
-                    self._log.stay_known()
-                    yield self.step(is_waiting=True)
+            if following:
+                if not options.is_paced:  # the timeout is for the wait alone
+                    following.start(options.timeout)
+                for _ in following.follow():
+                    with suppress(RedisError):  # the results are in Postgres
+                        log.progress(every=HEARTBEAT)
+                    yield self.step(is_waiting=not options.is_paced)
             stopped_by = None
         except ServerError as error:
             stopped_by, has_redis = StoppedBy.LOST_SERVER, not isinstance(error, RedisError)
             raise
         finally:
-            with suppress(RedisError) if stopped_by else nullcontext():
-                self._end(stopped_by, has_redis=has_redis)
+            with suppress(RedisError):
+                log.end(stopped_by)
+            self._finish(has_redis=has_redis)
 
-    def _change_paced(self) -> Generator[BulkStep]:
-        """Changes links as slots become free, until all have results or the operation must stop."""
-        following, turns, batches_left = self._following, self._turns, self._batches()
-        with closing(following.follow(self._plan.options.timeout, is_paced=True)) as waits:
-            for wait in waits:
-                turns.adapt(wait)
-                turns.release(following.ended)
-                following.ended.clear()
+    def _change_all(self) -> Generator[BulkStep]:
+        log = self._log
+        for batch in self._batches():
+            if batch is None:
+                log.progress(every=_IDLE)
                 # Docora's scheduler takes no link whose circuit is open, so its slot stays taken.
-                self._reset_held_circuits(wait=False)
-                following.more = yield from self._feed(batches_left, wait)
+                self._reset_locked_circuits(wait=False)
                 yield self.step()
-        if self._log.left and not self._log.stopped_by:
-            is_lost = following.result().only_lost_left
-            self._stop(StoppedBy.LOST_JOBS if is_lost else StoppedBy.TIMEOUT)
-            yield self.step()
+            elif isinstance(batch, StoppedBy):
+                log.stopped_by = batch
+            else:
+                yield from self._change(batch)
+            if log.stopped_by:
+                break
+        self._reset_locked_circuits(wait=True)
 
-    def _feed(
-        self, batches_left: Iterator[Sequence[LinkRef]], wait: BulkWait
-    ) -> Generator[BulkStep, None, Feed]:
-        """Changes links for the free slots. Returns whether more links will follow."""
-        limit, log = self._plan.options.max_failures, self._log
-        has_to_stop = limit is not None and limit.is_exceeded(wait.failed, wait.synced)
-        if has_to_stop and log.left and not log.stopped_by:
-            self._stop(StoppedBy.MAX_FAILURES)
-        refs = None if log.stopped_by else next(batches_left, None)
-        if refs is None:
-            self._log.stay_known()
-            return Feed.DONE
-        if refs or self._log.is_older_than(_IDLE):
-            yield from self._change(refs)
-        # While `find_misplaced` runs, the batches are empty, too, but wait for no result.
-        return Feed.BLOCKED if not refs and self._turns.has_left else Feed.MORE
+    def _batches(self) -> Iterator[Sequence[LinkRef] | StoppedBy | None]:
+        """Yields the links to change next, batch by batch.
 
-    def _batches(self) -> Iterator[Sequence[LinkRef]]:
-        """Yields batches of links to change.
-
-        A batch is empty while no slot is free, and while `find_misplaced` runs.
-        First come all links, then those whose jobs were waiting or whose rows were locked, and last
-        those whose rows are still locked, one by one.
+        Yields None while it waits, and a StoppedBy if the operation has to stop. First come all
+        links, then those whose jobs were waiting or whose rows were locked, and last those whose
+        rows are still locked, one by one.
         """
-        refs, options = self._plan.selection.refs, self._plan.options
+        options, changer, size = self._plan.options, self._changer, self._batch_size
+        hand_out = self._slots.batches if self._slots else batches
+        refs = self._plan.selection.refs
         # With --front, each job goes to the head of the queue: the first link is pushed last.
         is_reversed = options.front and not options.is_paced
-        yield from self._turns.batches(refs[::-1] if is_reversed else refs)
+        yield from hand_out(refs[::-1] if is_reversed else refs, size)
         later, self._later = self._later, []
         if later:  # the job of a link whose row was locked may be waiting, too
             delay = self._docora.settings.drift_grace
-            for _ in self._changer.find_misplaced(later, delay=delay):
-                yield ()
-        yield from self._turns.batches(later)
-        self._changer.waits_for_rows = True
-        for batch in self._turns.batches(self._later):
-            yield from ([ref] for ref in batch) if batch else ((),)
+            for _ in changer.find_misplaced(later, delay=delay):
+                yield None
+        yield from hand_out(later, size)
+        changer.waits_for_rows = True
+        yield from hand_out(self._later, 1)
 
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Changes links. Yields after each transaction; stops if the operation is cancelled."""
-        if not refs:
-            self._log.write()
-            yield self.step()
-            return
-        for changed in self._changer.change_each(refs):
+        for each in self._changer.change_each(refs):
+            changed = self._with_missed(each)
+            self._later += changed.later
             try:
-                self._count(self._with_missed(changed))
+                self._log.add(changed)
+                if self._following:
+                    self._following.add(changed.outcomes)
+                if self._slots:
+                    self._slots.free(changed.outcomes)
+                self._log.progress()
             except ServerError:
                 yield self.step()  # the batch is committed
                 raise
@@ -241,45 +222,24 @@ class _BulkOperation:
         ]
         return replace(changed, outcomes=outcomes)
 
-    def _count(self, changed: Changed) -> None:
-        self._log.add(changed)
-        self._later += changed.later
-        to_release, late = list(changed.later), []
-        for item in changed.outcomes:
-            if self._plan.is_awaited:
-                self._following.add(item.ref, item.outcome)
-            if not item.outcome.succeeded:
-                to_release.append(item.ref)
-            # `wait` follows these links, too, but no push has recorded their row ids.
-            is_reset = item.outcome.succeeded and not self._docora.queue.can_push
-            if is_reset or item.outcome is Outcome.ALREADY_RUNNING:
-                late.append(item.ref.id)
-        self._turns.release(ref.id for ref in to_release)
-        self._log.write(late_ids=late)
-
-    def _reset_held_circuits(self, *, wait: bool) -> None:
+    def _reset_locked_circuits(self, *, wait: bool) -> None:
         """Resets circuits whose rows were locked. `wait`: wait for rows that are still locked."""
         log, database = self._log, self._docora.database
         log.circuits_locked -= log.circuits_reset
-        if log.circuits_locked:
-            with suppress(LinkLockedError), database.transaction():
-                log.circuits_reset |= reset_circuits(database, log.circuits_locked, wait=wait)
-                log.circuits_locked = set() if wait else log.circuits_locked - log.circuits_reset
+        if not log.circuits_locked:
+            return
+        with suppress(LinkLockedError):
+            with database.transaction():
+                reset = reset_circuits(database, log.circuits_locked, wait=wait)
+            log.circuits_reset |= reset
+            log.circuits_locked = set() if wait else log.circuits_locked - reset
 
-    def _stop(self, reason: StoppedBy) -> None:
-        """Ends the operation before its next batch. Raises RedisError."""
-        self._log.stopped_by = reason
-        self._log.write()
-
-    def _end(self, stopped_by: StoppedBy | None, *, has_redis: bool) -> None:
-        if stopped_by and self._log.left and not self._log.stopped_by:
-            self._log.stopped_by = stopped_by
-        self._log.write(is_last=True)
-        wait, operation_id = self._following.result(), self._log.operation_id
-        if operation_id and has_redis:
-            with suppress(RedisError):  # the record of its work expires anyway
-                end_work(self._docora.redis, operation_id)
-        # If Redis is down, do not wait for its timeout a second time.
-        has_redis &= not self._following.watch.misses_redis
-        if operation_id and wait.total and has_redis:
-            keep_results(self._docora, operation_id, wait, self._plan.change)
+    def _finish(self, *, has_redis: bool) -> None:
+        """Stores the results, and that the operation is no longer at work, unless Redis is down."""
+        operation_id, following = self._log.operation_id, self._following
+        if not (operation_id and has_redis):
+            return
+        with suppress(RedisError):  # the record of its work expires anyway
+            end_work(self._docora.redis, operation_id)
+        if following and following.result().total and not following.watch.misses_redis:
+            keep_results(self._docora, operation_id, following.result(), self._plan.change)

@@ -11,9 +11,14 @@ from docora_ops.actions.recorded_results import add_to_operations
 from docora_ops.errors import AmbiguousError, NotFoundError, RedisError
 from docora_ops.operations import KnownOperation, OperationRecord, OperationState
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry
-from docora_ops.queue.bulk_progress import cancel_operation, write_messages
-from docora_ops.queue.operation_records import read_operation, read_operations
+from docora_ops.queue.operation_records import (
+    cancel_operation,
+    read_operation,
+    read_operations,
+    write_messages,
+)
 
+MESSAGES_KEPT = 100  # of a detached command
 _POLL = 0.5  # seconds
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from itertools import starmap
 
-from docora_ops.actions.bulk import BulkStep, run_bulk
+from docora_ops.actions.bulk import BulkStep, change_links
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.holds import without_held_apps
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
@@ -17,7 +17,7 @@ from docora_ops.actions.operation_log import Plan
 from docora_ops.actions.workers import require_rq, require_rq_for_front
 from docora_ops.database import Selection
 from docora_ops.database.deliveries import count_deliveries
-from docora_ops.database.link_reports import SnapshotResult, count_by_status, read_results
+from docora_ops.database.link_reports import count_by_status, read_results
 from docora_ops.database.selections import keep_links, select_due, select_links
 from docora_ops.errors import (
     PoolingError,
@@ -28,7 +28,7 @@ from docora_ops.errors import (
 )
 from docora_ops.links import Action, LinkFilter, LinkStatus
 from docora_ops.operations import NO_OPTIONS, ChangeOptions, LeftToOperation, RunningOperation
-from docora_ops.queue.operation_links import SharedLinks, read_at_work
+from docora_ops.queue.operation_links import read_at_work
 from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.text import When, amount
 
@@ -79,13 +79,13 @@ def retry_all_failed(
     change = docora.describe_change(
         "retry-all-failed", reason, options, **recorded, limit=limit, held=held
     )
-    running = running_operations(operations_at_work(docora, selection))
+    running, _ = operations_at_work(docora, selection)
     if options.is_paced and selection.total and not can_push:
         docora.warn(
             "--in-flight holds back docora-ops only: Docora's scheduler queues all failed links in "
             "each pass, except those with an open circuit."
         )
-    yield from run_bulk(docora, Plan(Action.RETRY, selection, change, options, running))
+    yield from change_links(docora, Plan(Action.RETRY, selection, change, options, running))
 
 
 def resync_all(
@@ -119,10 +119,10 @@ def resync_all(
     selection = _select(docora, which, options)
     recorded = {**asdict(resolved), "all": True, "held": selection.held_names} | recorded
     change = docora.describe_change("resync", reason, options, **recorded)
-    running = running_operations(operations_at_work(docora, selection))
+    running, _ = operations_at_work(docora, selection)
     deliveries = count_deliveries(docora.database, selection.refs)
     plan = Plan(Action.RESYNC, selection, change, options, running, deliveries)
-    yield from run_bulk(docora, plan)
+    yield from change_links(docora, plan)
 
 
 def _select(
@@ -154,64 +154,49 @@ def schedule(
     require_rq(docora, "schedule", f"Docora's worker queues what is due by itself, within {within}")
     due = select_due(docora.database, docora.settings.rescan_interval_ms)
     due = without_held_apps(docora, due, docora.read_holds())
-    at_work = operations_at_work(docora, due)
-    selection = without_paced_links(due, at_work)
-    for left_to in selection.left_to_operations:
-        left = f"{amount(left_to.links, 'due link')} left to operation {left_to.operation_id}"
-        docora.note(f"{left}, which queues its links at its own pace (--in-flight).")
+    running, left_to = operations_at_work(docora, due)
+    selection = replace(
+        keep_links(due, [ref for ref in due.refs if ref.id not in left_to]),
+        left_to_operations=list(starmap(LeftToOperation, Counter(left_to.values()).items())),
+    )
+    for left in selection.left_to_operations:
+        links = f"{amount(left.links, 'due link')} left to operation {left.operation_id}"
+        docora.note(f"{links}, which queues its links at its own pace (--in-flight).")
     change = docora.describe_change("schedule", reason, held=due.held_names)
-    options, running = ChangeOptions(dry_run=dry_run), running_operations(at_work)
-    yield from run_bulk(docora, Plan(Action.SCHEDULE, selection, change, options, running))
+    options = ChangeOptions(dry_run=dry_run)
+    yield from change_links(docora, Plan(Action.SCHEDULE, selection, change, options, running))
     if not dry_run:
         keep_pass(docora.redis)
 
 
-AtWork = Sequence[tuple[SharedLinks, Sequence[SnapshotResult]]]
+def operations_at_work(
+    docora: Docora, selection: Selection
+) -> tuple[list[RunningOperation], Mapping[str, str]]:
+    """Returns the operations that have yet to queue a selected link, or that await its result.
 
+    Also returns the links that `schedule` leaves to them: the ids of operations, by row id of the
+    link. An operation with `in_flight` will queue these links, or they failed again in it. It may
+    have queued other links, too, but their job may be lost, or a rescan due.
 
-def operations_at_work(docora: Docora, selection: Selection) -> AtWork:
-    """Returns the operations at work that share links with the selection.
-
-    Each operation comes with the results of the shared links that it has already queued. Raises
-    PostgresError, RedisError.
+    Raises PostgresError, RedisError.
     """
     if not selection.total:
-        return []
+        return [], {}
     try:
-        operations = read_at_work(docora.redis, {ref.id for ref in selection.refs})
+        known = read_at_work(docora.redis, {ref.id for ref in selection.refs})
     except RedisDeniedError as error:  # the ACL is that of an older version
         unknown = "it is unknown whether other operations are at work"
         docora.warn(f"{unknown}: {error.message}. Hint: {error.hint}")
-        return []
-    return [
-        (shared, read_results(docora.database, list(shared.queued)) if shared.queued else [])
-        for shared in operations
-    ]
-
-
-def running_operations(at_work: AtWork) -> list[RunningOperation]:
-    """Returns the operations that have yet to queue a selected link, or that await its result."""
-    unfinished = [
-        (shared.operation, len(shared.to_queue) + len(shared.queued) - len(results))
-        for shared, results in at_work
-    ]
-    return [RunningOperation(**vars(known), links=links) for known, links in unfinished if links]
-
-
-def without_paced_links(selection: Selection, at_work: AtWork) -> Selection:
-    """Leaves out links that an operation with `in_flight` will queue, or that failed again in it.
-
-    Keeps all other links that the operation has queued: the job may be lost, or a rescan due.
-    """
-    left_to: dict[str, str] = {}  # operation ids, by row id
-    for shared, results in at_work:
-        if "in_flight" not in shared.operation.selection:
-            continue
-        failed_again = {result.id for result in results if result.status == LinkStatus.FAILED}
-        left_to |= dict.fromkeys(shared.to_queue | failed_again, shared.operation.operation_id)
-    refs = [ref for ref in selection.refs if ref.id not in left_to]
-    left_to_operations = list(starmap(LeftToOperation, Counter(left_to.values()).items()))
-    return replace(keep_links(selection, refs), left_to_operations=left_to_operations)
+        return [], {}
+    running, left_to = [], dict[str, str]()
+    for shared in known:
+        results = read_results(docora.database, list(shared.queued)) if shared.queued else []
+        if links := len(shared.to_queue) + len(shared.queued) - len(results):
+            running.append(RunningOperation(**vars(shared.operation), links=links))
+        if "in_flight" in shared.operation.selection:
+            failed_again = {result.id for result in results if result.status == LinkStatus.FAILED}
+            left_to |= dict.fromkeys(shared.to_queue | failed_again, shared.operation.operation_id)
+    return running, left_to
 
 
 def repeat_schedule(

@@ -1,6 +1,5 @@
 """Retry and resync of one link: a batch of one."""
 
-from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changer
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.holds import require_not_held
@@ -23,6 +22,7 @@ from docora_ops.jobs import JobState, when_docora_queues
 from docora_ops.links import Action, Link, LinkFilter, LinkResult, LinkStatus, Outcome
 from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.queue import Answer
+from docora_ops.queue.audit_stream import AuditEntries
 from docora_ops.text import mask
 
 

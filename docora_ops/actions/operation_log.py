@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from os import urandom
 
-from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import named_failures
 from docora_ops.actions.snapshot_results import Following
 from docora_ops.database import Selection
-from docora_ops.errors import PostgresError, RedisError
+from docora_ops.errors import PostgresError
 from docora_ops.links import (
     Action,
     LinkFailure,
@@ -31,10 +30,9 @@ from docora_ops.operations import (
     StoppedBy,
 )
 from docora_ops.queue import Command
-from docora_ops.queue.audit_stream import AuditEvent
-from docora_ops.queue.bulk_progress import HEARTBEAT, write_progress
+from docora_ops.queue.audit_stream import AuditEntries, AuditEvent
 from docora_ops.queue.operation_links import add_links, commands_to_add_links, keep_at_work
-from docora_ops.queue.operation_records import FAILURES_OF_RECORD
+from docora_ops.queue.operation_records import FAILURES_OF_RECORD, write_progress
 
 _KEEP = 5  # seconds between two calls of `keep_at_work`
 _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
@@ -56,29 +54,24 @@ class Plan:
     running: Sequence[RunningOperation]
     deliveries: int = 0
 
-    @property
-    def is_awaited(self) -> bool:
-        """Tells whether the operation waits for the snapshots."""
-        return (self.options.wait or self.options.is_paced) and not self.options.dry_run
-
 
 class OperationLog:
     """Counts the outcomes of a bulk operation, and writes its progress and audit entries.
-
-    Without an operation id, writes only audit entries.
 
     planned_links: the links of a dry run.
     stopped_by: why no further link is changed; None while the operation continues.
     """
 
-    def __init__(self, docora: Docora, plan: Plan, following: Following) -> None:
+    def __init__(self, docora: Docora, plan: Plan, following: Following | None) -> None:
+        """Counts nothing yet. `following`: follows the links if their snapshots are awaited."""
         self._docora, self._plan, self._following = docora, plan, following
         self._audit = AuditEntries(plan.change, plan.selection.total)
         self._written_at = self._kept_at = 0.0
         self._failures_written = self._failed_links_written = 0
         self._counts: Counter[Outcome] = Counter()
         self._failures: list[LinkFailure] = []
-        self._deliveries = 0
+        self._unrecorded: list[str] = []
+        """Row ids of links that `wait` has to follow, and that no push has recorded."""
         self._cancelled_by: str | None = None
         self.by_app = {app: Counter[Outcome]() for app in plan.selection.by_app}
         self._counts_of = {app.app_id: counts for app, counts in self.by_app.items()}
@@ -98,9 +91,12 @@ class OperationLog:
         for item in changed.outcomes:
             self._counts[item.outcome] += 1
             self._counts_of[item.ref.app_id][item.outcome] += 1
-        self._deliveries += changed.deliveries
+            is_reset = item.outcome.succeeded and not self._docora.queue.can_push
+            if is_reset or item.outcome is Outcome.ALREADY_RUNNING:
+                self._unrecorded.append(item.ref.id)
         self.circuits_reset |= changed.circuits_reset
         self.circuits_locked |= changed.circuits_locked
+        self._audit.deliveries += changed.deliveries
         self._audit.has_begun |= changed.has_written
         failed = [(item.ref, item.error_message) for item in changed.outcomes if item.error_message]
         try:
@@ -129,7 +125,7 @@ class OperationLog:
             stopped_by=self.stopped_by if is_cut_short else None,
             cancelled_by=self._cancelled_by if is_cut_short else None,
             **{outcome.value: counts[outcome] for outcome in Outcome},
-            deliveries_cleared=self._deliveries if plan.action is Action.RESYNC else None,
+            deliveries_cleared=self._audit.deliveries if plan.action is Action.RESYNC else None,
             open_circuits_left_out=plan.selection.open_circuits_left_out,
             held_left_out=plan.selection.held_left_out,
             circuits_reset=len(self.circuits_reset) if options.reset_circuit else None,
@@ -151,62 +147,73 @@ class OperationLog:
             commands += commands_to_add_links(self.operation_id, [ref.id for ref in refs])
         return commands
 
-    def write(self, *, late_ids: Sequence[str] = (), is_last: bool = False) -> None:
-        """Writes the progress and, at the start and the end, the audit entries.
+    def begin(self) -> None:
+        """Gives the operation its id, and records its start. Raises RedisError."""
+        self._audit.operation_id = self.operation_id = f"bulk_{urandom(8).hex()}"
+        self._write(AuditEvent.STARTED)
 
-        If the operation was cancelled, sets `stopped_by`. Raises RedisError.
+    def progress(self, *, every: float = 0) -> None:
+        """Writes the progress. If the operation was cancelled, sets `stopped_by`.
 
-        late_ids: row ids of links to follow that `commands` did not add.
+        Raises RedisError.
+
+        every: write nothing if the progress was last written less than this many seconds ago.
         """
-        audit, redis = self._audit, self._docora.redis
+        if time.monotonic() - self._written_at >= every:
+            self._write()
+
+    def end(self, stopped_by: StoppedBy | None = None) -> None:
+        """Records the end, once. Raises RedisError.
+
+        stopped_by: why links are left, unless `stopped_by` says so already.
+        """
+        self.stopped_by = self.stopped_by or stopped_by
+        if not self._audit.has_ended:
+            self._write(AuditEvent.ENDED)
+
+    def _write(self, event: AuditEvent | None = None) -> None:
+        """Writes the progress, and the audit entry for `event`. See `progress`."""
+        audit, redis, operation_id = self._audit, self._docora.redis, self.operation_id or ""
         self._written_at = time.monotonic()
-        audit.deliveries = self._deliveries
-        result, wait = self.result(), self._following.result()
-        if self.operation_id is None:
-            if is_last:
-                audit.write_end(redis, self._counts, result.stopped_by)
-            return
-        if late_ids:
-            add_links(redis, self.operation_id, late_ids)
-        if is_last and audit.has_ended:
-            return
-        audit.operation_id = self.operation_id
-        is_first, entries = not audit.has_begun, audit.start()
-        is_end = not (is_first or audit.has_ended) and (is_last or not self.left)
-        if is_end:
-            stop = result.stopped_by, result.cancelled_by
-            entries = [audit.entry(AuditEvent.ENDED, self._counts, *stop)]
+        if self._unrecorded:
+            add_links(redis, operation_id, self._unrecorded)
+            self._unrecorded = []
+        result, wait = self.result(), self._following.result() if self._following else None
+        failed_links = wait.failed_links if wait else ()
+        stop = result.stopped_by, result.cancelled_by
         new_failures = self._failures[self._failures_written : FAILURES_OF_RECORD]
-        new_failed_links = wait.failed_links[self._failed_links_written : FAILURES_OF_RECORD]
+        new_failed_links = failed_links[self._failed_links_written : FAILURES_OF_RECORD]
         cancelled_by = write_progress(
             redis,
             result,
             change=self._plan.change,
-            is_first=is_first,
-            results=wait.results if wait.total else None,
+            is_first=event is AuditEvent.STARTED,
+            results=wait.results if wait and wait.total else None,
             failures=self._failures if new_failures else (),
-            failed_links=wait.failed_links if new_failed_links else (),
-            audit=next(iter(entries), None),
+            failed_links=failed_links if new_failed_links else (),
+            audit=audit.entry(event, self._counts, *stop) if event else None,
         )
-        audit.has_begun = True
-        audit.has_ended |= is_end
+        audit.has_begun, audit.has_ended = True, audit.has_ended or event is AuditEvent.ENDED
         self._failures_written = len(self._failures)
-        self._failed_links_written = len(wait.failed_links)
+        self._failed_links_written = len(failed_links)
         if cancelled_by is not None and not self.stopped_by:
             self.stopped_by, self._cancelled_by = StoppedBy.CANCELLED, cancelled_by or None
-        if not (self.stopped_by or is_last) and time.monotonic() - self._kept_at > _KEEP:
+        is_at_work = not (self.stopped_by or event is AuditEvent.ENDED)
+        if is_at_work and time.monotonic() - self._kept_at > _KEEP:
             self._kept_at = time.monotonic()
-            keep_at_work(redis, self.operation_id, (ref.id for ref in self._plan.selection.refs))
+            keep_at_work(redis, operation_id, (ref.id for ref in self._plan.selection.refs))
 
-    def is_older_than(self, seconds: float) -> bool:
-        """Tells whether the progress was last written more than `seconds` ago."""
-        return time.monotonic() - self._written_at > seconds
 
-    def stay_known(self) -> None:
-        """Keeps the operation from expiring while its links are awaited.
+class PassLog(OperationLog):
+    """The log of a pass of `schedule`. It has no progress: one per minute would hide the others."""
 
-        Ignores errors of Redis, because the results are in Postgres.
-        """
-        if self.is_older_than(HEARTBEAT):
-            with suppress(RedisError):
-                self.write()
+    def begin(self) -> None:
+        """Does nothing: the first push writes the audit entry of the start."""
+
+    def progress(self, *, every: float = 0) -> None:
+        """Does nothing."""
+
+    def end(self, stopped_by: StoppedBy | None = None) -> None:
+        """Writes the audit entry of the end, once, if anything was changed. Raises RedisError."""
+        self.stopped_by = self.stopped_by or stopped_by
+        self._audit.write_end(self._docora.redis, self._counts, self.result().stopped_by)

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from docora_ops.actions.audit_entries import AuditEntries
 from docora_ops.actions.change import Changed, Changer, LinkOutcome
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Drift, DriftKind, Finding, Suspects, find_drift
@@ -31,6 +30,7 @@ from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
 from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import LinkQueue
+from docora_ops.queue.audit_stream import AuditEntries
 from docora_ops.settings import SECOND_LOOK_DELAY
 
 

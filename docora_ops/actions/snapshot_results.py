@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from collections import defaultdict
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from math import inf
 
+from docora_ops.actions.change import LinkOutcome
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.job_watch import JobWatch
 from docora_ops.actions.link_jobs import look_at_jobs, named_failures
@@ -18,115 +18,127 @@ from docora_ops.operations import BulkWait, JobCounts
 
 _AT_ONCE = 5_000  # links per statement
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 2.0
-_LONGEST_PAUSE_OF_FEED = 0.2  # otherwise, free workers would wait for links
+_LONGEST_PAUSE_IF_PACED = 0.2  # otherwise, free workers would wait for links
 _TICK = 0.2  # seconds between two yields during a pause
-_REST = 4  # a pause lasts at least this many times as long as the round before it
+_REST = 4  # a pause lasts at least this many times as long as the look before it
 
 
-class Feed(Enum):
-    """Tells `Following.follow` whether its caller will add more links."""
-
-    DONE = auto()
-    BLOCKED = auto()  # yes, but only once a followed link has a result
-    MORE = auto()
-
-
-@dataclass
 class Following:
     """Follows links until each is synced, failed or gone, or has lost its job.
 
-    No transaction is open while the caller handles a yielded result.
+    Goes on if Redis is down, because the results are in Postgres. No transaction is open while the
+    caller handles what a generator yields.
+
+    only_lost_left: whether, at the last look, links were left and none of them had a live job.
+    expects_more: whether more links may be added, so that `follow` goes on without any.
     """
 
-    docora: Docora
-    link: str = ""  # APP and REPO as typed, if only one link is followed
-    more: Feed = Feed.DONE
-    ended: list[str] = field(default_factory=list)
-    """Row ids of links that have a result or are gone; the caller may empty the list."""
-    watch: JobWatch = field(init=False)
-    _reset: list[str] = field(default_factory=list)
-    """Row ids of links that were reset: any result is new."""
-    _running: list[str] = field(default_factory=list)
-    """Row ids of links whose job was running: `failed` may be an old result."""
-    _claimed: list[str] = field(default_factory=list)
-    """Row ids of links whose claim may not be committed yet: any result may be old."""
-    _synced: int = 0
-    _gone: int = 0
-    _failures: list[LinkFailure] = field(default_factory=list)
-    _lost_links: Sequence[LinkFailure] = ()
-    _began: float = field(default_factory=time.monotonic)
-    _ends_at: float = inf
+    def __init__(
+        self, docora: Docora, link: str = "", *, had_workers: bool, is_paced: bool = False
+    ) -> None:
+        """Follows no link yet.
 
-    def __post_init__(self) -> None:
-        self.watch = JobWatch(self.docora, self.link)
-
-    def add(self, ref: LinkRef, outcome: Outcome) -> None:
-        """Follows the link if its outcome means that a snapshot will run, or is running."""
-        if outcome.succeeded:
-            self._reset.append(ref.id)
-        elif outcome is Outcome.ALREADY_RUNNING:
-            self._running.append(ref.id)
-
-    def add_claimed(self, ids: Iterable[str]) -> None:
-        """Follows links that another command has claimed or is about to claim, by row id."""
-        self._claimed += ids
-
-    def follow(
-        self, timeout: float | None = None, *, is_paced: bool = False
-    ) -> Generator[BulkWait]:
-        """Yields the results so far, again and again, for at most `timeout` seconds.
-
-        Ends earlier if each link has a result or has lost its job, and no links are to be added.
-        After each yield, the caller may add links and set `more`. Continues if Redis is down.
-        Raises PostgresError, RedisDeniedError.
-
-        is_paced: look for results more often, because the caller adds links as results come in.
+        link: APP and REPO as typed, if only one link is followed.
+        had_workers: whether a worker was running.
+        is_paced: look more often, because each result lets the caller queue another link.
         """
+        self._docora, self._is_paced = docora, is_paced
+        self.watch = JobWatch(docora, link, had_workers=had_workers)
+        self.only_lost_left = self.expects_more = False
+        self._unfinished: defaultdict[Sequence[LinkStatus], list[str]] = defaultdict(list)
+        """Row ids of links without a result, by the statuses that may be an old result."""
+        self._synced = self._gone = 0
+        self._failures: list[LinkFailure] = []
+        self._lost_links: Sequence[LinkFailure] = ()
+        self._pause, self._next_look = _FIRST_PAUSE, -inf
+        self.start(None)
+
+    def start(self, timeout: float | None) -> None:
+        """Starts the clock. `timeout`: the maximum number of seconds to wait from now on."""
         self._began = time.monotonic()
         self._ends_at = inf if timeout is None else self._began + timeout
-        pause, before = _FIRST_PAUSE, (0, 0)
+
+    def add(self, outcomes: Iterable[LinkOutcome]) -> None:
+        """Follows the changed links whose snapshot will run or is running."""
+        self.only_lost_left = False
         # Docora's worker may write `failed` although BullMQ will try the job again.
-        can_push = self.docora.queue_to_read.can_push
+        if_changed = () if self._docora.queue_to_read.can_push else (LinkStatus.FAILED,)
+        for item in outcomes:
+            if item.outcome.succeeded:
+                self._unfinished[if_changed].append(item.ref.id)
+            elif item.outcome is Outcome.ALREADY_RUNNING:
+                self._unfinished[LinkStatus.FAILED,].append(item.ref.id)
+
+    def add_unchanged(self, ids: Iterable[str]) -> None:
+        """Follows links, by row id, whose status may be an old result.
+
+        For example, another command has claimed them, and may not have committed the change.
+        """
+        self.only_lost_left = False
+        self._unfinished[LinkStatus.FAILED, LinkStatus.SYNCED] += ids
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Returns the row ids of the links without a result."""
+        return [id_ for ids in self._unfinished.values() for id_ in ids]
+
+    @property
+    def is_late(self) -> bool:
+        """Tells whether the timeout is over."""
+        return time.monotonic() >= self._ends_at
+
+    def follow(self) -> Generator[BulkWait]:
+        """Yields the results so far, until each link has a result or has lost its job.
+
+        Ends earlier after the timeout. Raises PostgresError, RedisDeniedError.
+        """
         yield self.result()
-        while True:
-            round_began = time.monotonic()
-            yield from self._check(self._reset, () if can_push else (LinkStatus.FAILED,))
-            yield from self._check(self._running, (LinkStatus.FAILED,))
-            yield from self._check(self._claimed, (LinkStatus.FAILED, LinkStatus.SYNCED))
-            if unfinished := self._unfinished:
-                for _ in self.watch.look(unfinished):
-                    if self._is_late():
-                        break
-                    yield self.result()
-            result = self.result()
-            yield result
-            if self.watch.looked_at >= round_began and result.only_lost_left:
-                is_over = self.more is not Feed.MORE
-            else:
-                is_over = self.more is Feed.DONE and not self._unfinished
-            if is_over or self._is_late():
+        while self.expects_more or (self.unfinished and not self.only_lost_left):
+            for _ in self.look():
+                yield self.result()
+            if self.is_late:
                 break
-            if is_paced and before != (result.total, result.unfinished):
-                pause, before = _FIRST_PAUSE, (result.total, result.unfinished)
-            rest = max(pause, (time.monotonic() - round_began) * _REST)
-            rest = min(rest, self._ends_at - time.monotonic())
-            while rest > 0:
-                time.sleep(min(rest, _TICK))
-                rest -= _TICK
-                if rest > 0:
-                    yield self.result()
-            pause = min(pause * 1.5, _LONGEST_PAUSE_OF_FEED if is_paced else _LONGEST_PAUSE)
-        left = set(self._unfinished)
+        left = set(self.unfinished)
         lost = [(ref, "no live job") for ref in self.watch.lost if ref.id in left]
-        self._lost_links = named_failures(self.docora.database, lost)
+        self._lost_links = named_failures(self._docora.database, lost)
         yield self.result()
 
-    def _is_late(self) -> bool:
-        return time.monotonic() >= self._ends_at
+    def look(self) -> Iterator[None]:
+        """Looks for results once, as soon as the next look is due.
+
+        Yields during the pause, between statements, and at the end. Raises PostgresError,
+        RedisDeniedError.
+        """
+        rest = min(self._next_look, self._ends_at) - time.monotonic()
+        while rest > 0:
+            time.sleep(min(rest, _TICK))
+            rest -= _TICK
+            if rest > 0:
+                yield
+        began, before = time.monotonic(), len(self.unfinished)
+        for may_be_old, ids in list(self._unfinished.items()):
+            # Backwards, so that removing ids does not shift the ids still to be checked.
+            for start in reversed(range(0, len(ids), _AT_ONCE)):
+                part = slice(start, start + _AT_ONCE)
+                ended = self._count_results(ids[part], may_be_old)
+                ids[part] = [id_ for id_ in ids[part] if id_ not in ended]
+                if start:
+                    yield
+        if unfinished := self.unfinished:
+            yield from self.watch.look(unfinished)
+        has_looked = self.watch.looked_at >= began
+        self.only_lost_left = has_looked and self.result().only_lost_left
+        if self._is_paced and len(unfinished) < before:
+            self._pause = _FIRST_PAUSE
+        ended_at = time.monotonic()
+        self._next_look = ended_at + max(self._pause, (ended_at - began) * _REST)
+        longest = _LONGEST_PAUSE_IF_PACED if self._is_paced else _LONGEST_PAUSE
+        self._pause = min(self._pause * 1.5, longest)
+        yield
 
     def result(self) -> BulkWait:
         """Returns the results so far."""
-        unfinished = len(self._reset) + len(self._running) + len(self._claimed)
+        unfinished = sum(map(len, self._unfinished.values()))
         return BulkWait(
             synced=self._synced,
             failed=len(self._failures),
@@ -139,41 +151,28 @@ class Following:
             lost_links=self._lost_links,
         )
 
-    @property
-    def _unfinished(self) -> list[str]:
-        return self._reset + self._running + self._claimed
+    def _count_results(self, ids: Sequence[str], may_be_old: Sequence[LinkStatus]) -> set[str]:
+        """Counts the links that have a result, and returns their row ids.
 
-    def _check(self, ids: list[str], doubted: Sequence[LinkStatus]) -> Generator[BulkWait]:
-        """Counts the links that have a result, and removes their row ids from `ids`.
-
-        doubted: statuses that may be an old result. They count only once the job is over.
+        may_be_old: statuses that count only once the job is over.
         """
-        database = self.docora.database
-        # Backwards, so that removing ids does not shift the ids still to be checked.
-        for start in reversed(range(0, len(ids), _AT_ONCE)):
-            if self._is_late():
-                return
-            batch = ids[start : start + _AT_ONCE]
-            rows = read_results(database, batch)
-            in_doubt = [row.ref for row in rows if row.ref and row.status in doubted]
-            results = [row for row in rows if row.status not in doubted]
-            if over := self._without_live_job(in_doubt):
-                # Read again after the look, because a job records its result before it ends.
-                results += read_results(database, over)
-            failed = [
-                (result.ref, result.error_message or "")
-                for result in results
-                if result.ref is not None and result.status == LinkStatus.FAILED
-            ]
-            # Done before counting: if Postgres is lost here, the results stay correct.
-            self._failures += named_failures(database, failed)
-            self._gone += sum(result.ref is None for result in results)
-            self._synced += sum(result.status == LinkStatus.SYNCED for result in results)
-            ended = {result.id for result in results}
-            self.ended += ended
-            ids[start : start + _AT_ONCE] = [id_ for id_ in batch if id_ not in ended]
-            if start:
-                yield self.result()
+        database = self._docora.database
+        rows = read_results(database, ids)
+        in_doubt = [row.ref for row in rows if row.ref and row.status in may_be_old]
+        results = [row for row in rows if row.status not in may_be_old]
+        if over := self._without_live_job(in_doubt):
+            # Read again after the look, because a job records its result before it ends.
+            results += read_results(database, over)
+        failed = [
+            (result.ref, result.error_message or "")
+            for result in results
+            if result.ref is not None and result.status == LinkStatus.FAILED
+        ]
+        # Done before counting: if Postgres is lost here, the results stay correct.
+        self._failures += named_failures(database, failed)
+        self._gone += sum(result.ref is None for result in results)
+        self._synced += sum(result.status == LinkStatus.SYNCED for result in results)
+        return {result.id for result in results}
 
     def _without_live_job(self, refs: Sequence[LinkRef]) -> list[str]:
         """Returns the row ids of the links without a live job.
@@ -182,7 +181,7 @@ class Following:
         """
         over = [ref.id for ref in refs if not ref.has_valid_job_id]
         try:
-            looked = look_at_jobs(self.docora.database, self.docora.queue_to_read, refs)
+            looked = look_at_jobs(self._docora.database, self._docora.queue_to_read, refs)
             return over + [ref.id for ref, answer in looked if not answer.state.is_live]
         except RedisError as error:
             self.watch.redis_is_away(error)

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from math import inf
 from shlex import quote
 
+from docora_ops.actions.change import LinkOutcome
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import resolve_link
-from docora_ops.actions.snapshot_results import Feed, Following
+from docora_ops.actions.snapshot_results import Following
 from docora_ops.actions.workers import warn_of_other_workers, warn_of_workers
 from docora_ops.database.link_rows import read_link
 from docora_ops.errors import NotFoundError, RedisError
@@ -25,9 +26,8 @@ from docora_ops.operations import (
     WaitEnd,
 )
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, add_entry, audit_entry
-from docora_ops.queue.bulk_progress import renew, write_results
 from docora_ops.queue.operation_links import read_links
-from docora_ops.queue.operation_records import read_operation
+from docora_ops.queue.operation_records import read_operation, renew, write_results
 
 _LOOK = 1  # seconds between two looks at an operation
 
@@ -72,9 +72,10 @@ def wait(
     if not queue.can_push and link.circuit_is_open:
         close = f"docora-ops retry {link.ref.words} --reset-circuit"
         docora.warn(f"{link.behind_circuit}. To close it: {close}")
-    following = Following(docora, link.ref.words)
-    following.add(link.ref, Outcome.ALREADY_RUNNING)
-    yield from _wait_for_link(following, link, workers, timeout)
+    following = Following(docora, link.ref.words, had_workers=workers > 0)
+    following.add([LinkOutcome(link.ref, Outcome.ALREADY_RUNNING)])
+    following.start(timeout)
+    yield from _wait_for_link(docora, following, link, workers)
 
 
 def wait_for_change(
@@ -85,22 +86,23 @@ def wait_for_change(
     Adds the result to the audit entries of the change, unless the wait is interrupted or Redis is
     down.
     """
-    following, link = Following(docora, change.link.ref.words), change.link
+    link = change.link
+    following = Following(docora, link.ref.words, had_workers=change.workers > 0)
+    following.start(timeout)
     if change.action is Action.RETRY and link.status != LinkStatus.FAILED:
         # The job was exempted from a hold, or a circuit was closed: the status is an old result.
-        following.add_claimed([link.ref.id])
+        following.add_unchanged([link.ref.id])
     else:
-        following.add(link.ref, change.outcome)
+        following.add([LinkOutcome(link.ref, change.outcome)])
         if change.outcome.succeeded:  # an interrupted wait must not show the old error
             link = replace(link, status=LinkStatus.PENDING_SNAPSHOT, error_message=None)
-    yield from _wait_for_link(following, link, change.workers, timeout, change.run)
+    yield from _wait_for_link(docora, following, link, change.workers, change.run)
 
 
 def _wait_for_link(
-    following: Following, link: Link, workers: int, timeout: float | None, run: str = ""
+    docora: Docora, following: Following, link: Link, workers: int, run: str = ""
 ) -> Generator[LinkStep]:
-    docora, following.watch.had_workers = following.docora, workers > 0
-    for step in following.follow(timeout):
+    for step in following.follow():
         interrupted = (WaitEnd.INTERRUPTED, link.status, link.error_message)
         yield LinkStep(link, workers, step, LinkWait(*interrupted, step.seconds))
     end: tuple[WaitEnd, str | None, str | None] = (WaitEnd.GONE, None, None)
@@ -153,15 +155,15 @@ def wait_for_operation(
             f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
             hint=f"docora-ops operations {quote(operation_id)} --follow shows how far it is",
         )
-    following = Following(docora)
-    following.watch.had_workers = warn_of_workers(docora) > 0
+    following = Following(docora, had_workers=warn_of_workers(docora) > 0)
+    following.start(timeout)
     ids: list[str] = []
     looked_at = -inf
     lost: RedisError | None = None
     try:
         yield step
         step = _look_at_operation(docora, following, step, ids)
-        for results in following.follow(timeout):
+        for results in following.follow():
             if time.monotonic() - looked_at >= _LOOK:
                 looked_at = time.monotonic()
                 step = _look_at_operation(docora, following, step, ids)
@@ -189,8 +191,9 @@ def _look_at_operation(
         # Reads the state first: if the operation has ended by then, the ids below are complete.
         operation = read_operation(docora.redis, operation_id)
         new = read_links(docora.redis, operation_id, len(ids))
-        following.add_claimed(dict.fromkeys(new).keys() - set(ids if new else ()))
-        ids += new
+        if new:
+            following.add_unchanged(dict.fromkeys(new).keys() - set(ids))
+            ids += new
         # After the ids were read: once `goes_on` is False, the wait does not expect more links.
         goes_on = operation.state is OperationState.RUNNING
         step = OperationStep(operation, step.wait, goes_on)
@@ -199,7 +202,7 @@ def _look_at_operation(
         step = replace(step, goes_on=False)  # the operation has expired meanwhile
     except RedisError as error:
         following.watch.redis_is_away(error)
-    following.more = Feed.MORE if step.goes_on else Feed.DONE
+    following.expects_more = step.goes_on
     return step
 
 

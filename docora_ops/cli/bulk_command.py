@@ -8,7 +8,7 @@ from functools import partial
 
 from docora_ops.actions.bulk import BulkStep
 from docora_ops.actions.docora import Docora
-from docora_ops.cli import bulk_view as render
+from docora_ops.cli import bulk_view
 from docora_ops.cli.context import Context
 from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
@@ -50,15 +50,15 @@ def run_bulk(
             _ask(context, terminal, step)
         elif step.result.action is not Action.SCHEDULE:  # a pass leaves out links of operations
             for operation in step.result.running_operations:
-                context.warn(render.running(operation))
+                context.warn(bulk_view.running(operation))
         if not detached:
             return _carry_out(context, events, step)
 
         def show(operation_id: str, process: int) -> None:
             _say_begun(context, operation_id, step.result.total)
             result = replace(step.result, operation_id=operation_id)
-            screen = render.detached_screen(operation_id, process)
-            context.show(render.bulk_data(result), [screen], footer="")
+            screen = bulk_view.detached_screen(operation_id, process)
+            context.show(bulk_view.bulk_data(result), [screen], footer="")
 
         context.tell()  # otherwise, both processes would print the notices
         # This process only closes the generator, whose first step has changed nothing.
@@ -68,7 +68,7 @@ def run_bulk(
 
 def _ask(context: Context, terminal: Terminal, step: BulkStep) -> None:
     docora, total = context.docora, step.result.total
-    running = map(render.running, step.result.running_operations)
+    running = map(bulk_view.running, step.result.running_operations)
     above: list[object] = [app_counts(step.by_app), *(cell(text, "yellow") for text in running)]
     question = reset_in_words(docora, amount(total, "link"), total)
     if step.result.action is Action.RESYNC:
@@ -171,7 +171,7 @@ def _progress(
             result = step.result
             if result.stopped_by and not has_warned:
                 has_warned = True
-                why = render.stopped(result.stopped_by, result.cancelled_by)
+                why = bulk_view.stopped(result.stopped_by, result.cancelled_by)
                 context.warn(f"No further link is queued: {why}.")
             left = 0 if result.cancelled else result.left
             show_wait(step.wait, left, step.limit)
@@ -182,21 +182,21 @@ def _progress(
 def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> None:
     result = step.result
     if context.as_json:
-        context.show_document(render.bulk_data(result, step.wait), lost)
+        context.show_document(bulk_view.bulk_data(result, step.wait), lost)
         return
     if context.tells_time and not result.total:
-        context.say(f"{render.message(result)}.")
+        context.say(f"{bulk_view.message(result)}.")
         return
-    counts = render.summary(step.by_app, is_planned=context.options.dry_run)
-    parts: list[object] = [counts if result.total else render.message(result)]
+    counts = bulk_view.summary(step.by_app, is_planned=context.options.dry_run)
+    parts: list[object] = [counts if result.total else bulk_view.message(result)]
     if notes := list(_notes(context, result)):
         parts += ["", *notes]
     if result.failures:
         parts += ["", failures(result.failures)]
     if result.planned_links:
-        parts += ["", render.planned_list(result.planned_links)]
+        parts += ["", bulk_view.planned_list(result.planned_links)]
     if step.wait:
-        parts += render.wait_screens(step.wait)
+        parts += bulk_view.wait_screens(step.wait)
     footer = "" if result.total or context.options.dry_run else context.target_line
     context.show_tables(parts, footer, paged=context.options.dry_run)
     if context.options.dry_run:
@@ -208,14 +208,14 @@ def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> 
 def _ended(result: BulkResult) -> str:
     why = ""  # no reason if a server was lost after the last link had its outcome
     if result.stopped_by:
-        why = f" ({render.stopped(result.stopped_by, result.cancelled_by)})"
+        why = f" ({bulk_view.stopped(result.stopped_by, result.cancelled_by)})"
     return f"Stopped{why} after {result.completed} of {result.total} links"
 
 
 def _notes(context: Context, result: BulkResult) -> Iterator[str]:
     options = context.options
     if options.dry_run:
-        yield from map(render.running, result.running_operations)
+        yield from map(bulk_view.running, result.running_operations)
     if result.action is Action.RESYNC and result.total:
         count = result.deliveries_cleared or 0
         records = records_in_words(count, update=options.update, is_planned=options.dry_run)

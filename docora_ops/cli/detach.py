@@ -3,13 +3,14 @@
 import os
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from io import TextIOBase
 from typing import TextIO, cast
 
-from docora_ops.actions.bulk_operations import keep_messages
+from docora_ops.actions.bulk_operations import MESSAGES_KEPT, keep_messages
 from docora_ops.actions.docora import Docora
 from docora_ops.cli.terminal import finishing_first
 from docora_ops.errors import CommandInterruptedError, UsageError
@@ -87,7 +88,7 @@ def detach(
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
         os.close(nowhere)
-        sys.stderr = cast("TextIO", _Messages(docora, operation_id))
+        sys.stderr = cast("TextIO", Messages(docora, operation_id))
         with suppress(BrokenPipeError):  # the command has ended
             os.write(writer, operation_id.encode())
         os.close(writer)
@@ -109,16 +110,16 @@ def _exit_code(pid: int) -> int:
     return code
 
 
-class _Messages(TextIOBase):
+class Messages(TextIOBase):
     """Takes the place of stderr. Stores printed lines in the record of the operation."""
 
     def __init__(self, docora: Docora, operation_id: str) -> None:
         self._docora, self._operation_id = docora, operation_id
-        self._kept: list[str] = []
+        self._kept: deque[str] = deque(maxlen=MESSAGES_KEPT)
 
     def write(self, text: str) -> int:
         """Stores each line with the current time. If Redis is down, the next call stores it."""
         now = moment(datetime.now(UTC))
         self._kept += [f"{now} {line.strip()}" for line in text.splitlines() if line.strip()]
-        keep_messages(self._docora, self._operation_id, self._kept)
+        keep_messages(self._docora, self._operation_id, list(self._kept))
         return len(text)

@@ -90,6 +90,7 @@ def wait_for_link(
         if change and context.as_json:
             context.show_document(link_data(change, change.workers), error)
         return context.report(error, next_step="the job goes on")
+    events.close()  # from here on, a signal ends the command
     if context.as_json:
         context.show_document(link_data(change or link, step.workers, step.end))
     else:

@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import inf
-from typing import Any, cast
+from os import urandom
+from typing import Any, TypeVar, cast
 
 from redis import Redis
 
 from docora_ops.links import Action
 from docora_ops.operations import Change, HistoryEntry, HistoryState, Results, StoppedBy
-from docora_ops.queue.operation_records import results_of, stopped_by_of
 from docora_ops.queue.redis_client import mapping_of, redis_errors, server_time, text_of
 
 STREAM = "docora-ops:audit"
@@ -22,6 +23,9 @@ ENTRIES_KEPT = 10_000
 _LAST_ENTRIES = 100  # entries that `read_last_change` reads
 
 AuditEntry = tuple[str | int, ...]  # the command that writes the entry: XADD, key, arguments
+
+
+OutcomeT = TypeVar("OutcomeT", bound=StrEnum)
 
 
 class AuditEvent(StrEnum):
@@ -71,6 +75,65 @@ def add_entry(client: Redis, entry: AuditEntry) -> None:
     execute: Callable[..., object] = client.execute_command
     with redis_errors(client):
         execute(*entry)
+
+
+@dataclass(slots=True)
+class AuditEntries:
+    """The two audit entries of a change, for its start and its end.
+
+    Bulk operations write each entry together with their progress. Other changes write the entry for
+    the start together with the first job; if nothing changes, they write no entry.
+
+    total: the number of links.
+    deliveries: the number of delivery records deleted or, with `--update`, marked.
+    """
+
+    change: Change
+    total: int
+    operation_id: str | None = None
+    has_begun: bool = False
+    has_ended: bool = False
+    deliveries: int = 0
+    run: str = field(default_factory=lambda: urandom(8).hex())
+
+    def entry(
+        self,
+        event: AuditEvent,
+        counts: Mapping[OutcomeT, int] | None = None,
+        stopped_by: StoppedBy | None = None,
+        cancelled_by: str | None = None,
+    ) -> AuditEntry:
+        """Returns the entry for `event`. `counts`: the number of links by outcome."""
+        numbers = {"total": self.total}
+        numbers |= {str(outcome): count for outcome, count in (counts or {}).items()}
+        numbers["deliveries_cleared"] = self.deliveries
+        return audit_entry(
+            self.change,
+            event,
+            run=self.run,
+            operation_id=self.operation_id,
+            counts={key: number for key, number in numbers.items() if number or key == "total"},
+            stopped_by=stopped_by,
+            cancelled_by=cancelled_by,
+        )
+
+    def start(self) -> list[AuditEntry]:
+        """Returns the entry for the start as a list; empty once it has been written."""
+        return [] if self.has_begun else [self.entry(AuditEvent.STARTED)]
+
+    def write_end(
+        self,
+        client: Redis,
+        counts: Mapping[OutcomeT, int],
+        stopped_by: StoppedBy | None,
+    ) -> None:
+        """Writes the entry for the end, once, if the entry for the start was written.
+
+        Raises RedisError.
+        """
+        if self.has_begun and not self.has_ended:
+            add_entry(client, self.entry(AuditEvent.ENDED, counts, stopped_by))
+            self.has_ended = True
 
 
 def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
@@ -157,3 +220,18 @@ def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
         results=None,
         target=texts.get("target") or None,
     )
+
+
+def results_of(text: str | None) -> Results | None:
+    """Parses the results of an operation's snapshots; returns None if there are none."""
+    counts = {name: count for name, count in mapping_of(text).items() if isinstance(count, int)}
+    with suppress(TypeError):
+        return Results(**counts)
+    return None
+
+
+def stopped_by_of(text: str | None) -> StoppedBy | None:
+    """Parses why an operation left links unchanged; returns None for any other text."""
+    with suppress(ValueError):
+        return StoppedBy(text or "")
+    return None

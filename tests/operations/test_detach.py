@@ -84,6 +84,16 @@ def test_its_messages_are_kept_with_the_operation(docora: Docora) -> None:
         assert error in docora.run(*command).stdout
 
 
+def test_only_its_last_messages_are_kept(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[list[str]] = []
+    monkeypatch.setattr(detach, "keep_messages", lambda _, __, messages: sent.append([*messages]))
+    stderr = detach.Messages(docora.actions().docora, "bulk_0123456789abcdef")
+    for number in range(250):
+        print(f"line {number}", file=stderr)
+    assert max(map(len, sent)) == 100
+    assert [message.split()[-1] for message in sent[-1]] == [str(n) for n in range(150, 250)]
+
+
 def test_when_it_is_killed_the_same_command_finishes(docora: Docora) -> None:
     docora.add_links(5)
     result = docora.run(*DETACHED)

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from docora_ops.queue.bulk_progress import write_messages
+from docora_ops.queue.operation_records import write_messages
 from tests.support.docora import Docora, finish
 from tests.support.proxy import eventually
 from tests.support.read_only import frozen

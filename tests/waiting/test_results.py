@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from docora_ops.actions import snapshot_results
+from docora_ops.actions.change import LinkOutcome
 from docora_ops.actions.snapshot_results import Following
 from docora_ops.links import Outcome
 from docora_ops.operations import BulkWait
@@ -14,9 +15,9 @@ from tests.support.rows import TestLink
 
 
 def follow(actions: Actions, *links: TestLink, outcome: Outcome = Outcome.QUEUED) -> Following:
-    followed = Following(actions.docora)
+    followed = Following(actions.docora, had_workers=False)
     for link in links:
-        followed.add(actions.ref(link), outcome)
+        followed.add([LinkOutcome(actions.ref(link), outcome)])
     return followed
 
 

@@ -6,6 +6,7 @@ import re
 import signal
 import struct
 import termios
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.support.own_servers import OwnRedis
 from tests.support.proxy import eventually, patience
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
-from tests.support.running_commands import await_line, terminate_sessions
+from tests.support.running_commands import ErrorOutput, await_line, terminate_sessions
 from tests.support.snapshots import Snapshots
 from tests.support.terminal import on_terminal
 from tests.support.worker_processes import running
@@ -307,6 +308,23 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> No
         rest = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
         assert rest.code == 0, rest
         assert docora.statuses() == {"synced": 2}
+
+
+def test_a_signal_ends_a_command_that_had_nothing_to_wait_for(docora: Docora) -> None:
+    link = docora.add_link("synced")
+    docora.enqueue(link.job_id)
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, bytes(size))
+    process: Any = docora.start_installed("wait", *link.ids, stdout=writer)
+    os.close(writer)
+    await_line(process, "A rescan of this link")  # the result follows, and nobody reads it
+    process.send_signal(signal.SIGINT)
+    try:
+        ErrorOutput(process).wait_for("Error: interrupted")
+    finally:
+        os.close(reader)
+    assert process.wait(patience()) == 130
 
 
 def test_a_signal_after_the_wait_ends_the_command(docora: Docora) -> None:
