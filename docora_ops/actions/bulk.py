@@ -209,7 +209,7 @@ class _BulkOperation:
             for _ in self._changer.find_misplaced(later, delay=delay):
                 yield ()
         yield from self._turns.batches(later)
-        self._changer.waits_for_rows = True
+        self._changer.wait_for_rows()
         for batch in self._turns.batches(self._later):
             yield from ([ref] for ref in batch) if batch else ((),)
 

@@ -122,13 +122,13 @@ def _change(
         options,
         lambda _: audit.start(),
         waits_for_circuits=True,
-        waits_for_rows=True,
     )
     change = changer.preview if options.dry_run else changer.change
     changed = change([link.ref])
     if changed.later:
         for _ in changer.find_misplaced(changed.later, delay=docora.settings.drift_grace):
             pass
+        changer.wait_for_rows()
         changed = change([link.ref])
     [item] = changed.outcomes
     outcome = item.outcome

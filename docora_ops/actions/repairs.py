@@ -304,9 +304,15 @@ def _queue_links(
         wanted = [case for case in findings if case.status in statuses]
         disproved = {case.drift.job_id: case.disproved for case in wanted if case.disproved}
         database, queue = docora.database, docora.queue
-        changer = Changer(database, queue, Action.REPAIR, claiming, disproved=disproved)
-        changer.commands = lambda _: audit.start()
-        locked: list[tuple[LinkRef, Drift]] = []
+        changer = Changer(
+            database,
+            queue,
+            Action.REPAIR,
+            claiming,
+            commands=lambda _: audit.start(),
+            disproved=disproved,
+        )
+        later: list[tuple[LinkRef, Drift]] = []
         for batch in batches(wanted, docora.settings.batch_size):
             drifts = {(case.drift.app_id, case.drift.repository_id): case.drift for case in batch}
             refs = read_refs(database, list(drifts.values()))
@@ -314,10 +320,10 @@ def _queue_links(
             repaired += [Repaired(gone, RepairOutcome.LEFT_ALONE) for gone in drifts.values()]
             for changed in changer.change_each(refs):
                 _note(changed, drift_of, audit, repaired)
-                locked += [(ref, drift_of[ref]) for ref in changed.later]
+                later += [(ref, drift_of[ref]) for ref in changed.later]
                 yield
-        changer.waits_for_rows = True
-        for ref, drift in locked:
+        changer.wait_for_rows()
+        for ref, drift in later:
             for changed in changer.change_each([ref]):
                 _note(changed, {ref: drift}, audit, repaired)
                 yield
@@ -356,7 +362,7 @@ def recover_abandoned(
         yield None
     for ref, answer in answers:
         recovered: list[LinkOutcome] = []
-        if answer.state.is_over or ref.job_id in (changer.disproved or ()):
+        if answer.state.is_over or ref.job_id in changer.disproved:
             # One link at a time, because this may wait for a lock.
             for changed in changer.change_each([ref]):
                 recovered = [item for item in changed.outcomes if item.outcome in _OUTCOMES]

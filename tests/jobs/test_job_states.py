@@ -11,7 +11,7 @@ from docora_ops.database.link_rows import read_payload
 from docora_ops.errors import DocoraOpsError, JobUnreadableError, RefusedError, SnapshotRunningError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
-from docora_ops.queue import Answer, PushRequest
+from docora_ops.queue import Answer, PushRefusedError, PushRequest
 from tests.support.bulk_actions import APP, RESYNC, BulkAction, every_bulk_action
 from tests.support.docora import WIP, Docora
 from tests.support.job_states import (
@@ -180,7 +180,9 @@ def test_a_misplaced_job_is_replaced_if_it_is_as_two_looks_have_found_it(docora:
     docora.start_job(link.job_id)
     docora.redis.hset(Job.key_for(link.job_id), "status", "queued")
     at = docora.job_hash(link.job_id)["enqueued_at"].decode()
-    assert push(link, f"queued {at}").is_left, "a running job is never replaced"
+    with pytest.raises(PushRefusedError) as refused:  # a running job is never replaced
+        push(link, f"queued {at}")
+    assert refused.value.answers[link.job_id].state is JobState.RUNNING
 
 
 def test_what_killed_workers_have_left_is_removed_with_the_job_and_nothing_else(
