@@ -135,7 +135,8 @@ class Changer:
                 for ref in refs:
                     yield from self.change_each([ref])
                 return
-            self._slow_links += isinstance(error, StatementTimeoutError)
+            is_slow = isinstance(error, StatementTimeoutError)
+            self._slow_links = self._slow_links + 1 if is_slow else 0
             if self._slow_links == _SLOW_LINKS_IN_A_ROW:
                 raise PostgresError(error.message, hint=error.hint) from error
             changed = Changed([LinkOutcome(refs[0], Outcome.NOT_QUEUED, error.message)])

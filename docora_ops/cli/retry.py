@@ -57,17 +57,20 @@ def change_held(
 
     Without a terminal, or without `asks`, raises AppHeldError.
     """
-    known = len(context.docora.notices)
     try:
         return change(context.options)
     except AppHeldError as error:
         terminal = terminal_to_ask("--now") if asks else None
         if terminal is None:
             raise
-        del context.docora.notices[known:]  # the second attempt adds them again
+        told = context.docora.notices
         context.tell()
         terminal.ask(f"{context.docora.servers}: {error.message}; exempt this one job?")
-        return change(replace(context.options, now=True))
+        try:
+            return change(replace(context.options, now=True))
+        finally:
+            new = [notice for notice in context.docora.notices if notice not in told]
+            context.docora.notices = new
 
 
 def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
