@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from docora_ops.actions.drift import Suspects, pause_between_looks
-from docora_ops.actions.link_jobs import invalid_job_id, look_at_jobs
+from docora_ops.actions.link_jobs import invalid_job_id, job_state, look_at_jobs
 from docora_ops.database import Database
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.claims import Claim, Claiming, claim_links
@@ -162,9 +162,10 @@ class Changer:
                 outcomes += refused.outcomes
                 later += refused.later
                 todo = [ref for ref in todo if ref.job_id not in error.answers]
-            except LinkLockedError:
+            except LinkLockedError:  # perhaps by the worker that runs the job
                 self._has_waited_in_vain |= self._phase is Phase.LAST
-                if len(todo) > 1 or not self._is_running(todo[0]):
+                state = job_state(self.database, self.queue, todo[0])
+                if len(todo) > 1 or state is not JobState.RUNNING:
                     raise
                 changed, todo = Changed([LinkOutcome(todo[0], Outcome.ALREADY_RUNNING)]), []
         self._slow_links = 0
@@ -275,14 +276,9 @@ class Changer:
         link = read_link(self.database, ref.app_id, ref.repository_id)
         if not link or link.ref.id != ref.id:
             return LinkOutcome(ref, Outcome.SKIPPED)
-        if self._is_running(ref):
+        if job_state(self.database, self.queue, ref) is JobState.RUNNING:
             return LinkOutcome(ref, Outcome.ALREADY_RUNNING)
         return LinkOutcome(ref, Outcome.NOT_QUEUED, "another session holds a lock on its row")
-
-    def _is_running(self, ref: LinkRef) -> bool:
-        """Tells whether the link's job is running. The worker may then have locked the row."""
-        [answer] = self.queue.look([ref.job_id])
-        return answer.state is JobState.RUNNING
 
 
 def _split_invalid(refs: Sequence[LinkRef]) -> tuple[list[LinkRef], list[LinkOutcome]]:

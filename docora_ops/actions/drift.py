@@ -51,7 +51,6 @@ class Drift(LinkIds):
 
 
 _AT_ONCE = 2000
-_LOOKED_AT_ONCE = 500  # jobs per call of the script
 _KINDS_OF_LINKS = {
     LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
     LinkStatus.SCANNING.value: DriftKind.STUCK,
@@ -181,7 +180,6 @@ def _look(
             for link, status in page.items()
             if link.app_id not in holds and (only is None or link.job_id in only)
         }
-        _leave_out_idle(queue, links)
         yield from _check_links(database, queue, entries, links)
 
 
@@ -248,22 +246,6 @@ def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
     return Finding(drift, removal=removal)
 
 
-def _leave_out_idle(queue: LinkQueue, statuses: dict[LinkRef, str]) -> None:
-    """Removes failed and due links that have no waiting job.
-
-    A failed or due link needs no job. It is lost only if it has a waiting job that is misplaced.
-    """
-    at_rest = [
-        ref
-        for ref, status in statuses.items()
-        if status not in _KINDS_OF_LINKS and ref.has_valid_job_id
-    ]
-    for batch in batches(at_rest, _LOOKED_AT_ONCE):
-        for ref, answer in zip(batch, queue.look([ref.job_id for ref in batch]), strict=True):
-            if answer.state is not JobState.WAITING:
-                del statuses[ref]
-
-
 def _check_links(
     database: Database, queue: LinkQueue, entries: Entries | None, statuses: Mapping[LinkRef, str]
 ) -> Iterator[Finding]:
@@ -273,7 +255,7 @@ def _check_links(
     misplaced = queue.sweep.misplaced(waiting, entries) if queue.sweep and entries else {}
     for ref, status in statuses.items():
         answer, detail, disproved = answers.get(ref), "", misplaced.get(ref.job_id, "")
-        kind = _KINDS_OF_LINKS.get(status)
+        kind = _KINDS_OF_LINKS.get(status)  # None for failed and due links, which need no job
         if not disproved:
             if kind is None or (answer and answer.state.is_live):
                 continue

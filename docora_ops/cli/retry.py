@@ -47,7 +47,7 @@ def retry(
 
     change = partial(retry, context.docora, app, repo, reason=reason)
     result = change_held(context, change, asks=not dry_run)
-    return show_change(context, result, front=front)
+    return show_change(context, result)
 
 
 def change_held(
@@ -73,7 +73,7 @@ def change_held(
             context.docora.notices = new
 
 
-def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
+def show_change(context: Context, result: LinkResult) -> int:
     """Shows the result of the change and, with `--wait`, of the snapshot. Returns the exit code."""
     if not context.as_json:
         context.show_tables([result_screen(result)])
@@ -83,7 +83,7 @@ def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
             context.say(f"To wait for the result: docora-ops wait {result.link.ref.words}")
     elif not context.options.wait:
         context.show_document(link_data(result, result.workers))
-    if front and result.outcome is Outcome.ALREADY_QUEUED:
+    if context.options.front and result.outcome is Outcome.ALREADY_QUEUED:
         context.say("The job already waits and keeps its place: --front does not move it.")
     if not context.options.wait:
         return ExitCode.OK
