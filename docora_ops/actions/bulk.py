@@ -248,10 +248,10 @@ class _BulkOperation:
         for item in changed.outcomes:
             if self._plan.is_awaited:
                 self._following.add(item.ref, item.outcome)
-            if not item.outcome.succeeded:
+            if not item.outcome.is_put_to_work:
                 to_release.append(item.ref)
             # `wait` follows these links, too, but no push has recorded their row ids.
-            is_reset = item.outcome.succeeded and not self._docora.queue.can_push
+            is_reset = item.outcome.is_put_to_work and not self._docora.queue.can_push
             if is_reset or item.outcome is Outcome.ALREADY_RUNNING:
                 late.append(item.ref.id)
         self._turns.release(ref.id for ref in to_release)

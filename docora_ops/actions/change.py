@@ -181,7 +181,7 @@ class Changer:
             if answer.state is JobState.WAITING and ref.job_id in self.disproved:
                 answers[ref] = replace(answer, state=JobState.STALE)  # as a push judges it
         settled = self._settle(answers)
-        queued = [item.ref for item in settled.outcomes if item.outcome.succeeded]
+        queued = [item.ref for item in settled.outcomes if item.outcome.is_put_to_work]
         to_reset, deliveries = set(), 0
         if self.options.reset_circuit:
             to_reset = circuits_to_reset(self.database, {ref.repository_id for ref in queued})

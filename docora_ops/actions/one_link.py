@@ -156,7 +156,7 @@ def _change(
     except RedisError as error:
         not_finished = "the change was made, but history shows it as not finished"
         docora.warn(f"{not_finished}: {error.message}")
-    is_changed = options.reset_circuit and outcome.succeeded
+    is_changed = options.reset_circuit and outcome.is_put_to_work
     is_reset = is_changed and bool(changed.circuits_reset)
     return LinkResult(
         action=action,

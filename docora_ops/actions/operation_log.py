@@ -21,7 +21,7 @@ from docora_ops.links import (
     LinkRef,
     Outcome,
     PlannedLink,
-    count_succeeded,
+    count_put_to_work,
 )
 from docora_ops.operations import (
     BulkResult,
@@ -124,7 +124,7 @@ class OperationLog:
             total=plan.selection.total,
             completed=counts.total(),
             left=self.left,
-            put_to_work=count_succeeded(counts),
+            put_to_work=count_put_to_work(counts),
             cancelled=is_cut_short,
             stopped_by=self.stopped_by if is_cut_short else None,
             cancelled_by=self._cancelled_by if is_cut_short else None,

@@ -62,7 +62,7 @@ class Following:
 
     def add(self, ref: LinkRef, outcome: Outcome) -> None:
         """Follows the link if its outcome means that a snapshot will run, or is running."""
-        if outcome.succeeded:
+        if outcome.is_put_to_work:
             self._reset.append(ref.id)
         elif outcome is Outcome.ALREADY_RUNNING:
             self._running.append(ref.id)

@@ -60,7 +60,7 @@ def assert_job(
         assert docora.job(link).kwargs["is_rescan"] is is_rescan
     else:
         assert found == before, state
-    if outcome.succeeded:
+    if outcome.is_put_to_work:
         assert docora.redis.ttl(key) == -1, state
 
 
@@ -98,7 +98,7 @@ def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
             assert_job(docora, link, state, before[link.job_id], is_rescan=is_rescan)
         else:
             assert footprints(docora, [link.job_id])[link.job_id] == before[link.job_id], state
-        is_changed = is_done and STATES[state][1].succeeded
+        is_changed = is_done and STATES[state][1].is_put_to_work
         assert docora.was_reset(link) is is_changed, state
         assert is_changed or docora.row(link) == rows[state]
         forgotten = action is Action.RESYNC and is_changed
@@ -136,11 +136,11 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_pr
     for name, (_, outcome) in STATES.items():
         link = links[name]
         assert_job(docora, link, name, before[link.job_id], is_rescan=bulk is not RESYNC)
-        if outcome.succeeded and bulk.done_status != bulk.status:
+        if outcome.is_put_to_work and bulk.done_status != bulk.status:
             assert docora.was_reset(link), name
         else:
             assert docora.row(link) == rows[name], name
-        forgotten = bulk is RESYNC and outcome.succeeded
+        forgotten = bulk is RESYNC and outcome.is_put_to_work
         assert docora.deliveries(link) == (0 if forgotten else 2), name
         if outcome is Outcome.NOT_QUEUED:
             assert "WRONGTYPE" in errors.pop(link.job_id), name
