@@ -164,10 +164,10 @@ class Changer:
                 todo = [ref for ref in todo if ref.job_id not in error.answers]
             except LinkLockedError:  # perhaps by the worker that runs the job
                 self._has_waited_in_vain |= self._phase is Phase.LAST
-                state = job_state(self.database, self.queue, todo[0])
-                if len(todo) > 1 or state is not JobState.RUNNING:
+                [ref, *others] = todo
+                if others or job_state(self.database, self.queue, ref) is not JobState.RUNNING:
                     raise
-                changed, todo = Changed([LinkOutcome(todo[0], Outcome.ALREADY_RUNNING)]), []
+                changed, todo = Changed([LinkOutcome(ref, Outcome.ALREADY_RUNNING)]), []
         self._slow_links = 0
         return replace(
             changed, outcomes=[*outcomes, *changed.outcomes], later=[*later, *changed.later]

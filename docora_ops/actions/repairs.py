@@ -299,7 +299,7 @@ def _queue_links(
     unfinished = Claiming.of_unfinished(error=STUCK_ERROR, max_attempts=most)
     for claiming, statuses in (
         (unfinished, _UNFINISHED),
-        (Claiming.of_links_at_rest(), _AT_REST),
+        (Claiming.of_statuses(_AT_REST), _AT_REST),
     ):
         wanted = [case for case in findings if case.status in statuses]
         disproved = {case.drift.job_id: case.disproved for case in wanted if case.disproved}

@@ -1,6 +1,6 @@
 """Claims: locking the rows of links and changing the links that still qualify."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,7 +13,7 @@ from docora_ops.database.link_rows import (
     filter_parameters,
 )
 from docora_ops.database.postgres import Database
-from docora_ops.links import LinkFilter, LinkRef, Outcome, Payload
+from docora_ops.links import LinkFilter, LinkRef, LinkStatus, Outcome, Payload
 
 _RESET = """
 UPDATE docora.app_repositories
@@ -71,14 +71,9 @@ class Claiming:
         return cls(unfinished, parameters, _COUNT_CUT_OFF_SCAN)
 
     @classmethod
-    def of_all(cls) -> Self:
-        """Returns how to claim links of any status, without changing their rows."""
-        return cls("true", {})
-
-    @classmethod
-    def of_links_at_rest(cls) -> Self:
-        """Returns how to claim links still failed or synced, without changing their rows."""
-        return cls("l.status IN ('failed', 'synced')", {})
+    def of_statuses(cls, statuses: Iterable[LinkStatus]) -> Self:
+        """Returns how to claim links with one of these statuses, without changing their rows."""
+        return cls("l.status = ANY (%(statuses)s)", {"statuses": [*map(str, statuses)]})
 
 
 LOCK_LINKS = """
