@@ -295,7 +295,7 @@ def _remove_jobs(
 def _queue_links(
     docora: Docora, findings: Sequence[Finding], audit: AuditEntries, repaired: list[Repaired]
 ) -> Iterator[None]:
-    most = docora.settings.max_retry_attempts
+    database, most = docora.database, docora.settings.max_retry_attempts
     unfinished = Claiming.of_unfinished(error=STUCK_ERROR, max_attempts=most)
     for claiming, statuses in (
         (unfinished, _UNFINISHED),
@@ -303,16 +303,15 @@ def _queue_links(
     ):
         wanted = [case for case in findings if case.status in statuses]
         disproved = {case.drift.job_id: case.disproved for case in wanted if case.disproved}
-        database, queue = docora.database, docora.queue
         changer = Changer(
             database,
-            queue,
+            docora.queue,
             Action.REPAIR,
             claiming,
             commands=lambda _: audit.start(),
             disproved=disproved,
         )
-        later: list[tuple[LinkRef, Drift]] = []
+        later: dict[LinkRef, Drift] = {}
         for batch in batches(wanted, docora.settings.batch_size):
             drifts = {(case.drift.app_id, case.drift.repository_id): case.drift for case in batch}
             refs = read_refs(database, list(drifts.values()))
@@ -320,12 +319,12 @@ def _queue_links(
             repaired += [Repaired(gone, RepairOutcome.LEFT_ALONE) for gone in drifts.values()]
             for changed in changer.change_each(refs):
                 _note(changed, drift_of, audit, repaired)
-                later += [(ref, drift_of[ref]) for ref in changed.later]
+                later |= {ref: drift_of[ref] for ref in changed.later}
                 yield
         changer.wait_for_rows()
-        for ref, drift in later:
+        for ref in later:
             for changed in changer.change_each([ref]):
-                _note(changed, {ref: drift}, audit, repaired)
+                _note(changed, later, audit, repaired)
                 yield
 
 
