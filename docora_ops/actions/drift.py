@@ -1,7 +1,7 @@
 """Finds drift between database and queue. Writes nothing."""
 
 import time
-from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
@@ -192,20 +192,15 @@ def _check_jobs(
 ) -> Iterator[Finding]:
     facts = sweep.read_facts(job_ids)
     links = linked_jobs(database, job_ids)
-    orphans = {
-        job_id
-        for job_id in job_ids
-        if job_id not in links and facts[job_id].status and _is_orphan(entries, job_id)
-    }
     by_job: dict[str, list[Finding]] = {}
     for job_id in job_ids:
-        if job_id in orphans:
-            places = entries.places_of(job_id)
-            [place, *_] = [place for place in places if place in TO_RUN_OR_FAILED]
+        has_link, places = job_id in links, entries.places_of(job_id)
+        if not has_link and facts[job_id].status and _is_orphan(job_id, places):
+            place = next(place for place in places if place in TO_RUN_OR_FAILED)
             removal = entries.orphan(job_id, facts[job_id])
             judged = [_of_job(DriftKind.ORPHAN, f"in {place.words}", removal)]
         else:
-            judged = list(_judge(job_id, facts[job_id], entries, has_link=job_id in links))
+            judged = list(_judge(job_id, facts[job_id], entries, has_link=has_link))
         if judged:
             by_job[job_id] = judged
     # Running jobs are left alone, including jobs whose lock a worker holds.
@@ -215,15 +210,14 @@ def _check_jobs(
             yield from by_job[drift.job_id]
 
 
-def _is_orphan(entries: Entries, job_id: str) -> bool:
+def _is_orphan(job_id: str, places: Collection[Place]) -> bool:
     """Tells whether this job of a deleted link waits or has failed.
 
     A job that a worker has just taken does not count. Neither do finished and cancelled jobs, which
     expire, nor jobs whose id is not one of Docora's.
     """
-    places = entries.places_of(job_id)
-    is_left = Place.INTERMEDIATE not in places and not TO_RUN_OR_FAILED.isdisjoint(places)
-    return is_left and DOCORA_JOB_ID.fullmatch(job_id) is not None
+    is_taken = Place.INTERMEDIATE in places or TO_RUN_OR_FAILED.isdisjoint(places)
+    return not is_taken and DOCORA_JOB_ID.fullmatch(job_id) is not None
 
 
 def _judge(job_id: str, facts: JobFacts, entries: Entries, *, has_link: bool) -> Iterator[Finding]:

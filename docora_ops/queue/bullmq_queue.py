@@ -116,12 +116,9 @@ class BullmqQueue(LinkQueue):
         """Looks at all jobs, and runs the Redis `commands`. Queues nothing."""
         if not requests:
             return []
-        config = {
-            "refuses_waiting": refuses_waiting,
-            "commands": len(commands),
-            **self.mark_to_leave,
-        }
-        arguments: list[str | bytes | int] = ["push", json.dumps(self.script_keys | config)]
+        flags = {"refuses_waiting": refuses_waiting, "commands": len(commands)}
+        config = {**self.script_keys, **flags, **self.mark_to_leave}
+        arguments: list[str | bytes | int] = ["push", json.dumps(config)]
         arguments += arguments_of(commands)
         for request in requests:
             arguments += (request.job_id, "queue" if request.payload else "")
