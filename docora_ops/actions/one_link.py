@@ -196,7 +196,7 @@ def _claiming_of(docora: Docora, action: Action, link: Link, options: ChangeOpti
     open_circuit = None if can_push or options.reset_circuit else False
     claiming = Claiming.of_matching(LinkFilter(statuses=statuses, open_circuit=open_circuit))
     if statuses and link.status not in statuses:
-        claiming = Claiming.of_statuses(LinkStatus)
+        claiming = Claiming.of_matching(LinkFilter(), resets=False)
         if not hold or job_state(docora.database, docora.queue, link.ref) is not JobState.WAITING:
             raise _not_failed(docora, link)
     elif is_behind_circuit and not options.reset_circuit:

@@ -28,7 +28,7 @@ from docora_ops.errors import (
     ServersMismatchedError,
 )
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
+from docora_ops.links import Action, LinkFilter, LinkRef, LinkStatus, Outcome, batches
 from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import LinkQueue
 from docora_ops.settings import SECOND_LOOK_DELAY
@@ -112,8 +112,8 @@ STUCK_ERROR = "the snapshot was cut off: its worker's heartbeat stopped"
 _JOBS_AT_ONCE = 1000
 """Jobs per transaction. For each transaction, Redis reads the whole list; with 500,000 entries,
 this takes as long as removing these jobs."""
-_UNFINISHED = {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}
-_AT_REST = {LinkStatus.FAILED, LinkStatus.SYNCED}
+_UNFINISHED = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING)
+_AT_REST = (LinkStatus.FAILED, LinkStatus.SYNCED)
 _OUTCOMES = {
     Outcome.QUEUED: RepairOutcome.QUEUED,
     Outcome.REPLACED_STALE: RepairOutcome.QUEUED,
@@ -297,10 +297,8 @@ def _queue_links(
 ) -> Iterator[None]:
     database, most = docora.database, docora.settings.max_retry_attempts
     unfinished = Claiming.of_unfinished(error=STUCK_ERROR, max_attempts=most)
-    for claiming, statuses in (
-        (unfinished, _UNFINISHED),
-        (Claiming.of_statuses(_AT_REST), _AT_REST),
-    ):
+    at_rest = Claiming.of_matching(LinkFilter(statuses=_AT_REST), resets=False)
+    for claiming, statuses in ((unfinished, _UNFINISHED), (at_rest, _AT_REST)):
         wanted = [case for case in findings if case.status in statuses]
         disproved = {case.drift.job_id: case.disproved for case in wanted if case.disproved}
         changer = Changer(

@@ -1,6 +1,6 @@
 """Claims: locking the rows of links and changing the links that still qualify."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,7 +13,7 @@ from docora_ops.database.link_rows import (
     filter_parameters,
 )
 from docora_ops.database.postgres import Database
-from docora_ops.links import LinkFilter, LinkRef, LinkStatus, Outcome, Payload
+from docora_ops.links import LinkFilter, LinkRef, Outcome, Payload
 
 _RESET = """
 UPDATE docora.app_repositories
@@ -50,9 +50,9 @@ class Claiming:
     change: str = _NO_CHANGE
 
     @classmethod
-    def of_matching(cls, which: LinkFilter) -> Self:
-        """Returns how to claim and reset links that still match the filter."""
-        return cls(MATCHES, filter_parameters(which), _RESET)
+    def of_matching(cls, which: LinkFilter, *, resets: bool = True) -> Self:
+        """Returns how to claim links that still match the filter and, with `resets`, reset them."""
+        return cls(MATCHES, filter_parameters(which), _RESET if resets else _NO_CHANGE)
 
     @classmethod
     def of_due(cls, rescan_interval_ms: int) -> Self:
@@ -69,11 +69,6 @@ class Claiming:
         unfinished = "l.status IN ('pending_snapshot', 'scanning')"
         parameters = {"error": error, "max_attempts": max_attempts}
         return cls(unfinished, parameters, _COUNT_CUT_OFF_SCAN)
-
-    @classmethod
-    def of_statuses(cls, statuses: Iterable[LinkStatus]) -> Self:
-        """Returns how to claim links with one of these statuses, without changing their rows."""
-        return cls("l.status = ANY (%(statuses)s)", {"statuses": [*map(str, statuses)]})
 
 
 LOCK_LINKS = """
