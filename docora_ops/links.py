@@ -40,15 +40,15 @@ class Outcome(StrEnum):
     NOT_QUEUED = "not_queued"
 
     @property
-    def succeeded(self) -> bool:
+    def is_put_to_work(self) -> bool:
         """Tells whether the link has a waiting job, or gets one from Docora's scheduler."""
         left_alone = {Outcome.ALREADY_RUNNING, Outcome.SKIPPED, Outcome.NOT_QUEUED}
         return self not in left_alone
 
 
-def count_succeeded(counts: Mapping[Outcome, int]) -> int:
-    """Counts the links whose outcome `succeeded`."""
-    return sum(count for outcome, count in counts.items() if outcome.succeeded)
+def count_put_to_work(counts: Mapping[Outcome, int]) -> int:
+    """Counts the links that are put to work."""
+    return sum(count for outcome, count in counts.items() if outcome.is_put_to_work)
 
 
 class Action(StrEnum):

@@ -188,7 +188,7 @@ class _BulkOperation:
             for _ in changer.find_misplaced(later, delay=delay):
                 yield None
         yield from hand_out(later, size)
-        changer.waits_for_rows = True
+        changer.wait_for_rows()
         yield from hand_out(self._later, 1)
 
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 
 from docora_ops.actions.drift import Suspects, pause_between_looks
-from docora_ops.actions.link_jobs import invalid_job_id, look_at_jobs
-from docora_ops.database import Database, Rollback
+from docora_ops.actions.link_jobs import invalid_job_id, job_state, look_at_jobs
+from docora_ops.database import Database
 from docora_ops.database.circuits import circuits_to_reset, reset_circuits
 from docora_ops.database.claims import Claim, Claiming, claim_links
 from docora_ops.database.deliveries import clear_deliveries, count_deliveries
@@ -16,7 +17,7 @@ from docora_ops.errors import LinkError, LinkLockedError, PostgresError, Stateme
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, LinkRef, LinkStatus, Outcome
 from docora_ops.operations import NO_OPTIONS, ChangeOptions
-from docora_ops.queue import Answer, Command, LinkQueue, PushRequest
+from docora_ops.queue import Answer, Command, LinkQueue, PushRefusedError, PushRequest
 
 _SLOW_LINKS_IN_A_ROW = 2
 """After this many single links in a row have timed out, the whole server counts as too slow."""
@@ -45,9 +46,7 @@ class LinkOutcome:
 class Changed:
     """The result of one batch. Each of its links has an outcome, or was put off.
 
-    later: the links that were put off. A link is put off if its job waits and
-        `Changer.find_misplaced` has not run yet. Without `Changer.waits_for_rows`, a link is also
-        put off if it is gone, or if another session has locked its row.
+    later: the links that were put off until the next phase: see `Phase`.
     deliveries: the number of delivery records deleted or, with `--update`, marked.
     circuits_reset: ids of repositories whose circuits were reset.
     circuits_locked: ids of repositories whose circuits could not be reset, because their rows are
@@ -63,18 +62,26 @@ class Changed:
     has_written: bool = False
 
 
+class Phase(Enum):
+    """The phases of a change. Each phase changes the links that the one before has put off."""
+
+    FIRST = auto()  # puts off links whose jobs wait, and those of SECOND
+    SECOND = auto()  # puts off links whose rows are locked by other sessions, or gone
+    LAST = auto()  # waits for locked rows, and puts off nothing
+
+
 @dataclass(slots=True)
 class Changer:
     """Changes batches of links, each batch in one transaction.
+
+    Begins in the first phase. `find_misplaced` begins the second phase, `wait_for_rows` the last.
 
     commands: called with the links whose jobs are pushed; returns the Redis commands to run
         atomically with the push.
     waits_for_circuits: wait for rows of circuits that other sessions have locked. Bulk operations
         skip them, because one timeout per link could take days.
-    waits_for_rows: wait for rows of links that other sessions have locked, instead of skipping
-        them. Stops waiting after the first timeout, because ten thousand timeouts take a day.
-    disproved: by job id, the evidence that no worker would take a waiting job. None until
-        `find_misplaced` has run.
+    disproved: by job id, the evidence that no worker would take a waiting job, as far as it is
+        known before `find_misplaced` runs.
     """
 
     database: Database
@@ -84,10 +91,36 @@ class Changer:
     options: ChangeOptions = NO_OPTIONS
     commands: Callable[[Sequence[LinkRef]], Sequence[Command]] = lambda _: ()
     waits_for_circuits: bool = False
-    waits_for_rows: bool = False
-    disproved: Mapping[str, str] | None = None
-    _slow_links: int = 0
-    _has_waited_in_vain: bool = False
+    disproved: Mapping[str, str] = field(default_factory=dict)
+    _phase: Phase = field(default=Phase.FIRST, init=False)
+    _slow_links: int = field(default=0, init=False)
+    _has_waited_in_vain: bool = field(default=False, init=False)
+
+    def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
+        """Finds misplaced jobs, and begins the second phase: these jobs are replaced from now on.
+
+        Misplaced jobs are marked as waiting, but no worker would ever take them. RQ leaves such
+        jobs behind, and so does a Redis that has lost writes. Looks twice, because RQ moves a job
+        in two steps, between which the job is in no place. Yields Suspects between the looks, and
+        holds no lock. Each push looks at the misplaced jobs again, and replaces those still
+        misplaced. Raises RedisError.
+
+        delay: seconds between the two looks.
+        """
+        if sweep := self.queue.sweep:
+            first = sweep.misplaced([ref.job_id for ref in refs if ref.has_valid_job_id])
+            if first:
+                yield from pause_between_looks(len(first), delay)
+                second = sweep.misplaced(first)
+                self.disproved = {id_: why for id_, why in second.items() if why == first[id_]}
+        self._phase = Phase.SECOND
+
+    def wait_for_rows(self) -> None:
+        """Begins the last phase, which waits for rows that other sessions have locked.
+
+        Stops waiting after the first timeout, because ten thousand timeouts take a day.
+        """
+        self._phase = Phase.LAST
 
     def change_each(self, refs: Sequence[LinkRef]) -> Iterator[Changed]:
         """Changes links in one transaction or, if Postgres refuses because of a row, one by one.
@@ -102,7 +135,8 @@ class Changer:
                 for ref in refs:
                     yield from self.change_each([ref])
                 return
-            self._slow_links += isinstance(error, StatementTimeoutError)
+            is_slow = isinstance(error, StatementTimeoutError)
+            self._slow_links = self._slow_links + 1 if is_slow else 0
             if self._slow_links == _SLOW_LINKS_IN_A_ROW:
                 raise PostgresError(error.message, hint=error.hint) from error
             changed = Changed([LinkOutcome(refs[0], Outcome.NOT_QUEUED, error.message)])
@@ -118,91 +152,68 @@ class Changer:
         todo, outcomes = _split_invalid(refs)
         later: list[LinkRef] = []
         changed = Changed()
-        while todo:  # again without the links whose jobs can't be pushed, if there are any
+        while todo:
             try:
-                changed = self._claim_and_push(todo, created_at)
-            except LinkLockedError:
-                self._has_waited_in_vain |= self.waits_for_rows
-                if len(todo) > 1 or not self._is_running(todo[0]):
+                changed, todo = self._claim_and_push(todo, created_at), []
+            except PushRefusedError as error:  # rolled back: again, without the refused links
+                refused = self._settle(
+                    {ref: error.answers[ref.job_id] for ref in todo if ref.job_id in error.answers}
+                )
+                outcomes += refused.outcomes
+                later += refused.later
+                todo = [ref for ref in todo if ref.job_id not in error.answers]
+            except LinkLockedError:  # perhaps by the worker that runs the job
+                self._has_waited_in_vain |= self._phase is Phase.LAST
+                [ref, *others] = todo
+                if others or job_state(self.database, self.queue, ref) is not JobState.RUNNING:
                     raise
-                changed = Changed([LinkOutcome(todo[0], Outcome.ALREADY_RUNNING)])
-            outcomes += changed.outcomes
-            later += changed.later
-            settled = {item.ref for item in changed.outcomes}.union(changed.later)
-            todo = [ref for ref in todo if ref not in settled]
+                changed, todo = Changed([LinkOutcome(ref, Outcome.ALREADY_RUNNING)]), []
         self._slow_links = 0
-        return replace(changed, outcomes=outcomes, later=later)
+        return replace(
+            changed, outcomes=[*outcomes, *changed.outcomes], later=[*later, *changed.later]
+        )
 
     def preview(self, refs: Sequence[LinkRef]) -> Changed:
         """Predicts the outcomes of a change. Changes and locks nothing."""
         todo, invalid = _split_invalid(refs)
         answers = dict(look_at_jobs(self.database, self.queue, todo))
         for ref, answer in answers.items():
-            if answer.state is JobState.WAITING and ref.job_id in (self.disproved or ()):
+            if answer.state is JobState.WAITING and ref.job_id in self.disproved:
                 answers[ref] = replace(answer, state=JobState.STALE)  # as a push judges it
-        changed = self._settle(answers)
-        queued = [item.ref for item in changed.outcomes if item.outcome.succeeded]
+        settled = self._settle(answers)
+        queued = [item.ref for item in settled.outcomes if item.outcome.is_put_to_work]
         to_reset, deliveries = set(), 0
         if self.options.reset_circuit:
             to_reset = circuits_to_reset(self.database, {ref.repository_id for ref in queued})
         if self.action is Action.RESYNC:
             deliveries = count_deliveries(self.database, queued, path=self.options.path)
-        return Changed([*invalid, *changed.outcomes], changed.later, deliveries, to_reset)
-
-    def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
-        """Finds misplaced jobs: they are marked as waiting, but no worker would ever take them.
-
-        RQ leaves misplaced jobs behind, and so does a Redis that has lost writes. Looks twice,
-        because RQ moves a job in two steps, between which the job is in no place. Yields Suspects
-        between the looks, and holds no lock. Puts the jobs that both looks found misplaced
-        into `disproved`. Each push looks at these jobs again, and replaces those still misplaced.
-        Raises RedisError.
-
-        delay: seconds between the two looks.
-        """
-        self.disproved, sweep = {}, self.queue.sweep
-        if sweep is None:
-            return
-        first = sweep.misplaced([ref.job_id for ref in refs if ref.has_valid_job_id])
-        if first:
-            yield from pause_between_looks(len(first), delay)
-            second = sweep.misplaced(first)
-            self.disproved = {id_: proof for id_, proof in second.items() if proof == first[id_]}
+        return Changed([*invalid, *settled.outcomes], settled.later, deliveries, to_reset)
 
     def _claim_and_push(self, refs: Sequence[LinkRef], created_at: float) -> Changed:
         """Changes links in one transaction. After the commit, returns what has become of them.
 
-        If any jobs can't be pushed, rolls back, and returns only what becomes of these jobs' links.
+        If any jobs can't be pushed, rolls back and raises PushRefusedError.
         """
-        wait = self.waits_for_rows and not self._has_waited_in_vain
+        is_last = self._phase is Phase.LAST
+        wait = is_last and not self._has_waited_in_vain
         with self.database.transaction():
-            locked = claim_links(self.database, [ref.id for ref in refs], self.claiming, wait=wait)
-            claims = {claim.id: claim for claim in locked}
-            # In the order of `refs`. A link with NOT_QUEUED has just become `failed`.
-            to_push = {
-                ref: claims[ref.id]
-                for ref in refs
-                if ref.id in claims and claims[ref.id].outcome in {None, Outcome.NOT_QUEUED}
-            }
-            changed = self._change_rest(list(to_push))
-            answers = self._push(to_push, created_at)
-            left = {ref: answer for ref, answer in answers.items() if answer.is_left}
-            if left:
-                raise Rollback
-        if left:
-            return self._settle(left)
+            locked = claim_links(self.database, refs, self.claiming, wait=wait)
+            claimed = {ref: claim for ref, claim in locked.items() if not claim.refusal}
+            changed = self._change_rest(list(claimed))
+            answers = self._push(claimed, created_at)
         outcomes, later = [], []
         for ref in refs:
-            claim = claims.get(ref.id)
-            if claim and claim.outcome:
-                reason = CUT_OFF if claim.outcome is Outcome.NOT_QUEUED else None
-                outcomes.append(LinkOutcome(ref, claim.outcome, reason))
-            elif claim:
-                outcomes.append(self._outcome_of(ref, answers[ref]))
-            elif self.waits_for_rows:
-                outcomes.append(self._outcome_of_unclaimed(ref))
-            else:
+            claim = locked.get(ref)
+            if claim is None and is_last:
+                outcomes.append(self._outcome_of_unlocked(ref))
+            elif claim is None:
                 later.append(ref)
+            elif claim.refusal:
+                outcomes.append(LinkOutcome(ref, claim.refusal))
+            elif claim.has_failed:
+                outcomes.append(LinkOutcome(ref, Outcome.NOT_QUEUED, CUT_OFF))
+            else:
+                outcomes.append(self._outcome_of(ref, answers[ref]))
         # If all jobs wait already, a pass of `schedule` changes nothing.
         has_written = any(
             answer.state is not JobState.WAITING or self.action is not Action.SCHEDULE
@@ -225,10 +236,10 @@ class Changer:
         requests = [
             PushRequest(
                 ref.job_id,
-                None if claim.outcome else claim.payload,
+                None if claim.has_failed else claim.payload,
                 is_rescan=self.action.is_rescan(claim.status),
                 was_failed=claim.status == LinkStatus.FAILED,
-                disproved=(self.disproved or {}).get(ref.job_id, ""),
+                disproved=self.disproved.get(ref.job_id, ""),
             )
             for ref, claim in claims.items()
         ]
@@ -236,7 +247,7 @@ class Changer:
             requests,
             created_at,
             # Claiming a stuck link counts a failure, which must not happen if its job waits.
-            leaves_waiting=self._puts_off_waiting or self.action is Action.REPAIR,
+            refuses_waiting=self._phase is Phase.FIRST or self.action is Action.REPAIR,
             front=self.options.front,
             exempts=self.options.now,
             changes_links=self.action is not Action.SCHEDULE,
@@ -244,16 +255,11 @@ class Changer:
         )
         return dict(zip(claims, answers, strict=True))
 
-    @property
-    def _puts_off_waiting(self) -> bool:
-        """Tells whether to put off links whose jobs wait: with RQ, before `find_misplaced` runs."""
-        return self.disproved is None and self.queue.can_push
-
     def _settle(self, answers: Mapping[LinkRef, Answer]) -> Changed:
-        """Returns what becomes of links that qualify, according to the answers about their jobs."""
+        """Returns the outcomes of links whose jobs were only looked at, and which are put off."""
         outcomes, later = [], []
         for ref, answer in answers.items():
-            if answer.state is JobState.WAITING and self._puts_off_waiting:
+            if answer.state is JobState.WAITING and self._phase is Phase.FIRST:
                 later.append(ref)
             else:
                 outcomes.append(self._outcome_of(ref, answer))
@@ -265,19 +271,14 @@ class Changer:
             outcome = Outcome.RESET
         return LinkOutcome(ref, outcome, answer.error_message)
 
-    def _outcome_of_unclaimed(self, ref: LinkRef) -> LinkOutcome:
-        """Returns the outcome of a link that is gone, or whose row is locked."""
+    def _outcome_of_unlocked(self, ref: LinkRef) -> LinkOutcome:
+        """Returns the outcome of a link that is gone, or whose row another session has locked."""
         link = read_link(self.database, ref.app_id, ref.repository_id)
         if not link or link.ref.id != ref.id:
             return LinkOutcome(ref, Outcome.SKIPPED)
-        if self._is_running(ref):
+        if job_state(self.database, self.queue, ref) is JobState.RUNNING:
             return LinkOutcome(ref, Outcome.ALREADY_RUNNING)
         return LinkOutcome(ref, Outcome.NOT_QUEUED, "another session holds a lock on its row")
-
-    def _is_running(self, ref: LinkRef) -> bool:
-        """Tells whether the link's job is running. The worker may then have locked the row."""
-        [answer] = self.queue.look([ref.job_id])
-        return answer.state is JobState.RUNNING
 
 
 def _split_invalid(refs: Sequence[LinkRef]) -> tuple[list[LinkRef], list[LinkOutcome]]:

@@ -1,7 +1,7 @@
 """Finds drift between database and queue. Writes nothing."""
 
 import time
-from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
@@ -51,7 +51,6 @@ class Drift(LinkIds):
 
 
 _AT_ONCE = 2000
-_LOOKED_AT_ONCE = 500  # jobs per call of the script
 _KINDS_OF_LINKS = {
     LinkStatus.PENDING_SNAPSHOT.value: DriftKind.LOST,
     LinkStatus.SCANNING.value: DriftKind.STUCK,
@@ -181,7 +180,6 @@ def _look(
             for link, status in page.items()
             if link.app_id not in holds and (only is None or link.job_id in only)
         }
-        _leave_out_idle(queue, links)
         yield from _check_links(database, queue, entries, links)
 
 
@@ -194,20 +192,15 @@ def _check_jobs(
 ) -> Iterator[Finding]:
     facts = sweep.read_facts(job_ids)
     links = linked_jobs(database, job_ids)
-    orphans = {
-        job_id
-        for job_id in job_ids
-        if job_id not in links and facts[job_id].status and _is_orphan(entries, job_id)
-    }
     by_job: dict[str, list[Finding]] = {}
     for job_id in job_ids:
-        if job_id in orphans:
-            places = entries.places_of(job_id)
-            [place, *_] = [place for place in places if place in TO_RUN_OR_FAILED]
+        has_link, places = job_id in links, entries.places_of(job_id)
+        if not has_link and facts[job_id].status and _is_orphan(job_id, places):
+            place = next(place for place in places if place in TO_RUN_OR_FAILED)
             removal = entries.orphan(job_id, facts[job_id])
             judged = [_of_job(DriftKind.ORPHAN, f"in {place.words}", removal)]
         else:
-            judged = list(_judge(job_id, facts[job_id], entries, has_link=job_id in links))
+            judged = list(_judge(job_id, facts[job_id], entries, has_link=has_link))
         if judged:
             by_job[job_id] = judged
     # Running jobs are left alone, including jobs whose lock a worker holds.
@@ -217,15 +210,14 @@ def _check_jobs(
             yield from by_job[drift.job_id]
 
 
-def _is_orphan(entries: Entries, job_id: str) -> bool:
+def _is_orphan(job_id: str, places: Collection[Place]) -> bool:
     """Tells whether this job of a deleted link waits or has failed.
 
     A job that a worker has just taken does not count. Neither do finished and cancelled jobs, which
     expire, nor jobs whose id is not one of Docora's.
     """
-    places = entries.places_of(job_id)
-    is_left = Place.INTERMEDIATE not in places and not TO_RUN_OR_FAILED.isdisjoint(places)
-    return is_left and DOCORA_JOB_ID.fullmatch(job_id) is not None
+    is_taken = Place.INTERMEDIATE in places or TO_RUN_OR_FAILED.isdisjoint(places)
+    return not is_taken and DOCORA_JOB_ID.fullmatch(job_id) is not None
 
 
 def _judge(job_id: str, facts: JobFacts, entries: Entries, *, has_link: bool) -> Iterator[Finding]:
@@ -248,22 +240,6 @@ def _of_job(kind: DriftKind, detail: str, removal: Removal) -> Finding:
     return Finding(drift, removal=removal)
 
 
-def _leave_out_idle(queue: LinkQueue, statuses: dict[LinkRef, str]) -> None:
-    """Removes failed and due links that have no waiting job.
-
-    A failed or due link needs no job. It is lost only if it has a waiting job that is misplaced.
-    """
-    at_rest = [
-        ref
-        for ref, status in statuses.items()
-        if status not in _KINDS_OF_LINKS and ref.has_valid_job_id
-    ]
-    for batch in batches(at_rest, _LOOKED_AT_ONCE):
-        for ref, answer in zip(batch, queue.look([ref.job_id for ref in batch]), strict=True):
-            if answer.state is not JobState.WAITING:
-                del statuses[ref]
-
-
 def _check_links(
     database: Database, queue: LinkQueue, entries: Entries | None, statuses: Mapping[LinkRef, str]
 ) -> Iterator[Finding]:
@@ -273,7 +249,7 @@ def _check_links(
     misplaced = queue.sweep.misplaced(waiting, entries) if queue.sweep and entries else {}
     for ref, status in statuses.items():
         answer, detail, disproved = answers.get(ref), "", misplaced.get(ref.job_id, "")
-        kind = _KINDS_OF_LINKS.get(status)
+        kind = _KINDS_OF_LINKS.get(status)  # None for failed and due links, which need no job
         if not disproved:
             if kind is None or (answer and answer.state.is_live):
                 continue

@@ -2,7 +2,6 @@
 
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
-from shlex import quote
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import resolve_app
@@ -10,9 +9,9 @@ from docora_ops.actions.workers import require_rq
 from docora_ops.database import Database, Selection
 from docora_ops.database.names import app_names
 from docora_ops.database.selections import keep_links
-from docora_ops.errors import AppHeldError, HoldNotObeyedError
+from docora_ops.errors import HoldNotObeyedError
 from docora_ops.jobs import HeldApp, Hold
-from docora_ops.links import App, AppCount, Link
+from docora_ops.links import App, AppCount
 from docora_ops.operations import Change
 from docora_ops.queue.holds import hold_app, read_holds, release_app
 from docora_ops.text import amount, inert, mask
@@ -146,17 +145,6 @@ def held_in_words(apps: Sequence[AppCount | HeldApp]) -> str:
     """Returns `Acme Search, Quiet Harbor are held`. `apps`: at least one."""
     names = ", ".join(mask(app.app_name or app.app_id) for app in apps)
     return f"{names} {'is' if len(apps) == 1 else 'are'} held"
-
-
-def require_not_held(docora: Docora, link: Link) -> None:
-    """Raises AppHeldError if the app of the link is held."""
-    if hold := docora.read_holds().get(link.ref.app_id):
-        app, words = link.payload.app_name, quote(link.ref.app_id)
-        raise AppHeldError(
-            f"app {mask(app)!r} is {hold.sentence}",
-            hint=f"add --now to exempt this one job; to end the hold: docora-ops release {words}",
-            details={"held": hold},
-        )
 
 
 def _describe(docora: Docora, command: str, app: App, reason: str | None, **more: object) -> Change:

@@ -1,8 +1,9 @@
 """Retry and resync of one link: a batch of one."""
 
+from shlex import quote
+
 from docora_ops.actions.change import Changer
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.holds import require_not_held
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.pair import require_pair
@@ -11,6 +12,7 @@ from docora_ops.database.claims import Claiming
 from docora_ops.database.deliveries import count_deliveries, count_undelivered
 from docora_ops.database.link_rows import read_link
 from docora_ops.errors import (
+    AppHeldError,
     CircuitOpenError,
     JobUnreadableError,
     NotFailedError,
@@ -110,9 +112,7 @@ def _change(
         link = resolve_link(database, app, repository)
         workers = warn_of_workers(docora)
         require_pair(docora)
-    claiming = _claiming_of(docora, action, link, reset_circuit=options.reset_circuit)
-    if not options.now:
-        require_not_held(docora, link)
+    claiming = _claiming_of(docora, action, link, options)
     audit = AuditEntries(docora.describe_change(action, reason, options, **link.names), 1)
     changer = Changer(
         database,
@@ -122,13 +122,13 @@ def _change(
         options,
         lambda _: audit.start(),
         waits_for_circuits=True,
-        waits_for_rows=True,
     )
     change = changer.preview if options.dry_run else changer.change
     changed = change([link.ref])
     if changed.later:
         for _ in changer.find_misplaced(changed.later, delay=docora.settings.drift_grace):
             pass
+        changer.wait_for_rows()
         changed = change([link.ref])
     [item] = changed.outcomes
     outcome = item.outcome
@@ -141,8 +141,7 @@ def _change(
         now = read_link(database, link.ref.app_id, link.ref.repository_id)
         if now is None or now.ref != link.ref:
             raise gone(link.ref.app_id, link.ref.repository_id)
-        # Raises an error if the new state of the link does not allow the change.
-        _claiming_of(docora, action, now, reset_circuit=options.reset_circuit)
+        _claiming_of(docora, action, now, options)  # raises the error that its new state calls for
         raise _not_failed(docora, now)
     if outcome is Outcome.ALREADY_RUNNING and action is Action.RESYNC:
         raise SnapshotRunningError(
@@ -157,7 +156,7 @@ def _change(
     except RedisError as error:
         not_finished = "the change was made, but history shows it as not finished"
         docora.warn(f"{not_finished}: {error.message}")
-    is_changed = options.reset_circuit and outcome.succeeded
+    is_changed = options.reset_circuit and outcome.is_put_to_work
     is_reset = is_changed and bool(changed.circuits_reset)
     return LinkResult(
         action=action,
@@ -175,39 +174,45 @@ def _change(
     )
 
 
-def _claiming_of(docora: Docora, action: Action, link: Link, *, reset_circuit: bool) -> Claiming:
+def _claiming_of(docora: Docora, action: Action, link: Link, options: ChangeOptions) -> Claiming:
     """Returns how to claim the link. Raises an error if its state does not allow the change.
 
     A resync allows any status; a retry needs a failed link, with two exceptions:
 
-    - The app is held, and the link's job waits: the row does not change, and with `--now` the job
-      is exempted. The caller refuses this change without `--now`.
+    - The app is held, and the link's job waits: the row does not change, and the job is exempted.
     - With BullMQ, the link is pending, and `--reset-circuit` closes its open circuit.
 
     With BullMQ, an open circuit is refused without `--reset-circuit`, because Docora's scheduler
-    would leave the link alone.
+    would leave the link alone. If the app is held, any change is refused without `--now`.
     """
     if not link.ref.has_valid_job_id:
         raise invalid_job_id(link.ref)
-    can_push = docora.queue.can_push
+    can_push, hold = docora.queue.can_push, docora.read_holds().get(link.ref.app_id)
     is_behind_circuit = link.circuit_is_open and not can_push
     statuses = [] if action is Action.RESYNC else [LinkStatus.FAILED]
-    if statuses and is_behind_circuit and reset_circuit:
+    if statuses and is_behind_circuit and options.reset_circuit:
         statuses.append(LinkStatus.PENDING_SNAPSHOT)
+    # The circuit must still be closed when the link is claimed.
+    open_circuit = None if can_push or options.reset_circuit else False
+    claiming = Claiming.of_matching(LinkFilter(statuses=statuses, open_circuit=open_circuit))
     if statuses and link.status not in statuses:
-        is_held = link.ref.app_id in docora.read_holds()
-        if is_held and job_state(docora.database, docora.queue, link.ref) is JobState.WAITING:
-            return Claiming.of_all()
-        raise _not_failed(docora, link)
-    if is_behind_circuit and not reset_circuit:
+        claiming = Claiming.of_matching(LinkFilter(), resets=False)
+        if not hold or job_state(docora.database, docora.queue, link.ref) is not JobState.WAITING:
+            raise _not_failed(docora, link)
+    elif is_behind_circuit and not options.reset_circuit:
         raise CircuitOpenError(
             link.behind_circuit,
             hint="add --reset-circuit to close the circuit, too",
             details={"status": link.status, "circuit_open_until": link.circuit_open_until},
         )
-    # The circuit must still be closed when the link is claimed.
-    open_circuit = None if can_push or reset_circuit else False
-    return Claiming.of_matching(LinkFilter(statuses=statuses, open_circuit=open_circuit))
+    if hold and not options.now:
+        app_id = quote(link.ref.app_id)
+        raise AppHeldError(
+            f"app {mask(link.payload.app_name)!r} is {hold.sentence}",
+            hint=f"add --now to exempt this one job; to end the hold: docora-ops release {app_id}",
+            details={"held": hold},
+        )
+    return claiming
 
 
 def _not_failed(docora: Docora, link: Link) -> NotFailedError:

@@ -20,7 +20,7 @@ from docora_ops.links import (
     LinkRef,
     Outcome,
     PlannedLink,
-    count_succeeded,
+    count_put_to_work,
 )
 from docora_ops.operations import (
     BulkResult,
@@ -91,7 +91,7 @@ class OperationLog:
         for item in changed.outcomes:
             self._counts[item.outcome] += 1
             self._counts_of[item.ref.app_id][item.outcome] += 1
-            is_reset = item.outcome.succeeded and not self._docora.queue.can_push
+            is_reset = item.outcome.is_put_to_work and not self._docora.queue.can_push
             if is_reset or item.outcome is Outcome.ALREADY_RUNNING:
                 self._unrecorded.append(item.ref.id)
         self.circuits_reset |= changed.circuits_reset
@@ -120,7 +120,7 @@ class OperationLog:
             total=plan.selection.total,
             completed=counts.total(),
             left=self.left,
-            put_to_work=count_succeeded(counts),
+            put_to_work=count_put_to_work(counts),
             cancelled=is_cut_short,
             stopped_by=self.stopped_by if is_cut_short else None,
             cancelled_by=self._cancelled_by if is_cut_short else None,

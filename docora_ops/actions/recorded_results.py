@@ -40,7 +40,7 @@ def add_to_changes(docora: Docora, changes: Sequence[HistoryEntry]) -> list[Hist
     asked = []
     for entry in changes:
         ids = entry.selection.get("app_id"), entry.selection.get("repository_id")
-        has_queued = any(entry.counts.get(outcome) for outcome in Outcome if outcome.succeeded)
+        has_queued = any(entry.counts.get(outcome) for outcome in Outcome if outcome.is_put_to_work)
         links: AskedResults | None = None
         if not _is_incomplete(entry.results):
             pass

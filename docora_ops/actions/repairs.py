@@ -27,7 +27,7 @@ from docora_ops.errors import (
     ServersMismatchedError,
 )
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, LinkRef, LinkStatus, Outcome, batches
+from docora_ops.links import Action, LinkFilter, LinkRef, LinkStatus, Outcome, batches
 from docora_ops.operations import Change, StoppedBy
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.audit_stream import AuditEntries
@@ -112,8 +112,8 @@ STUCK_ERROR = "the snapshot was cut off: its worker's heartbeat stopped"
 _JOBS_AT_ONCE = 1000
 """Jobs per transaction. For each transaction, Redis reads the whole list; with 500,000 entries,
 this takes as long as removing these jobs."""
-_UNFINISHED = {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}
-_AT_REST = {LinkStatus.FAILED, LinkStatus.SYNCED}
+_UNFINISHED = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING)
+_AT_REST = (LinkStatus.FAILED, LinkStatus.SYNCED)
 _OUTCOMES = {
     Outcome.QUEUED: RepairOutcome.QUEUED,
     Outcome.REPLACED_STALE: RepairOutcome.QUEUED,
@@ -295,18 +295,21 @@ def _remove_jobs(
 def _queue_links(
     docora: Docora, findings: Sequence[Finding], audit: AuditEntries, repaired: list[Repaired]
 ) -> Iterator[None]:
-    most = docora.settings.max_retry_attempts
+    database, most = docora.database, docora.settings.max_retry_attempts
     unfinished = Claiming.of_unfinished(error=STUCK_ERROR, max_attempts=most)
-    for claiming, statuses in (
-        (unfinished, _UNFINISHED),
-        (Claiming.of_links_at_rest(), _AT_REST),
-    ):
+    at_rest = Claiming.of_matching(LinkFilter(statuses=_AT_REST), resets=False)
+    for claiming, statuses in ((unfinished, _UNFINISHED), (at_rest, _AT_REST)):
         wanted = [case for case in findings if case.status in statuses]
         disproved = {case.drift.job_id: case.disproved for case in wanted if case.disproved}
-        database, queue = docora.database, docora.queue
-        changer = Changer(database, queue, Action.REPAIR, claiming, disproved=disproved)
-        changer.commands = lambda _: audit.start()
-        locked: list[tuple[LinkRef, Drift]] = []
+        changer = Changer(
+            database,
+            docora.queue,
+            Action.REPAIR,
+            claiming,
+            commands=lambda _: audit.start(),
+            disproved=disproved,
+        )
+        later: dict[LinkRef, Drift] = {}
         for batch in batches(wanted, docora.settings.batch_size):
             drifts = {(case.drift.app_id, case.drift.repository_id): case.drift for case in batch}
             refs = read_refs(database, list(drifts.values()))
@@ -314,12 +317,12 @@ def _queue_links(
             repaired += [Repaired(gone, RepairOutcome.LEFT_ALONE) for gone in drifts.values()]
             for changed in changer.change_each(refs):
                 _note(changed, drift_of, audit, repaired)
-                locked += [(ref, drift_of[ref]) for ref in changed.later]
+                later |= {ref: drift_of[ref] for ref in changed.later}
                 yield
-        changer.waits_for_rows = True
-        for ref, drift in locked:
+        changer.wait_for_rows()
+        for ref in later:
             for changed in changer.change_each([ref]):
-                _note(changed, {ref: drift}, audit, repaired)
+                _note(changed, later, audit, repaired)
                 yield
 
 
@@ -356,7 +359,7 @@ def recover_abandoned(
         yield None
     for ref, answer in answers:
         recovered: list[LinkOutcome] = []
-        if answer.state.is_over or ref.job_id in (changer.disproved or ()):
+        if answer.state.is_over or ref.job_id in changer.disproved:
             # One link at a time, because this may wait for a lock.
             for changed in changer.change_each([ref]):
                 recovered = [item for item in changed.outcomes if item.outcome in _OUTCOMES]

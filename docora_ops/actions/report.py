@@ -14,7 +14,7 @@ from docora_ops.actions.status import Status, keeping_errors, read_status
 from docora_ops.actions.verification import Verification
 from docora_ops.database.link_reports import AppSummary
 from docora_ops.errors import NotFoundError, ServerError, past_moment
-from docora_ops.links import Action, LinkStatus, Outcome, count_succeeded
+from docora_ops.links import Action, LinkStatus, Outcome, count_put_to_work
 from docora_ops.operations import HistoryEntry, OperationRecord
 from docora_ops.queue.audit_stream import read_history
 from docora_ops.queue.operation_records import find_records, read_operation, read_operations
@@ -152,7 +152,7 @@ def _operations_with(
 
 def _sum_up(passes: Sequence[HistoryEntry]) -> SchedulePasses:
     queued = (
-        count_succeeded({outcome: entry.counts.get(outcome, 0) for outcome in Outcome})
+        count_put_to_work({outcome: entry.counts.get(outcome, 0) for outcome in Outcome})
         for entry in passes
     )
     last = max((entry.latest_at for entry in passes), default=None)

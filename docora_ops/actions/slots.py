@@ -62,7 +62,7 @@ class Slots:
     def free(self, outcomes: Iterable[LinkOutcome]) -> None:
         """Frees the slots of links that were not queued."""
         for item in outcomes:
-            if not item.outcome.succeeded:
+            if not item.outcome.is_put_to_work:
                 self._app_ids.pop(item.ref.id, None)
 
     def _take(self, wait: BulkWait) -> Sequence[LinkRef]:

@@ -64,7 +64,7 @@ class Following:
         # Docora's worker may write `failed` although BullMQ will try the job again.
         if_changed = () if self._docora.queue_to_read.can_push else (LinkStatus.FAILED,)
         for item in outcomes:
-            if item.outcome.succeeded:
+            if item.outcome.is_put_to_work:
                 self._unfinished[if_changed].append(item.ref.id)
             elif item.outcome is Outcome.ALREADY_RUNNING:
                 self._unfinished[LinkStatus.FAILED,].append(item.ref.id)

@@ -94,7 +94,7 @@ def wait_for_change(
         following.add_unchanged([link.ref.id])
     else:
         following.add([LinkOutcome(link.ref, change.outcome)])
-        if change.outcome.succeeded:  # an interrupted wait must not show the old error
+        if change.outcome.is_put_to_work:  # an interrupted wait must not show the old error
             link = replace(link, status=LinkStatus.PENDING_SNAPSHOT, error_message=None)
     yield from _wait_for_link(docora, following, link, change.workers, change.run)
 

@@ -94,7 +94,7 @@ def resync(
             )
         change = partial(resync, docora, app, repo, reason=reason)
         result = change_held(context, change, asks=not (yes or dry_run))
-        return show_change(context, result, front=front)
+        return show_change(context, result)
     if not (yes or confirm or dry_run or terminal):
         raise UsageError(
             "resync --all sends the app all files again, and there is no terminal to confirm that",

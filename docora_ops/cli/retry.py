@@ -46,7 +46,7 @@ def retry(
 
     change = partial(retry, context.docora, app, repo, reason=reason)
     result = change_held(context, change, asks=not dry_run)
-    return show_change(context, result, front=front)
+    return show_change(context, result)
 
 
 def change_held(
@@ -56,20 +56,23 @@ def change_held(
 
     Without a terminal, or without `asks`, raises AppHeldError.
     """
-    known = len(context.docora.notices)
     try:
         return change(context.options)
     except AppHeldError as error:
         terminal = terminal_to_ask("--now") if asks else None
         if terminal is None:
             raise
-        del context.docora.notices[known:]  # the second attempt adds them again
+        told = context.docora.notices
         context.tell()
         terminal.ask(f"{context.docora.servers}: {error.message}; exempt this one job?")
-        return change(replace(context.options, now=True))
+        try:
+            return change(replace(context.options, now=True))
+        finally:
+            new = [notice for notice in context.docora.notices if notice not in told]
+            context.docora.notices = new
 
 
-def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
+def show_change(context: Context, result: LinkResult) -> int:
     """Shows the result of the change and, with `--wait`, of the snapshot. Returns the exit code."""
     if not context.as_json:
         context.show_tables([result_screen(result)])
@@ -79,7 +82,7 @@ def show_change(context: Context, result: LinkResult, *, front: bool) -> int:
             context.say(f"To wait for the result: docora-ops wait {result.link.ref.words}")
     elif not context.options.wait:
         context.show_document(link_data(result, result.workers))
-    if front and result.outcome is Outcome.ALREADY_QUEUED:
+    if context.options.front and result.outcome is Outcome.ALREADY_QUEUED:
         context.say("The job already waits and keeps its place: --front does not move it.")
     if not context.options.wait:
         return ExitCode.OK

@@ -4,26 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from docora_ops.database.link_rows import LOCKED_KEYS, MATCHES, PAYLOAD, filter_parameters
+from docora_ops.database.link_rows import (
+    DUE,
+    LOCK_KEY,
+    LOCKED_KEYS,
+    MATCHES,
+    PAYLOAD,
+    filter_parameters,
+)
 from docora_ops.database.postgres import Database
-from docora_ops.links import LinkFilter, Outcome, Payload
-
-# Docora's own scheduler queues the same links. `circuit_open_until` stays in the row until git
-# succeeds or somebody resets the circuit. Until then, a failed link is not due, even if that
-# time is past.
-DUE = """(
-    (l.status = 'pending_snapshot'
-     OR l.status = 'synced'
-        AND (l.last_scanned_at IS NULL OR l.last_scanned_at
-             < now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond')
-     OR l.status = 'failed' AND r.circuit_open_until IS NULL)
-    AND (r.circuit_open_until IS NULL OR r.circuit_open_until <= now())
-)"""
+from docora_ops.links import LinkFilter, LinkRef, Outcome, Payload
 
 _RESET = """
 UPDATE docora.app_repositories
 SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
-WHERE id = ANY (ARRAY(SELECT id::uuid FROM judged WHERE outcome IS NULL))
+WHERE id = ANY (ARRAY(SELECT id::uuid FROM judged WHERE refusal IS NULL))
 RETURNING id::text, status
 """
 
@@ -33,7 +28,7 @@ _COUNT_CUT_OFF_SCAN = """
 UPDATE docora.app_repositories
 SET retry_count = retry_count + 1, last_error = %(error)s,
     status = CASE WHEN retry_count + 1 >= %(max_attempts)s THEN 'failed' ELSE 'pending_snapshot' END
-WHERE id = ANY (ARRAY(SELECT id::uuid FROM judged WHERE outcome IS NULL AND status = 'scanning'))
+WHERE id = ANY (ARRAY(SELECT id::uuid FROM judged WHERE refusal IS NULL AND status = 'scanning'))
 RETURNING id::text, status
 """
 
@@ -46,7 +41,7 @@ class Claiming:
 
     qualifies: an SQL condition on a link `l` and its repository `r`.
     parameters: the parameters of `qualifies` and `change`.
-    change: an SQL statement that changes the links to claim: the rows of `judged` whose `outcome`
+    change: an SQL statement that changes the links to claim: the rows of `judged` whose `refusal`
         is null. Returns the id and the new status of each changed link.
     """
 
@@ -55,9 +50,9 @@ class Claiming:
     change: str = _NO_CHANGE
 
     @classmethod
-    def of_matching(cls, which: LinkFilter) -> Self:
-        """Returns how to claim and reset links that still match the filter."""
-        return cls(MATCHES, filter_parameters(which), _RESET)
+    def of_matching(cls, which: LinkFilter, *, resets: bool = True) -> Self:
+        """Returns how to claim links that still match the filter and, with `resets`, reset them."""
+        return cls(MATCHES, filter_parameters(which), _RESET if resets else _NO_CHANGE)
 
     @classmethod
     def of_due(cls, rescan_interval_ms: int) -> Self:
@@ -75,16 +70,6 @@ class Claiming:
         parameters = {"error": error, "max_attempts": max_attempts}
         return cls(unfinished, parameters, _COUNT_CUT_OFF_SCAN)
 
-    @classmethod
-    def of_all(cls) -> Self:
-        """Returns how to claim links of any status, without changing their rows."""
-        return cls("true", {})
-
-    @classmethod
-    def of_links_at_rest(cls) -> Self:
-        """Returns how to claim links still failed or synced, without changing their rows."""
-        return cls("l.status IN ('failed', 'synced')", {})
-
 
 LOCK_LINKS = """
 SELECT id::text FROM docora.app_repositories WHERE id = ANY (%(ids)s::uuid[]) FOR UPDATE
@@ -96,8 +81,8 @@ JUDGE_AND_CHANGE_LINKS = f"""
 WITH locked AS MATERIALIZED ({LOCKED_KEYS}), judged AS MATERIALIZED (
     SELECT {PAYLOAD}, l.status, CASE
         WHEN ({{qualifies}}) IS NOT TRUE THEN 'skipped'
-        WHEN hashtextextended(l.app_id || '-' || l.repository_id, 0) IN (SELECT key FROM locked)
-            THEN 'already_running' END AS outcome
+        WHEN {LOCK_KEY.format(job_id="l.app_id || '-' || l.repository_id")}
+            IN (SELECT key FROM locked) THEN 'already_running' END AS refusal
     FROM docora.app_repositories l
     CROSS JOIN LATERAL (
         SELECT app_name, base_url, client_auth_key_encrypted FROM docora.apps
@@ -118,36 +103,37 @@ class Claim:
     """A link whose row is locked.
 
     status: the link's status before the claim.
-    outcome: why the link is not claimed; None if it is claimed. NOT_QUEUED: its scan was
-        interrupted too often, and the link is now `failed`.
+    refusal: why the link is not claimed: SKIPPED or ALREADY_RUNNING; None if it is claimed.
+    has_failed: whether the claim has set the link to `failed`, because its scan was interrupted too
+        often. The link then needs no job.
     """
 
-    id: str
     payload: Payload
     status: str
-    outcome: Outcome | None
+    refusal: Outcome | None
+    has_failed: bool
 
 
 def claim_links(
-    database: Database, ids: Sequence[str], claiming: Claiming, *, wait: bool = False
-) -> list[Claim]:
-    """Locks links by their row ids, and changes the links that qualify.
+    database: Database, refs: Sequence[LinkRef], claiming: Claiming, *, wait: bool = False
+) -> dict[LinkRef, Claim]:
+    """Locks the rows of links, and changes the links that qualify.
 
-    Returns all locked links. Omits links that are gone or, unless `wait`, locked by other sessions.
-    Raises PostgresError, and LinkLockedError if waiting for a lock times out.
+    Returns all locked links, in the order of `refs`. Omits links that are gone or, unless `wait`,
+    locked by other sessions. Raises PostgresError, and LinkLockedError if waiting for a lock times
+    out.
     """
     # Without `wait`, rows locked by other sessions are skipped: the caller tries them again later.
     lock = LOCK_LINKS if wait else f"{LOCK_LINKS} SKIP LOCKED"
-    locked = [id_ for (id_,) in database.rows(lock, {"ids": list(ids)})]
+    locked = [id_ for (id_,) in database.rows(lock, {"ids": [ref.id for ref in refs]})]
     if not locked:
-        return []
+        return {}
     # A statement sees the apps and repositories as they were when it began. The links are judged by
     # a second statement, which sees everything that was committed before they were locked.
     sql = JUDGE_AND_CHANGE_LINKS.format(qualifies=claiming.qualifies, change=claiming.change)
-    claims = []
-    for *row, status, outcome, is_failed in database.rows(
-        sql, {"ids": locked, **claiming.parameters}
-    ):
-        reason = Outcome.NOT_QUEUED if is_failed else outcome and Outcome(outcome)
-        claims.append(Claim(row[0], Payload(*row[1:]), status, reason))
-    return claims
+    rows = database.rows(sql, {"ids": locked, **claiming.parameters})
+    claims = {
+        id_: Claim(Payload(*payload), status, refusal and Outcome(refusal), has_failed)
+        for id_, *payload, status, refusal, has_failed in rows
+    }
+    return {ref: claims[ref.id] for ref in refs if ref.id in claims}

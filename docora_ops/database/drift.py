@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from sys import intern
 
+from docora_ops.database.link_rows import RESCAN_IS_DUE
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef
 
@@ -23,17 +24,13 @@ SELECT * FROM unfinished ORDER BY app_id, repository_id LIMIT %(limit)s
 
 # Links that should have a live job, and links that will get one. A link of the second kind may
 # already have a job that reads as waiting, but is in no list of the queue.
-LINKS_TO_CHECK = """
-SELECT id::text, app_id, repository_id, status FROM docora.app_repositories
+LINKS_TO_CHECK = f"""
+SELECT id::text, app_id, repository_id, status FROM docora.app_repositories l
 WHERE (
     status = 'scanning'
     OR %(id)s::uuid IS NOT NULL AND status IN ('pending_snapshot', 'failed', 'synced')
     OR status = 'pending_snapshot' AND created_at < now() - interval '5 minutes'
-    OR %(rescan_interval_ms)s::bigint IS NOT NULL AND (
-        status = 'failed'
-        OR status = 'synced' AND (last_scanned_at IS NULL OR last_scanned_at
-            < now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond')
-    )
+    OR %(rescan_interval_ms)s::bigint IS NOT NULL AND (status = 'failed' OR {RESCAN_IS_DUE})
 )
 AND (%(only_app)s::text IS NULL OR app_id = %(only_app)s)
 AND (%(id)s::uuid IS NULL OR id = %(id)s::uuid)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
-from docora_ops.database.claims import DUE
-from docora_ops.database.link_rows import LINKS, NOT_HELD, OVERDUE
+from docora_ops.database.link_rows import CIRCUIT_IS_CLOSED, DUE, LINKS, NOT_HELD, OVERDUE
 from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef, LinkStatus
 
@@ -21,8 +20,6 @@ _LINKS = """docora.app_repositories l LEFT JOIN (
 _RECENTLY = 900
 """Seconds before the last scan in which the pace of scanning is measured."""
 
-_NOT_OPEN = "(r.circuit_open_until IS NULL OR r.circuit_open_until <= now())"
-
 # A scan in the future (after a clock was set back) does not count as the last scan yet.
 READ_SCANS = f"""
 SELECT now(), before_last.*, counts.* FROM (
@@ -34,11 +31,11 @@ SELECT now(), before_last.*, counts.* FROM (
         FROM docora.app_repositories WHERE last_scanned_at <= now()
     )
 ) before_last, (
-    SELECT count(*) FILTER (WHERE l.status <> 'failed' AND {_NOT_OPEN}),
+    SELECT count(*) FILTER (WHERE l.status <> 'failed' AND {CIRCUIT_IS_CLOSED}),
         count(*) FILTER (WHERE {DUE} AND {NOT_HELD}),
         min(greatest(l.last_scanned_at, r.circuit_open_until)) FILTER (
             WHERE l.status = 'synced' AND l.last_scanned_at IS NOT NULL
-                AND {_NOT_OPEN} AND {NOT_HELD}
+                AND {CIRCUIT_IS_CLOSED} AND {NOT_HELD}
         )
     FROM {_LINKS}
 ) counts
@@ -51,7 +48,7 @@ SELECT now(), before_last.*, counts.* FROM (
 _SCAN_IN_PIECE = f"""LATERAL (
     SELECT l.last_scanned_at FROM {LINKS}
     WHERE l.last_scanned_at >= piece AND l.last_scanned_at < piece + interval '10 seconds'
-        AND l.status = 'synced' AND {_NOT_OPEN}
+        AND l.status = 'synced' AND {CIRCUIT_IS_CLOSED}
     ORDER BY l.last_scanned_at {{direction}} LIMIT 1
 )"""
 READ_GAPS = f"""

@@ -8,6 +8,7 @@ from typing import cast
 from psycopg.rows import TupleRow
 
 from docora_ops.database.link_rows import (
+    CIRCUIT_IS_OPEN,
     COUNT_MATCHING,
     LINKS,
     MATCHES,
@@ -137,7 +138,7 @@ WITH page AS MATERIALIZED (
 SELECT l.app_id, a.app_name, l.repository_id, r.owner || '/' || r.name, r.github_url, l.status,
     left(l.last_error, %(longest)s), coalesce(length(l.last_error) > %(longest)s, false),
     l.retry_count, l.last_scanned_at, {_SCANNED_SECONDS},
-    r.circuit_open_until, coalesce(r.circuit_open_until > now(), false)
+    r.circuit_open_until, {CIRCUIT_IS_OPEN}
 FROM page JOIN docora.app_repositories l USING (id)
 JOIN docora.apps a USING (app_id) JOIN docora.repositories r USING (repository_id)
 ORDER BY {{order}}

@@ -1,4 +1,4 @@
-"""SQL for the rows of links: filters, columns, reads and locks."""
+"""SQL for the rows of links: which are due, overdue or chosen; columns, reads and locks."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -22,6 +22,24 @@ from docora_ops.text import mask
 # join, unless a column of the repository is used.
 LINKS = "docora.app_repositories l LEFT JOIN docora.repositories r USING (repository_id)"
 
+# Of a repository `r`. The circuit of a link without a repository counts as closed.
+CIRCUIT_IS_OPEN = "(r.circuit_open_until > now()) IS TRUE"
+CIRCUIT_IS_CLOSED = "(r.circuit_open_until > now()) IS NOT TRUE"
+
+RESCAN_IS_DUE = """(
+    l.status = 'synced' AND (l.last_scanned_at IS NULL OR l.last_scanned_at
+        < now() - %(rescan_interval_ms)s::bigint * interval '1 millisecond')
+)"""
+
+# Docora's own scheduler queues the same links. `circuit_open_until` stays in the row until git
+# succeeds or somebody resets the circuit. Until then, a failed link is not due, even if that
+# time is past.
+DUE = f"""(
+    (l.status = 'pending_snapshot' OR {RESCAN_IS_DUE}
+     OR l.status = 'failed' AND r.circuit_open_until IS NULL)
+    AND {CIRCUIT_IS_CLOSED}
+)"""
+
 # Pending links and links that were never scanned count only if no link at all was scanned between
 # `overdue_before` and now. A scan in the future, left from before a clock was set back, is ignored.
 # The first condition follows from the second, and lets Postgres use an index.
@@ -41,7 +59,7 @@ NOT_HELD = "l.app_id <> ALL (%(held)s::text[])"
 MATCHES = f"""(
     (%(statuses)s::text[] IS NULL OR l.status = ANY (%(statuses)s::text[])
         OR %(or_behind_circuit)s::boolean
-            AND l.status = 'pending_snapshot' AND r.circuit_open_until > now())
+            AND l.status = 'pending_snapshot' AND {CIRCUIT_IS_OPEN})
     AND (%(app_ids)s::text[] IS NULL OR l.app_id = ANY (%(app_ids)s::text[]))
     AND (%(exclude_app_ids)s::text[] IS NULL OR l.app_id <> ALL (%(exclude_app_ids)s::text[]))
     AND (%(repository_ids)s::text[] IS NULL AND %(repository_names)s::text[] IS NULL
@@ -53,7 +71,7 @@ MATCHES = f"""(
     AND (%(exclude_errors)s::text[] IS NULL
          OR (l.last_error ILIKE ANY (%(exclude_errors)s::text[])) IS NOT TRUE)
     AND (%(open_circuit)s::boolean IS NULL
-         OR coalesce(r.circuit_open_until > now(), false) = %(open_circuit)s::boolean)
+         OR ({CIRCUIT_IS_OPEN}) = %(open_circuit)s::boolean)
     AND (%(last_scan_before)s::timestamptz IS NULL OR l.last_scanned_at IS NULL
          OR l.last_scanned_at < %(last_scan_before)s::timestamptz)
     AND (%(last_scan_after)s::timestamptz IS NULL
@@ -75,8 +93,7 @@ WHERE l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s
 """
 
 STATE = f"""
-    {_PUBLIC}, l.status, l.retry_count, l.last_error, r.circuit_open_until,
-    coalesce(r.circuit_open_until > now(), false)
+    {_PUBLIC}, l.status, l.retry_count, l.last_error, r.circuit_open_until, {CIRCUIT_IS_OPEN}
 """
 
 READ_LINK = f"SELECT {STATE} {OF_LINK}"
@@ -90,8 +107,9 @@ WHERE app_id = %(app_id)s AND repository_id = %(repository_id)s FOR UPDATE
 # While a worker runs a snapshot, it holds the session advisory lock of the job id. pg_locks shows
 # the lock's 64-bit key in two halves. We do not take the lock: if we held it until our commit, a
 # worker that starts the new job before the commit would drop the job.
+LOCK_KEY = "hashtextextended({job_id}, 0)"
 LOCKED_KEYS = """
-SELECT (classid::bigint << 32) | objid::bigint AS key
+SELECT (classid::bigint << 32) | objid::bigint AS key, pid
 FROM pg_locks
 WHERE locktype = 'advisory' AND granted AND objsubid = 1
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -100,7 +118,7 @@ WHERE locktype = 'advisory' AND granted AND objsubid = 1
 LOCKED_JOB_IDS = f"""
 WITH locked AS ({LOCKED_KEYS})
 SELECT job_id FROM unnest(%(job_ids)s::text[]) AS job_id
-WHERE hashtextextended(job_id, 0) IN (SELECT key FROM locked)
+WHERE {LOCK_KEY.format(job_id="job_id")} IN (SELECT key FROM locked)
 """
 
 # With the limit, Postgres looks up one link after the other instead of reading the whole table.

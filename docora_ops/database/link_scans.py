@@ -10,12 +10,20 @@ from uuid import uuid4
 
 from psycopg.rows import TupleRow
 
-from docora_ops.database.link_rows import LOCK_LINK, OF_LINK, STATE, as_link, lock_link
+from docora_ops.database.link_rows import (
+    LOCK_KEY,
+    LOCK_LINK,
+    LOCKED_KEYS,
+    OF_LINK,
+    STATE,
+    as_link,
+    lock_link,
+)
 from docora_ops.database.postgres import Database, Session
 from docora_ops.errors import PostgresDeniedError
 from docora_ops.links import Link, LinkRef, LinkStatus, Payload
 
-_KEY = "hashtextextended(%(job_id)s, 0)"
+_KEY = LOCK_KEY.format(job_id="%(job_id)s")
 
 # Returns the link as it was before, its secrets, and whether this job has taken the lock.
 BEGIN_SCAN = f"""
@@ -31,10 +39,7 @@ SELECT {STATE}, l.github_token_encrypted, a.client_auth_key_encrypted, EXISTS (S
 
 # A proxy that pools transactions may run this in a session that does not hold the lock.
 _KEEPS_LINK = f"""pg_backend_pid() = %(session_id)s AND EXISTS (
-    SELECT FROM pg_locks
-    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND pid = %(session_id)s
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (classid::bigint << 32) | objid::bigint = {_KEY}
+    SELECT FROM ({LOCKED_KEYS}) locked WHERE pid = %(session_id)s AND key = {_KEY}
 )"""
 
 END_SCAN = f"""

@@ -246,7 +246,7 @@ class Database:
 
     @contextmanager
     def transaction(self, isolation: str = "READ COMMITTED READ WRITE") -> Iterator[None]:
-        """Commits at the end of the block, rolls back on an exception, and swallows `Rollback`.
+        """Commits at the end of the block, or rolls back on an exception.
 
         With READ WRITE, raises PostgresError on a standby, or if an administrator allows no
         changes.
@@ -265,13 +265,12 @@ class Database:
                     self._connection = connection = self._connect()
                     connection.execute(begin)
                 yield
-            except BaseException as error:
+            except BaseException:
                 try:
                     connection.execute(b"ROLLBACK")
                 except psycopg.Error:  # it is lost or busy
                     self.close()
-                if not isinstance(error, psycopg.Rollback):
-                    raise
+                raise
             else:
                 connection.execute(b"COMMIT")
             finally:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import intern
 
-from docora_ops.database.claims import DUE, Claiming
-from docora_ops.database.link_rows import COUNT_MATCHING, MATCHES, filter_parameters
+from docora_ops.database.claims import Claiming
+from docora_ops.database.link_rows import COUNT_MATCHING, DUE, MATCHES, filter_parameters
 from docora_ops.database.names import app_names
 from docora_ops.database.postgres import Database
 from docora_ops.links import AppCount, LinkFilter, LinkRef, LinkStatus

@@ -3,7 +3,7 @@
 --
 -- ARGV[1]  "look" (writes nothing), or "push"
 -- ARGV[2]  JSON: `prefix` of the queue's keys, and for a push
---          `leaves_waiting`: leave waiting jobs
+--          `refuses_waiting`: also refuse jobs that wait
 --          `commands`: number of commands to run with the change
 --          `mark`: see with_change.lua
 -- then per command: number of its words, and the words
@@ -11,8 +11,8 @@
 --
 -- Returns the state of each job: none, finished, stale, waiting, delayed, running, or
 -- unreadable:REASON. Running includes a job that a killed worker has left active, which BullMQ will
--- run again or give up. If a push must leave any job, it writes nothing, and the states of the jobs
--- to leave begin with "left ".
+-- run again or give up. If a push refuses any job, it writes nothing, and the states of the refused
+-- jobs begin with "refused ".
 
 local is_push, config = ARGV[1] == 'push', cjson.decode(ARGV[2])
 local prefix = config.prefix
@@ -56,8 +56,8 @@ end
 local states, is_refused = {}, false
 for i = first, #ARGV, stride do
   local state = look(ARGV[i])
-  if is_push and is_left(state, config.leaves_waiting or ARGV[i + 1] == '') then
-    state, is_refused = 'left ' .. state, true
+  if is_push and refuses(state, config.refuses_waiting or ARGV[i + 1] == '') then
+    state, is_refused = 'refused ' .. state, true
   end
   table.insert(states, state)
 end

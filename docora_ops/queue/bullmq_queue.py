@@ -108,24 +108,24 @@ class BullmqQueue(LinkQueue):
         requests: Sequence[PushRequest],
         created_at: float,  # noqa: ARG002
         *,
-        leaves_waiting: bool = False,
+        refuses_waiting: bool = False,
         front: bool = False,  # noqa: ARG002
         exempts: bool = False,  # noqa: ARG002
         changes_links: bool = True,  # noqa: ARG002
         commands: Sequence[Command] = (),
     ) -> list[Answer]:
-        """Looks at all jobs; queues nothing.
-
-        Runs the Redis `commands`, or none of them if a job must be left (see `Answer.is_left`).
-        """
+        """Looks at all jobs, and runs the Redis `commands`. Queues nothing."""
         if not requests:
             return []
-        config = {"leaves_waiting": leaves_waiting, "commands": len(commands), **self.mark_to_leave}
-        arguments: list[str | bytes | int] = ["push", json.dumps(self.script_keys | config)]
+        flags = {"refuses_waiting": refuses_waiting, "commands": len(commands)}
+        config = {**self.script_keys, **flags, **self.mark_to_leave}
+        arguments: list[str | bytes | int] = ["push", json.dumps(config)]
         arguments += arguments_of(commands)
         for request in requests:
             arguments += (request.job_id, "queue" if request.payload else "")
-        return answers_of_script(self.script.run(arguments))
+        return answers_of_script(
+            [request.job_id for request in requests], self.script.run(arguments)
+        )
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:
         is_pending = status == LinkStatus.PENDING_SNAPSHOT

@@ -83,24 +83,36 @@ class Answer:
 
     error_message: what is wrong with an unreadable job.
     is_delayed: whether the job waits, but not in a list.
-    is_left: whether the job can't be pushed. If so, the push has pushed no job at all.
     """
 
     state: JobState
     error_message: str | None = None
     is_delayed: bool = False
-    is_left: bool = False
 
 
-def answers_of_script(replies: Sequence[str]) -> list[Answer]:
-    """Parses the replies of a script, one per job."""
-    answers = []
-    for reply in replies:
-        word, _, reason = reply.removeprefix("left ").partition(":")
+class PushRefusedError(Exception):
+    """Nothing was pushed, because some of the jobs can't be.
+
+    answers: the states of these jobs, by job id.
+    """
+
+    def __init__(self, answers: Mapping[str, Answer]) -> None:
+        super().__init__(answers)
+        self.answers = answers
+
+
+def answers_of_script(job_ids: Sequence[str], replies: Sequence[str]) -> list[Answer]:
+    """Parses the replies of a script, one per job. Raises PushRefusedError."""
+    answers, refused = [], {}
+    for job_id, reply in zip(job_ids, replies, strict=True):
+        word, _, reason = reply.removeprefix("refused ").partition(":")
         error = f"its Redis key does not hold a job: {reason}" if reason else None
-        is_delayed, is_left = word == "delayed", reply.startswith("left ")
-        state = JobState.WAITING if is_delayed else JobState(word)
-        answers.append(Answer(state, error, is_delayed, is_left))
+        state = JobState.WAITING if word == "delayed" else JobState(word)
+        answers.append(Answer(state, error, is_delayed=word == "delayed"))
+        if reply.startswith("refused "):
+            refused[job_id] = answers[-1]
+    if refused:
+        raise PushRefusedError(refused)
     return answers
 
 
@@ -201,7 +213,7 @@ class LinkQueue(ABC):
     def look(self, job_ids: Sequence[str]) -> list[Answer]:
         """Returns the state of each job according to its own keys; writes nothing."""
         arguments = ["look", json.dumps(self.script_keys), *job_ids]
-        return answers_of_script(self.script.run(arguments) if job_ids else ())
+        return answers_of_script(job_ids, self.script.run(arguments) if job_ids else ())
 
     @abstractmethod
     def push(
@@ -209,22 +221,22 @@ class LinkQueue(ABC):
         requests: Sequence[PushRequest],
         created_at: float,
         *,
-        leaves_waiting: bool = False,
+        refuses_waiting: bool = False,
         front: bool = False,
         exempts: bool = False,
         changes_links: bool = True,
         commands: Sequence[Command] = (),
     ) -> list[Answer]:
-        """Queues all jobs atomically, or none if any can't be pushed: see `Answer.is_left`.
+        """Queues all jobs atomically. Returns the state of each job before the push.
 
-        Running and unreadable jobs can't be pushed. A waiting job keeps its place, unless it is
-        `disproved`. Returns the state of each job before the push.
+        A waiting job keeps its place, unless it is `disproved`. Raises PushRefusedError if any job
+        is running or unreadable.
 
         Call it with the rows of the links locked in Postgres, but load the script before that,
         because Docora may be waiting for these rows.
 
         created_at: Unix time by the clock of Redis, the only clock that all processes share.
-        leaves_waiting: also treat waiting jobs as jobs that can't be pushed.
+        refuses_waiting: also raise PushRefusedError if any job waits.
         front: put each new job at the head of the queue, which reverses their order.
         exempts: exempt the jobs from the holds of their apps, if any.
         changes_links: give waiting jobs all their tries back, and run `commands` even if all jobs

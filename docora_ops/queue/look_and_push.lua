@@ -5,7 +5,7 @@
 -- ARGV[2]  JSON: what judge.lua needs, and for a push
 --          `fields`: fields and values that all jobs share
 --          `front`: push each new job to the head, which reverses their order
---          `leaves_waiting`: leave waiting jobs
+--          `refuses_waiting`: also refuse jobs that wait
 --          `changes_links`: run the commands even if no job is pushed
 --          `retries_left`: give each waiting job this number of further tries
 --          `holds`: key of the holds, if the jobs are to be exempted from the holds
@@ -18,8 +18,8 @@
 --               The worker reads this field, and ignores it in a later job with the same id.
 --
 -- Returns the state of each job, before any change: none, finished, stale, waiting, delayed
--- (waiting, but not in a list), running, or unreadable:REASON. If a push must leave any job, it
--- writes nothing, and the states of the jobs to leave begin with "left ".
+-- (waiting, but not in a list), running, or unreadable:REASON. If a push refuses any job, it writes
+-- nothing, and the states of the refused jobs begin with "refused ".
 
 local is_push = mode == 'push'
 local commands, first = {}, 3
@@ -45,8 +45,8 @@ local states, is_refused, pushes_any = {}, false, false
 for i = first, #ARGV, stride do
   local state, data = alone(state_of, ARGV[i], is_push and ARGV[i + 1] or ''), ARGV[i + 2]
   pushes_any = pushes_any or data ~= '' and not waits(state)
-  if is_push and is_left(state, config.leaves_waiting or data == '') then
-    state, is_refused = 'left ' .. state, true
+  if is_push and refuses(state, config.refuses_waiting or data == '') then
+    state, is_refused = 'refused ' .. state, true
   end
   table.insert(states, state)
 end

@@ -148,7 +148,7 @@ class RqQueue(LinkQueue):
         requests: Sequence[PushRequest],
         created_at: float,
         *,
-        leaves_waiting: bool = False,
+        refuses_waiting: bool = False,
         front: bool = False,
         exempts: bool = False,
         changes_links: bool = True,
@@ -160,7 +160,7 @@ class RqQueue(LinkQueue):
         config = SCRIPT_KEYS | {
             "fields": [*self.common_fields, "created_at", now, "enqueued_at", now],
             "front": front,
-            "leaves_waiting": leaves_waiting,
+            "refuses_waiting": refuses_waiting,
             "changes_links": changes_links,
             "commands": len(commands),
             **({"holds": HOLDS} if exempts else {}),
@@ -179,7 +179,8 @@ class RqQueue(LinkQueue):
                 payload.description if payload else b"",
                 now if request.was_failed else "",
             )
-        return answers_of_script(self.script.run(arguments))
+        job_ids = [request.job_id for request in requests]
+        return answers_of_script(job_ids, self.script.run(arguments))
 
     def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
         with redis_errors(self._client):

@@ -1,4 +1,4 @@
--- What RQ's and BullMQ's scripts for changes share. Tells which jobs a push must leave, and writes
+-- What RQ's and BullMQ's scripts for changes share. Tells which jobs a push refuses, and writes
 -- what accompanies a change of jobs: the caller's commands, and the mark that names the database of
 -- this Redis.
 
@@ -6,10 +6,10 @@ local function waits(state)
   return state == 'waiting' or state == 'delayed'
 end
 
--- Tells whether a push must leave a job with this state.
--- `leaves_waiting`: also leave waiting jobs
-local function is_left(state, leaves_waiting)
-  return state == 'running' or string.find(state, '^unreadable') or leaves_waiting and waits(state)
+-- Tells whether a push refuses a job with this state.
+-- `refuses_waiting`: also refuse waiting jobs
+local function refuses(state, refuses_waiting)
+  return state == 'running' or string.find(state, '^unreadable') or refuses_waiting and waits(state)
 end
 
 -- Reads `count` commands from ARGV, each preceded by its length. Returns them, and the index of the

@@ -102,7 +102,7 @@ class LinkRecovery:
                 beat()
                 if item is None:
                     continue
-                ref, error, is_queued = item.ref, item.error_message, item.outcome.succeeded
+                ref, error, is_queued = item.ref, item.error_message, item.outcome.is_put_to_work
                 ids = ref.app_id, ref.repository_id, ref.id
                 end = JobEnd.TRIED_AGAIN if is_queued else JobEnd.FAILED
                 outcome = SnapshotOutcome(host.now(), *ids, end, error_message=error)

@@ -113,7 +113,7 @@ class Course:
         def note_claims(changer: Changer, refs: Any) -> Changed:
             changed = change(changer, refs)
             if changer.action is Action.RETRY:
-                done = [item for item in changed.outcomes if item.outcome.succeeded]
+                done = [item for item in changed.outcomes if item.outcome.is_put_to_work]
                 self.claimed.update(item.ref.job_id for item in done)
             return changed
 

@@ -118,9 +118,9 @@ def test_a_job_that_a_worker_takes_after_the_look_changes_only_its_own_link(
     result = bulk.run(actions)
     assert refused
     assert result.counts == Counter([*[Outcome.QUEUED] * 4, outcome])
-    queued = [link for link in links if outcome.succeeded or link != taken]
+    queued = [link for link in links if outcome.is_put_to_work or link != taken]
     assert sorted(docora.waiting()) == [link.job_id for link in queued]
-    if not outcome.succeeded:
+    if not outcome.is_put_to_work:
         assert docora.row(taken) == row
     assert {docora.status(link) for link in queued} == {bulk.done_status}
     docora.assert_sound()

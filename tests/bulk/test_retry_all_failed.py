@@ -189,6 +189,18 @@ def test_one_slow_link_is_left_and_slow_links_in_a_row_end_the_run(docora: Docor
     docora.assert_sound()
 
 
+def test_slow_links_with_a_refused_one_between_them_do_not_end_the_run(docora: Docora) -> None:
+    docora.add_links(3, status="synced")
+    links = docora.links()
+    for link in (links[0], links[2]):
+        docora.add_deliveries(link, 1)
+    event = "BEFORE DELETE ON app_delivered_files"
+    docora.add_trigger("PERFORM pg_sleep(90)", event=event, name="sleep")
+    forbid(docora, links[1], "P0001")
+    result = docora.actions(statement_timeout=round(patience() / 100, 1)).resync_all(APP)
+    assert result.counts == {Outcome.NOT_QUEUED: 3}
+
+
 def test_a_terminal_shows_what_it_is_about_and_asks_and_a_yes_runs_it_with_a_bar(
     docora: Docora,
 ) -> None:

@@ -11,7 +11,7 @@ from docora_ops.database.link_rows import read_payload
 from docora_ops.errors import DocoraOpsError, JobUnreadableError, RefusedError, SnapshotRunningError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
-from docora_ops.queue import Answer, PushRequest
+from docora_ops.queue import Answer, PushRefusedError, PushRequest
 from tests.support.bulk_actions import APP, RESYNC, BulkAction, every_bulk_action
 from tests.support.docora import WIP, Docora
 from tests.support.job_states import (
@@ -60,7 +60,7 @@ def assert_job(
         assert docora.job(link).kwargs["is_rescan"] is is_rescan
     else:
         assert found == before, state
-    if outcome.succeeded:
+    if outcome.is_put_to_work:
         assert docora.redis.ttl(key) == -1, state
 
 
@@ -98,7 +98,7 @@ def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
             assert_job(docora, link, state, before[link.job_id], is_rescan=is_rescan)
         else:
             assert footprints(docora, [link.job_id])[link.job_id] == before[link.job_id], state
-        is_changed = is_done and STATES[state][1].succeeded
+        is_changed = is_done and STATES[state][1].is_put_to_work
         assert docora.was_reset(link) is is_changed, state
         assert is_changed or docora.row(link) == rows[state]
         forgotten = action is Action.RESYNC and is_changed
@@ -136,11 +136,11 @@ def test_a_bulk_action_does_what_the_state_of_each_job_asks_for_and_a_dry_run_pr
     for name, (_, outcome) in STATES.items():
         link = links[name]
         assert_job(docora, link, name, before[link.job_id], is_rescan=bulk is not RESYNC)
-        if outcome.succeeded and bulk.done_status != bulk.status:
+        if outcome.is_put_to_work and bulk.done_status != bulk.status:
             assert docora.was_reset(link), name
         else:
             assert docora.row(link) == rows[name], name
-        forgotten = bulk is RESYNC and outcome.succeeded
+        forgotten = bulk is RESYNC and outcome.is_put_to_work
         assert docora.deliveries(link) == (0 if forgotten else 2), name
         if outcome is Outcome.NOT_QUEUED:
             assert "WRONGTYPE" in errors.pop(link.job_id), name
@@ -180,7 +180,9 @@ def test_a_misplaced_job_is_replaced_if_it_is_as_two_looks_have_found_it(docora:
     docora.start_job(link.job_id)
     docora.redis.hset(Job.key_for(link.job_id), "status", "queued")
     at = docora.job_hash(link.job_id)["enqueued_at"].decode()
-    assert push(link, f"queued {at}").is_left, "a running job is never replaced"
+    with pytest.raises(PushRefusedError) as refused:  # a running job is never replaced
+        push(link, f"queued {at}")
+    assert refused.value.answers[link.job_id].state is JobState.RUNNING
 
 
 def test_what_killed_workers_have_left_is_removed_with_the_job_and_nothing_else(

@@ -6,7 +6,7 @@ from itertools import takewhile
 import pytest
 
 from docora_ops.database.claims import Claiming, claim_links
-from docora_ops.links import LinkFilter
+from docora_ops.links import LinkFilter, LinkRef
 from tests.support.docora import Docora
 from tests.support.proxy import patience
 
@@ -76,12 +76,13 @@ def test_misleading_statistics_do_not_slow_a_claim(
     connection.execute("ANALYZE app_repositories")
     connection.execute(EMPTY)
     docora.add_links(LINKS, apps=2, status=status)
-    ids = [str(row["id"]) for row in connection.execute("SELECT id FROM app_repositories")]
+    rows = connection.execute("SELECT id, app_id, repository_id FROM app_repositories")
+    refs = [LinkRef(str(row["id"]), row["app_id"], row["repository_id"]) for row in rows]
     # Once through all is a tenth of this, a product more than its double: 2 s on a quiet machine.
     database = docora.actions(statement_timeout=round(patience() / 15)).database
     with database.transaction():
-        claims = claim_links(database, ids, claiming)
-    assert Counter(claim.outcome for claim in claims) == {None: LINKS}
+        claims = claim_links(database, refs, claiming)
+    assert Counter(claim.refusal for claim in claims.values()) == {None: LINKS}
     assert docora.statuses() == {"pending_snapshot": LINKS}
     # TRUNCATE forgets the counts; the tests that follow would be slow with them.
     connection.execute("TRUNCATE apps, repositories, app_repositories CASCADE")
