@@ -37,9 +37,7 @@ def closed(docora: Docora) -> set[str]:
 
 
 @pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
-def test_only_circuits_of_links_that_are_queued_are_closed_and_counted(
-    docora: Docora, bulk: BulkAction
-) -> None:
+def test_only_circuits_of_queued_links_are_closed(docora: Docora, bulk: BulkAction) -> None:
     """Open ones, and those that have counted failures."""
     app_id, other = docora.add_app("Acme Search", APP), docora.add_app("Other", "app_0")
     failures = {"open": 5, "failing": 3, "closed": 0, "running": 5, "bad.id": 5, "other": 5}
@@ -101,9 +99,7 @@ def test_circuits_are_locked_in_the_order_of_their_ids(docora: Docora) -> None:
 
 
 @pytest.mark.parametrize("released", [True, False])
-def test_a_circuit_that_another_session_holds_is_waited_for_once(
-    docora: Docora, *, released: bool
-) -> None:
+def test_a_circuit_that_is_locked_is_waited_for_once(docora: Docora, *, released: bool) -> None:
     docora.add_links(40)
     open_all(docora)
     held = docora.links()[7].repository_id

@@ -23,9 +23,7 @@ def link_with_open_circuit(bullmq: Bullmq, status: str = "failed") -> TestLink:
 
 
 @pytest.mark.slow
-def test_a_link_with_an_open_circuit_is_left_alone_unless_the_circuit_is_reset(
-    bullmq: Bullmq,
-) -> None:
+def test_a_link_with_an_open_circuit_is_left_alone_unless_it_is_reset(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     link = link_with_open_circuit(bullmq)
     before = docora.dump()

@@ -77,9 +77,7 @@ def test_a_hold_of_an_earlier_time_with_rq_hides_no_link(bullmq: Bullmq) -> None
     assert bullmq.run("retry-all-failed", "--yes", "--json").data["total"] == 1
 
 
-def test_queue_lists_the_jobs_with_the_names_of_their_links(
-    bullmq: Bullmq, jobs: dict[str, TestLink]
-) -> None:
+def test_queue_names_the_links_of_its_jobs(bullmq: Bullmq, jobs: dict[str, TestLink]) -> None:
     listed = bullmq.run("queue", "--json").data["jobs"]
     states = [(job["job_id"], job["status"]) for job in listed]
     assert states == [(link.job_id, state) for state, link in jobs.items()]

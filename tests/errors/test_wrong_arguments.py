@@ -97,9 +97,7 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
 
 
 @pytest.mark.parametrize("words", [["status"], ["verify"], ["operations", "bulk_1", "--follow"]])
-def test_without_settings_a_command_says_what_to_do_and_nothing_else(
-    docora: Docora, words: list[str]
-) -> None:
+def test_without_settings_a_command_says_what_to_do(docora: Docora, words: list[str]) -> None:
     env = {"DATABASE_URL": None, "REDIS_URL": "nonsense"}
     code, shown = on_terminal(docora, words, env=env)
     assert code == 2, shown

@@ -115,9 +115,7 @@ def test_a_worker_that_waits_for_redis_ends_at_once_when_told(
     assert worker.log.count("ended, as told") == 2
 
 
-def test_a_worker_whose_password_is_refused_ends_with_5(
-    snapshots: Snapshots, redis_pair: RedisPair
-) -> None:
+def test_a_worker_ends_if_refused_at_login(snapshots: Snapshots, redis_pair: RedisPair) -> None:
     admin = redis_pair.primary.client
     with running(snapshots, "--concurrency", "1", REDIS_URL=redis_pair.name.url) as worker:
         worker.await_ready()

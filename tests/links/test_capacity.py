@@ -118,9 +118,7 @@ def test_slots_are_missing_where_less_is_managed_than_is_due_and_jobs_wait(
         assert seen["hint"].startswith("docora-ops worker --concurrency N")
 
 
-def test_no_slot_is_missing_while_a_worker_is_idle_because_an_app_has_its_share(
-    busy: Docora,
-) -> None:
+def test_no_slot_is_missing_while_shares_keep_a_worker_idle(busy: Docora) -> None:
     ended(busy, {15: 3, 25: 1, 35: 0})
     wait_for(busy, 130, 4)
     run_on(busy, "worker-1")

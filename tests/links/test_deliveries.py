@@ -124,9 +124,7 @@ def test_what_a_worker_has_delivered_is_proven_to_be_all(snapshots: Snapshots) -
 
 
 @pytest.mark.slow
-def test_period_and_path_choose_files_and_the_proof_is_of_all_matching_ones(
-    docora: Docora,
-) -> None:
+def test_period_and_path_choose_files_and_the_proof_is_of_all_matching_ones(docora: Docora) -> None:
     app = docora.add_app()
     api, web = (add(docora, app, name, FILES) for name in ("octo/api", "octo/web"))
     for ago, path in ((30, "README.md"), (20, "src/%"), (10, "docs/%"), (40, "e%"), (50, "back%")):
@@ -220,9 +218,7 @@ def test_files_are_listed_in_pages_and_a_pipe_gets_all(docora: Docora) -> None:
     assert (file["repository_id"], file["path"]) == (web.repository_id, "x\u202e.txt")
 
 
-def test_a_long_list_is_read_bit_by_bit_and_misses_no_file(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_list_is_read_in_pieces(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "_AT_ONCE", 2)
     app = docora.add_app()
     for name, files in (("octo/a", 3), ("octo/b", 2), ("octo/c", 4)):

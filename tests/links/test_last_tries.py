@@ -84,9 +84,7 @@ def test_beside_bullmq_failed_jobs_tell_when_links_failed(bullmq: Bullmq) -> Non
     assert "Last tries" not in shown
 
 
-def test_lists_search_only_the_newest_entries_for_failures(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lists_search_the_newest_failures(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("docora_ops.queue.outcomes.MOST_SEARCHED", 10)
     recent, old, _without_entry = (docora.add_link("failed") for _ in range(3))
     minutes = {recent: 8, old: 12}  # entries of others came after these failures, one each minute

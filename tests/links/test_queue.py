@@ -72,9 +72,7 @@ def links(docora: Docora) -> list[TestLink]:
     return links
 
 
-def test_each_job_and_each_worker_but_a_killed_one_is_shown(
-    docora: Docora, links: list[TestLink]
-) -> None:
+def test_each_job_and_each_live_worker_is_shown(docora: Docora, links: list[TestLink]) -> None:
     with frozen(docora):
         result, first, screen, whole = docora.run_together(
             ("queue", "--json"),
@@ -207,9 +205,7 @@ def test_a_backlog_names_its_cause_and_a_delayed_try_its_error(backlog: Docora) 
 
 
 @pytest.mark.parametrize("value", [b"", b"5 9 2026-01-01T00:00:00.000000Z"])
-def test_files_of_an_earlier_try_or_of_an_older_worker_are_unknown(
-    backlog: Docora, value: bytes
-) -> None:
+def test_files_of_an_earlier_try_or_older_worker_are_unknown(backlog: Docora, value: bytes) -> None:
     [job] = backlog.run("queue", "--limit", "1", "--json").data["jobs"]
     backlog.redis.hset(f"rq:job:{job['job_id']}", "files", value)
     [job] = backlog.run("queue", "--limit", "1", "--json").data["jobs"]
@@ -253,9 +249,7 @@ def test_an_idle_worker_beside_jobs_that_wait_is_explained(backlog: Docora) -> N
     assert free not in docora.run("queue").stdout
 
 
-def test_many_busy_workers_are_read_in_as_many_round_trips_as_one(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_workers_are_read_at_once(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = []
     send = AbstractConnection.send_packed_command
 

@@ -59,9 +59,7 @@ FIGURES = [
 
 
 @pytest.mark.parametrize(("recent", "before", "word"), FIGURES)
-def test_the_word_is_what_the_figures_say_and_chance_does_not(
-    recent: int, before: int, word: str
-) -> None:
+def test_the_word_is_what_chance_does_not_explain(recent: int, before: int, word: str) -> None:
     assert direction(recent, 1500, before, 3600) == word
 
 
@@ -223,9 +221,7 @@ def test_many_asterisks_in_a_pattern_take_no_longer(docora: Docora, now: datetim
         assert totals(docora.run("trend", "--error", pattern, "--json"))["failed"] == failed
 
 
-def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(
-    docora: Docora, now: datetime
-) -> None:
+def test_beside_bullmq_only_failed_jobs_are_known(docora: Docora, now: datetime) -> None:
     record(docora, spread(now, [30] * 5))  # of another time
     for number, minutes in enumerate((150, 75, 74, 10)):
         job_id, milliseconds = f"app_a-repo_{number}", (now.timestamp() - minutes * 60) * 1000

@@ -45,9 +45,7 @@ def test_nobody_waits_and_the_results_are_told(snapshots: Snapshots) -> None:
         assert "1 failed again, 1 in sync" in docora.run(*command).stdout
 
 
-def test_results_that_the_record_no_longer_reaches_are_not_told(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unrecorded_results_are_unknown(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcomes, "ENTRIES_KEPT", 100)
     client = docora.redis
     since = datetime.fromtimestamp(int(server_time(client)), UTC)

@@ -162,9 +162,7 @@ def test_the_topic_names_each_script_of_a_command_that_reads() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("subcommands")
-def test_the_narrower_user_runs_every_command_that_reads_and_no_other_script(
-    docora: Docora,
-) -> None:
+def test_the_narrower_user_runs_all_that_reads_and_no_other_script(docora: Docora) -> None:
     access, endless = docora.redis_access, "while true do end"
     link, _ = arrange(docora)
 

@@ -17,11 +17,12 @@ from tests.support.read_only import frozen
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
 
+Links = tuple[TestLink, TestLink]
 REASON = ("--reason", "wrong URL")
 
 
 @pytest.fixture
-def links(docora: Docora) -> tuple[TestLink, TestLink]:
+def links(docora: Docora) -> Links:
     """A failed link of an app to hold, and one of another app."""
     docora.add_worker()
     docora.redis.hset("rq:worker:worker-1", "obeys_holds", 1)
@@ -42,7 +43,7 @@ def exemptions(docora: Docora) -> list[str]:
 
 
 def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
-    docora: Docora, links: tuple[TestLink, TestLink]
+    docora: Docora, links: Links
 ) -> None:
     link, other = links
     docora.queue_job(link)
@@ -72,7 +73,7 @@ def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
 
 
 def test_a_hold_removes_those_that_have_ended_with_their_exemptions(
-    docora: Docora, links: tuple[TestLink, TestLink]
+    docora: Docora, links: Links
 ) -> None:
     link, other = links
     docora.redis.hset(HOLDS, mapping={"app_other": '{"until": null}', "now:app_other-1": "then"})
@@ -83,9 +84,7 @@ def test_a_hold_removes_those_that_have_ended_with_their_exemptions(
     assert set(docora.redis.hgetall(HOLDS)) == kept
 
 
-def test_an_app_that_is_held_again_meanwhile_stays_held(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_app_held_anew_stays_held(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     docora.redis.hset(HOLDS, "app_ended", '{"until": 1}')
     register = docora.redis.register_script
 
@@ -98,9 +97,7 @@ def test_an_app_that_is_held_again_meanwhile_stays_held(
     assert set(read_holds(docora.redis)) == {"app_ended", "app_other"}
 
 
-def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(docora: Docora, links: Links) -> None:
     link, _ = links
     docora.queue_job(link)
     with frozen(docora):
@@ -114,7 +111,7 @@ def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(
 
 
 def test_a_worker_that_does_not_obey_is_named_and_nothing_is_held(
-    docora: Docora, links: tuple[TestLink, TestLink]
+    docora: Docora, links: Links
 ) -> None:
     docora.add_worker("plain")
     with frozen(docora):
@@ -132,7 +129,7 @@ def test_a_worker_that_does_not_obey_is_named_and_nothing_is_held(
 
 @pytest.mark.slow
 def test_commands_for_many_links_leave_held_apps_out_and_say_so(
-    docora: Docora, links: tuple[TestLink, TestLink]
+    docora: Docora, links: Links
 ) -> None:
     link, other = links
     hold(docora, link)
@@ -164,9 +161,7 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     assert docora.waiting() == [other.job_id, link.job_id]
 
 
-def test_a_question_about_a_hold_makes_no_warning_come_twice(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_a_question_about_a_hold_makes_no_warning_come_twice(docora: Docora, links: Links) -> None:
     hold(docora, links[0])
     docora.redis.set("rq:suspended", "1")
     code, shown = on_terminal(docora, ["retry", *links[0].ids], answer=b"y\n", columns=200)
@@ -175,7 +170,7 @@ def test_a_question_about_a_hold_makes_no_warning_come_twice(
 
 @pytest.mark.slow
 def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
-    docora: Docora, links: tuple[TestLink, TestLink]
+    docora: Docora, links: Links
 ) -> None:
     link, other = links
     hold(docora, link, *REASON)
@@ -216,7 +211,7 @@ def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
 
 @pytest.mark.parametrize("status", ["pending_snapshot", "scanning", "synced"])
 def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
-    docora: Docora, links: tuple[TestLink, TestLink], status: str
+    docora: Docora, links: Links, status: str
 ) -> None:
     link, _ = links
     docora.queue_job(link)
@@ -246,7 +241,7 @@ def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
 
 @pytest.mark.slow
 def test_who_and_why_is_told_and_a_held_app_is_neither_due_nor_overdue_nor_lost(
-    docora: Docora, links: tuple[TestLink, TestLink]
+    docora: Docora, links: Links
 ) -> None:
     link, other = links
     docora.set_link(other, status="synced")
@@ -304,9 +299,7 @@ def test_who_and_why_is_told_and_a_held_app_is_neither_due_nor_overdue_nor_lost(
     assert "docora_links_overdue 0.0\n" in metrics
 
 
-def test_a_link_that_was_cut_off_is_shown_as_partly_sent(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_a_link_that_was_cut_off_is_partly_sent(docora: Docora, links: Links) -> None:
     link, _ = links
     docora.set_link(link, status="pending_snapshot")
     docora.add_deliveries(link, 1)
@@ -334,9 +327,7 @@ def test_a_link_that_was_cut_off_is_shown_as_partly_sent(
     assert docora.run("show", *link.ids, "--json").data["is_partly_sent"] is False
 
 
-def test_what_is_no_hold_holds_its_app_until_its_release(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_what_is_no_hold_holds_its_app_until_its_release(docora: Docora, links: Links) -> None:
     link, other = links
     docora.redis.hset(HOLDS, link.app_id, "no hold")
     with frozen(docora):
@@ -366,9 +357,7 @@ def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docor
     assert docora.run("release", "app_gone").code == 3
 
 
-def test_secrets_in_a_reason_are_masked_whoever_wrote_it(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_secrets_in_a_reason_are_masked_whoever_wrote_it(docora: Docora, links: Links) -> None:
     link, _ = links
     value = {"until": None, "reason": "postgres://kim:hunter2@db/docora is down"}
     docora.redis.hset(HOLDS, link.app_id, json.dumps(value))
@@ -378,9 +367,7 @@ def test_secrets_in_a_reason_are_masked_whoever_wrote_it(
             assert ("@db/docora is" in shown, "hunter2" in shown) == (True, False), shown
 
 
-def test_links_are_due_from_the_release_on(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_links_are_due_from_the_release_on(docora: Docora, links: Links) -> None:
     """Nothing could move while the only app was held, so that is no alarm at its release."""
     link, other = links
     docora.delete_link(other)

@@ -95,9 +95,7 @@ def test_a_terminal_of_80_columns_shows_since_when_a_link_is_overdue(docora: Doc
 
 
 @pytest.mark.slow
-def test_if_no_link_at_all_is_scanned_those_that_wait_for_their_first_scan_count_too(
-    docora: Docora, links: dict[str, str]
-) -> None:
+def test_if_nothing_is_scanned_new_links_count(docora: Docora, links: dict[str, str]) -> None:
     docora.connection.execute(
         "UPDATE app_repositories SET last_scanned_at = last_scanned_at - interval '3 hours'"
     )

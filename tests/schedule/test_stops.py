@@ -64,9 +64,7 @@ JUDGED: dict[bool, dict[str, Activity]] = {
 
 
 @pytest.mark.parametrize("nothing_moves", JUDGED)
-def test_nothing_moves_only_if_a_link_is_due_and_no_job_at_work_for_too_long(
-    nothing_moves: bool,
-) -> None:
+def test_nothing_moves_only_if_links_are_due_and_no_job_ends(nothing_moves: bool) -> None:
     found = {case: judge(activity) for case, activity in JUDGED[nothing_moves].items()}
     assert found == dict.fromkeys(found, nothing_moves)
 
@@ -132,9 +130,7 @@ def freshness(docora: Docora, env: Env = None) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_a_full_stop_is_seen_long_before_links_are_overdue_and_they_are_overdue_in_time(
-    docora: Docora,
-) -> None:
+def test_a_stop_is_seen_before_links_are_overdue_and_these_in_time(docora: Docora) -> None:
     scan_links(docora, *(250 + 1.5 * number for number in range(200)))
     found = freshness(docora)
     assert (found["nothing_moves"], found["overdue"], found["is_slow"]) == (True, 0, False)

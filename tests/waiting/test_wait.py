@@ -64,9 +64,7 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
 ERRORS = ("HTTP 502 on created a.md", "HTTP 502 on created b/c.md", "it's -50% *", "")
 
 
-def test_many_are_counted_by_result_and_the_failed_ones_listed_and_grouped_by_error(
-    docora: Docora,
-) -> None:
+def test_many_are_counted_by_result_and_failed_ones_grouped_by_error(docora: Docora) -> None:
     links = [docora.add_link() for _ in range(9)]
     errors = {link.job_id: ERRORS[number // 2] for number, link in enumerate(links[:8])}
     with other_worker(docora, errors.get):

@@ -301,9 +301,7 @@ def test_a_hold_ends_whatever_its_reason_says(docora: Docora, reason: str) -> No
 
 
 @pytest.mark.slow
-def test_a_worker_lets_the_jobs_of_a_held_app_wait_and_looks_once_a_second(
-    snapshots: Snapshots,
-) -> None:
+def test_a_worker_lets_jobs_of_held_apps_wait_and_looks_each_second(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     links = snapshots.add_links(["Held", "Other"])
     for link in links.values():

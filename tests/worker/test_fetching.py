@@ -342,9 +342,7 @@ def test_the_memory_of_a_job_is_limited_and_that_of_its_worker_is_not(snapshots:
 
 
 @pytest.mark.slow
-def test_a_job_that_runs_out_of_memory_fails_its_link_and_counts_for_the_circuit(
-    snapshots: Snapshots,
-) -> None:
+def test_a_job_that_runs_out_of_memory_counts_for_the_circuit(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({})
     commit_bomb(upstream, levels=3, width=100)
     work_with_little_memory(snapshots, link)

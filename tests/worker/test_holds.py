@@ -112,9 +112,7 @@ def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Sna
 
 
 @pytest.mark.slow
-def test_what_is_no_hold_stops_the_snapshots_of_its_app_until_its_release(
-    snapshots: Snapshots,
-) -> None:
+def test_what_is_no_hold_stops_its_apps_snapshots_until_a_release(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES)
     docora.redis.set(HOLDS, "no hash")
@@ -208,9 +206,7 @@ def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) 
 
 
 @pytest.mark.slow
-def test_kills_while_an_app_is_held_lose_and_double_nothing_and_it_gets_nothing(
-    snapshots: Snapshots,
-) -> None:
+def test_kills_while_an_app_is_held_lose_and_double_nothing(snapshots: Snapshots) -> None:
     docora, most, kills = snapshots.docora, {"max_retry_attempts": 20}, 3
     repositories = []
     for number in range(5):

@@ -119,9 +119,7 @@ def test_the_host_is_blamed_for_one_job_twice_and_then_the_link(docora: Docora) 
 
 @pytest.mark.slow
 @with_own_mounts
-def test_a_fault_of_the_host_long_after_two_others_counts_against_no_link(
-    snapshots: Snapshots,
-) -> None:
+def test_a_fault_of_the_host_long_after_others_counts_against_no_link(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"a": "0\n"})
     with worker_on_disk(snapshots) as (disk, worker):
         for number in range(1, 4):

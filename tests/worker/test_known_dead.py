@@ -30,9 +30,7 @@ def kill_worker(snapshots: Snapshots) -> None:
     assert 100 < snapshots.docora.redis.ttl(KEY) <= 105
 
 
-def test_repair_beside_docoras_worker_waits_for_no_worker_that_is_known_dead(
-    snapshots: Snapshots, bullmq: Bullmq
-) -> None:
+def test_repair_beside_bullmq_awaits_no_dead_worker(snapshots: Snapshots, bullmq: Bullmq) -> None:
     docora = snapshots.docora
     kill_worker(snapshots)
     stuck = docora.add_link("scanning", retry_count=0)

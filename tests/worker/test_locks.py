@@ -223,9 +223,7 @@ def test_the_lock_of_a_killed_host_takes_no_slot_and_no_try_of_another_apps_job(
 
 
 @pytest.mark.slow
-def test_a_job_that_is_cut_off_while_it_gives_its_slot_back_is_not_lost(
-    snapshots: Snapshots,
-) -> None:
+def test_a_job_cut_off_while_it_gives_its_slot_back_is_not_lost(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
     docora = snapshots.docora
     docora.redis.set(KEY, "another job")

@@ -187,9 +187,7 @@ def test_a_check_of_a_worker_that_hangs_fails_when_its_time_is_over(snapshots: S
         assert "no heartbeat file" in check(snapshots).stderr
 
 
-def test_a_worker_without_redis_is_alive_and_says_once_that_it_waits(
-    snapshots: Snapshots, docora: Docora
-) -> None:
+def test_a_worker_without_redis_is_alive_and_waits(snapshots: Snapshots, docora: Docora) -> None:
     with (
         Proxy.before_redis(docora.redis_access.worker) as proxy,
         running(snapshots, REDIS_URL=proxy.url) as worker,

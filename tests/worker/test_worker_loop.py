@@ -76,9 +76,7 @@ def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots
 
 
 @pytest.mark.slow
-def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
-    snapshots: Snapshots,
-) -> None:
+def test_a_job_that_loses_redis_before_it_begins_is_not_lost(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0)
     docora = snapshots.docora
     with Proxy.before_redis(docora.redis_access.worker) as proxy:
@@ -356,9 +354,7 @@ def horses_of(snapshots: Snapshots, answer: Callable[[str, int], int]) -> list[i
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
-    snapshots: Snapshots, is_killed: bool
-) -> None:
+def test_a_failure_or_kill_means_a_new_process(snapshots: Snapshots, is_killed: bool) -> None:
     def answer(app: str, pid: int) -> int:
         if app != "Two":
             return 200
