@@ -150,12 +150,3 @@ def test_a_circuit_that_was_reset_late_is_held_no_longer(docora: Docora) -> None
             while (result := next(steps).result).circuits_reset != 1:
                 pass
     assert result.circuits_locked == 0
-
-
-def test_links_that_are_chosen_by_an_open_circuit_are_all_queued(docora: Docora) -> None:
-    """The first batch closes the circuit by which the later links were chosen."""
-    docora.add_links(6, apps=6)
-    open_all(docora)
-    command = ("retry-all-failed", "--reset-circuit", "--json")
-    result = docora.run(*command, "--circuit", "open", "--batch-size", "2")
-    assert (result.code, result.data["queued"], result.data["circuits_reset"]) == (0, 6, 1)

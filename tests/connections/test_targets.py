@@ -25,15 +25,11 @@ Env = Mapping[str, str | None]
 ELSEWHERE = "postgres://u@127.0.0.1:1/elsewhere"
 
 
-def test_the_environment_leads_no_target_away(docora: Docora, env: Env, tmp_path: Path) -> None:
+def test_the_environment_leads_no_target_away(docora: Docora, env: Env) -> None:
     docora.add_app("Acme Search")
-    service = tmp_path / "services"
-    service.write_text("[x]\nhostaddr=192.0.2.1\nhost=192.0.2.1\nport=1\ndbname=x\n")
     for elsewhere in (
         {"DATABASE_URL": ELSEWHERE, "REDIS_URL": "redis://127.0.0.1:1"},
         {"DATABASE_URL_FILE": "/nowhere", "REDIS_URL_FILE": "/nowhere"},
-        {"PGHOSTADDR": "127.0.0.1", "PGPORT": "1", "PGHOST": "x", "PGOPTIONS": "-c role=x"},
-        {"PGSERVICE": "x", "PGSERVICEFILE": str(service)},
         {"DOCORA_OPS_CONNECT_TIMEOUT": "7", "DOCORA_OPS_PROTECTED": "no"},
     ):
         result = docora.run("apps", "--target", "prod", "--json", env={**env, **elsewhere})

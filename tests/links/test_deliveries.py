@@ -13,7 +13,6 @@ from tests.support.docora import Docora, Result
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
-from tests.support.terminal import at_terminals, plain_data
 
 LAST_ONLY = "records only the last delivery of each file, and no deletions"
 
@@ -227,17 +226,3 @@ def test_a_long_list_is_read_in_pieces(docora: Docora, monkeypatch: pytest.Monke
     found = [(file.repository_name, file.path) for file in files_read]
     assert len(found) == total == 9
     assert found == sorted(found)
-
-
-def test_a_terminal_of_80_columns_has_one_row_for_each_repository(docora: Docora) -> None:
-    app = docora.add_app("Quiet Harbor")
-    for name in ("hollow-hill/infra", "hollow-hill/handbook", "octo/billing"):
-        add(docora, app, name, without("README.md"))
-    shown = at_terminals(docora, ["deliveries", app], columns=80, env=ONE_LOOK)
-    lines = plain_data(shown.data).splitlines()
-    rows = [line.split() for line in lines if "/" in line]
-    assert [(row[0], row[1], *row[-2:]) for row in rows] == [
-        (name, "4", "1", "missing")
-        for name in ("hollow-hill/handbook", "hollow-hill/infra", "octo/billing")
-    ]
-    assert (shown.code, max(map(len, lines)) <= 80) == (6, True), shown

@@ -11,7 +11,7 @@ from tests.support.docora import Docora, finish
 from tests.support.proxy import eventually
 from tests.support.read_only import frozen
 from tests.support.running_commands import age_operation
-from tests.support.terminal import at_terminals, on_terminal, plain_data
+from tests.support.terminal import on_terminal
 
 OPERATION = "bulk_0123456789abcdef"
 KEY = f"docora:bulk:{OPERATION}"
@@ -247,17 +247,6 @@ def test_an_operation_lists_its_failures_as_long_as_it_is_known(docora: Docora) 
     assert "Poison ← octo/poison0\t" in table.stdout
     assert "\x1b" not in table.stdout + document.stdout
     assert "octo/poison21\t" in table.stdout
-
-
-def test_at_80_columns_it_says_what_each_operation_is_and_how_many_failed(docora: Docora) -> None:
-    results = '{"synced": 402, "failed": 13, "gone": 0, "unfinished": 40}'
-    write(docora, who="kim as root@ops-7", results=results, command="retry-all-failed")
-    shown = plain_data(at_terminals(docora, ["operations"], columns=80, env=NO_DATABASE).data)
-    said = " ".join(shown.split())
-    assert OPERATION in shown
-    for words in ("13 failed again", "retry-all-failed", "4 of 9"):
-        assert words in said, shown
-    assert len(shown.splitlines()) == 4
 
 
 def test_a_message_of_a_detached_command_is_no_step(docora: Docora) -> None:

@@ -15,14 +15,13 @@ from typing import Any, cast
 import pytest
 import redis
 from rq import Worker
-from rq.job import JobStatus
 
 from docora_ops.queue import connect
 from docora_ops.worker import reasons
 from docora_ops.worker.resources import Resources
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.bullmq import Bullmq
-from tests.support.clocks import clock_ahead, clock_in, with_wrong_clock
+from tests.support.clocks import clock_in, with_wrong_clock
 from tests.support.delivery_checks import link_row
 from tests.support.docora import QUEUE, Docora
 from tests.support.proxy import Fault, Proxy, eventually
@@ -268,25 +267,6 @@ def test_a_worker_takes_no_job_until_its_clock_is_right(
             eventually(lambda: docora.status(link) == "synced", "the end of the job")
     assert worker.log.count("takes no job") == worker.log.count("takes jobs again") == 1
     assert docora.row(link)["retry_count"] == 0
-
-
-@pytest.mark.slow
-@with_wrong_clock
-def test_a_burst_with_a_wrong_clock_ends_with_an_error_and_touches_nothing(
-    snapshots: Snapshots,
-) -> None:
-    docora = snapshots.docora
-    busy = docora.add_link("scanning")
-    docora.start_job(busy.job_id)
-    link, _ = snapshots.add_queued({"a": "1"})
-    with running(snapshots, "--burst", **clock_ahead(600)) as worker:
-        assert worker.end() == 4
-    assert f"Error: the clock of {HOST} is 600 s ahead of Redis's\n" in worker.log
-    assert "NTP" in worker.log
-    assert docora.waiting() == [link.job_id]
-    assert (docora.status(link), docora.status(busy)) == ("pending_snapshot", "scanning")
-    assert docora.job(busy).get_status() is JobStatus.STARTED
-    assert docora.redis.zcard(f"rq:wip:{QUEUE}") == 1
 
 
 @pytest.mark.slow
