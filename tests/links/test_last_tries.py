@@ -17,8 +17,7 @@ TWO_TRIES = {"MAX_RETRY_ATTEMPTS": "2"}
 
 
 @pytest.mark.slow
-def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots, docora: Docora) -> None:
     link, _ = snapshots.add_link({f"src/file-{number}.ts": "x\n" for number in range(9)})
     other = snapshots.link(link.app_id, docora.add_repository("octo/web", url="file:///missing"))
     answers = [200, 502] * 3

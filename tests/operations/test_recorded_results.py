@@ -16,8 +16,7 @@ ONE_TRY = {"MAX_RETRY_ATTEMPTS": "1"}
 
 
 @pytest.mark.slow
-def test_nobody_waits_and_the_results_are_told(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_nobody_waits_and_the_results_are_told(snapshots: Snapshots, docora: Docora) -> None:
     links = snapshots.add_links(["Good", "Bad", "Last"])
     snapshots.receiver.answer = lambda request: 500 if request.app == "Bad" else 200
     started = docora.run("retry-all-failed", "--limit", "2", "--yes", "--json", env=ONE_TRY)

@@ -226,9 +226,8 @@ def test_a_probe_that_fails_keeps_the_old_url(docora: Docora, link: TestLink) ->
 
 @pytest.mark.slow
 def test_the_links_of_jobs_that_keep_the_old_url_are_named_with_the_resync_that_they_need(
-    bullmq: Bullmq, link: TestLink
+    bullmq: Bullmq, docora: Docora, link: TestLink
 ) -> None:
-    docora = bullmq.docora
     active = docora.link(link.app_id, docora.add_repository("octo/active"))
     bullmq.start(active)
     waiting, delayed, renewed = (

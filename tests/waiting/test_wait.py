@@ -269,8 +269,7 @@ CREATED = ("create", "README.md")
 ERROR = "HTTP 503 on created README.md"
 
 
-def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots, docora: Docora) -> None:
     upstream = snapshots.add_upstream()
     upstream.commit({"README.md": "# Acme\n"})
     repository = snapshots.add_repository(upstream)

@@ -340,8 +340,7 @@ def add_hanging_links(snapshots: Snapshots, app: RawApp, size: int) -> TestLink:
 
 
 @pytest.mark.slow
-def test_an_app_that_never_answers_holds_up_no_other(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_an_app_that_never_answers_holds_up_no_other(snapshots: Snapshots, docora: Docora) -> None:
     with (
         raw_app(snapshots.receiver, Talk.wait_for_hangup) as app,
         running(snapshots, "--concurrency", "2") as worker,
@@ -392,9 +391,8 @@ class MortalConnection(redis.Connection):
 @pytest.mark.slow
 @pytest.mark.parametrize("is_sent", [False, True])
 def test_a_worker_that_is_killed_at_any_call_of_redis_loses_no_job_and_doubles_none(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, *, is_sent: bool
+    snapshots: Snapshots, docora: Docora, monkeypatch: pytest.MonkeyPatch, *, is_sent: bool
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_link({"a": "1\n"})
     begun: list[str] = []
 

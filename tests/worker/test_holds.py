@@ -50,9 +50,8 @@ def end(worker: Running) -> None:
 
 
 def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_release(
-    snapshots: Snapshots,
+    snapshots: Snapshots, docora: Docora
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES, max_retry_attempts=3)
     with held_worker(snapshots) as (gate, worker):
         held = docora.run("hold", link.app_id, "--json", "--reason", "wrong URL")
@@ -157,8 +156,7 @@ def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
     assert snapshots.docora.status(link) == "synced"
 
 
-def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots, docora: Docora) -> None:
     snapshots.settings_changes = {"circuit_breaker_threshold": 1}
     links = snapshots.add_links(["Acme", "Other"])
     change(docora, "hold", links["Acme"])

@@ -37,9 +37,8 @@ def assert_uncounted(snapshots: Snapshots, link: TestLink) -> None:
 @pytest.mark.slow
 @with_own_mounts
 def test_a_full_disk_counts_against_no_link_and_no_circuit_and_jobs_wait_until_there_is_room(
-    snapshots: Snapshots,
+    snapshots: Snapshots, docora: Docora
 ) -> None:
-    docora = snapshots.docora
     link, upstream = snapshots.add_link({"a": "1\n"})
     with worker_on_disk(snapshots, "--name", "w", CIRCUIT_BREAKER_THRESHOLD="1") as (disk, worker):
         disk.fill()
@@ -146,9 +145,8 @@ def without_files(pid: int) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_a_worker_that_can_not_even_begin_a_job_lets_it_wait_until_it_can(
-    snapshots: Snapshots,
+    snapshots: Snapshots, docora: Docora
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_link({"a": "1\n"})
     with running(snapshots) as worker:
         # The first time, the job can't be read; the second time, no process is started for it.

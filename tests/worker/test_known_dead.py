@@ -41,10 +41,9 @@ def test_repair_beside_bullmq_awaits_no_dead_worker(snapshots: Snapshots, bullmq
 
 @pytest.mark.parametrize("changes", [{"boot_id": "x"}, {"pid_namespace": "pid:[1]"}, None])
 def test_the_refusal_beside_other_workers_says_how_long_to_wait_if_they_were_killed(
-    snapshots: Snapshots, bullmq: Bullmq, changes: dict[str, str] | None
+    snapshots: Snapshots, docora: Docora, bullmq: Bullmq, changes: dict[str, str] | None
 ) -> None:
     """On another host, in another container, or of a version that does not register its process."""
-    docora = snapshots.docora
     kill_worker(snapshots)
     for name, value in (changes or {}).items():
         docora.redis.hset(KEY, name, value)
@@ -59,9 +58,8 @@ def test_the_refusal_beside_other_workers_says_how_long_to_wait_if_they_were_kil
 
 @pytest.mark.slow
 def test_a_worker_that_lives_is_refused_and_a_link_is_left_to_the_work_horse_of_a_dead_one(
-    snapshots: Snapshots, bullmq: Bullmq
+    snapshots: Snapshots, docora: Docora, bullmq: Bullmq
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"})
     with held_worker(snapshots, "--name", "w") as (gate, worker), bullmq.worker(lambda _: None):
         env = bullmq.environment(**ONE_LOOK)

@@ -170,9 +170,8 @@ def test_each_kill_is_recorded_once_and_the_last_as_failed_again(snapshots: Snap
 
 @pytest.mark.parametrize("answer", [200, 500])
 def test_a_kill_after_the_commit_loses_one_entry_and_none_is_invented(
-    snapshots: Snapshots, answer: int
+    snapshots: Snapshots, docora: Docora, answer: int
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
     snapshots.receiver.answer = lambda _: answer
     with Proxy.before_redis(docora.redis_access.worker) as proxy:
@@ -189,8 +188,7 @@ def test_a_kill_after_the_commit_loses_one_entry_and_none_is_invented(
     assert link_row(snapshots, link)[:2] == verdict
 
 
-def test_a_refused_entry_changes_nothing_for_the_link(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_a_refused_entry_changes_nothing_for_the_link(snapshots: Snapshots, docora: Docora) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"})
     docora.redis.set(STREAM, "of another program")
     worked = snapshots.work()

@@ -45,9 +45,8 @@ def doctor(docora: Docora, **env: str) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 def test_a_worker_with_another_key_takes_no_job_until_it_can_decrypt_one_of_the_apps_values(
-    snapshots: Snapshots,
+    snapshots: Snapshots, docora: Docora
 ) -> None:
-    docora = snapshots.docora
     links = snapshots.add_links(["Acme", "Beta"])
     first, second = links.values()
     docora.connection.execute(

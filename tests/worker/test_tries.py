@@ -202,9 +202,8 @@ OK, FAIL, KILL = "o", "f", "k"
 
 
 @pytest.mark.slow
-def test_every_order_of_failures_and_kills_ends_well(snapshots: Snapshots) -> None:
+def test_every_order_of_failures_and_kills_ends_well(snapshots: Snapshots, docora: Docora) -> None:
     """What befalls each try of each app: the letters of its name tell."""
-    docora = snapshots.docora
     stories = [
         "".join(letters) + OK
         for length in range(4)
@@ -459,9 +458,8 @@ def test_a_cleaning_that_breaks_off_loses_no_job(snapshots: Snapshots) -> None:
 
 @pytest.mark.slow
 def test_a_command_that_meets_the_recovery_of_abandoned_jobs_queues_none_of_them_again(
-    snapshots: Snapshots,
+    snapshots: Snapshots, docora: Docora
 ) -> None:
-    docora = snapshots.docora
     queued: list[list[str]] = []
     links = snapshots.add_links(["Acme", "Beta", "Last"])
     for app, link in links.items():

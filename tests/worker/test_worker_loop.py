@@ -164,9 +164,8 @@ WENT = "takes jobs again"
 
 @pytest.mark.slow
 def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
-    snapshots: Snapshots, bullmq: Bullmq
+    snapshots: Snapshots, docora: Docora, bullmq: Bullmq
 ) -> None:
-    docora = snapshots.docora
     with running(snapshots, "--name", "w") as worker:
         await_waiting_worker(docora)
         with bullmq.worker(lambda _: None):
@@ -203,9 +202,8 @@ def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(
 
 
 def test_maintenance_keeps_its_lock_and_leaves_that_of_another_worker(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+    snapshots: Snapshots, docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    docora = snapshots.docora
     client = docora.redis
     lock = docora.queue.registry_cleaning_key
     worker = SnapshotWorker(snapshots.settings, connect(snapshots.settings), "w")
@@ -242,9 +240,8 @@ def moments_are_right(snapshots: Snapshots) -> Iterator[None]:
 @pytest.mark.slow
 @with_wrong_clock
 def test_a_worker_takes_no_job_until_its_clock_is_right(
-    snapshots: Snapshots, tmp_path: Path
+    snapshots: Snapshots, docora: Docora, tmp_path: Path
 ) -> None:
-    docora = snapshots.docora
     clock = tmp_path / "clock"
     clock.write_text("-600")
     link, _ = snapshots.add_queued({"a": "1"})
