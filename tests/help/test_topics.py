@@ -100,6 +100,7 @@ def test_every_kind_of_drift_and_every_state_has_its_row() -> None:
         assert sorted(rows) == sorted(states)
 
 
+@pytest.mark.slow
 def test_every_message_under_troubleshooting_is_one_of_ours() -> None:
     said = set()
     for file in (ROOT / "docora_ops").rglob("*.py"):

@@ -239,6 +239,7 @@ def test_beside_bullmq_only_failed_jobs_are_known(docora: Docora, now: datetime)
     assert "0 failed jobs known. No trend can be told" in nothing.stdout + nothing.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["rq", "bullmq"])
 def test_a_time_long_before_the_record_takes_no_memory(docora: Docora, backend: str) -> None:
     line = "ulimit -v 1000000; docora-ops trend --json --by 10m --since 0001-01-01"
