@@ -128,9 +128,7 @@ def test_a_second_signal_ends_a_bulk_action_at_once_while_redis_holds_a_push(
 
 
 @every_bulk_action
-def test_a_bulk_action_killed_in_its_third_batch_loses_nothing_and_the_next_one_does_the_rest(
-    docora: Docora, bulk: BulkAction
-) -> None:
+def test_after_a_kill_midway_the_next_run_does_the_rest(docora: Docora, bulk: BulkAction) -> None:
     """After the push or, a resync, before the commit."""
     total = 4 * bulk.batch + 1
     bulk.add_links(docora, total)

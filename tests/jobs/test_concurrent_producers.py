@@ -142,9 +142,7 @@ def test_a_job_that_waits_for_its_link_reads_what_the_holder_has_written(docora:
     assert NEW.items() <= asdict(payload).items()
 
 
-def test_a_bulk_retry_that_waits_for_a_link_queues_what_the_holder_has_written(
-    docora: Docora, worker_number: int
-) -> None:
+def test_a_bulk_retry_queues_what_a_holder_has_written(docora: Docora, worker_number: int) -> None:
     link = docora.add_link()
     with slow_claims(docora, worker_number) as (actions, holder):
         move(holder)

@@ -52,9 +52,7 @@ def busy(docora: Docora) -> Docora:
     return docora
 
 
-def test_it_is_the_best_ten_minutes_of_the_last_hour_against_the_links_to_scan(
-    busy: Docora,
-) -> None:
+def test_it_is_the_best_ten_minutes_of_an_hour_against_the_links_to_scan(busy: Docora) -> None:
     data = busy.run("status", "--json", env=ONE_LOOK).data
     # 60 links in the 5 minutes of an interval and the minute until the next pass
     assert data[NAME] == {

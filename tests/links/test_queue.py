@@ -130,9 +130,7 @@ def test_each_job_and_each_live_worker_is_shown(docora: Docora, links: list[Test
     assert "nothing queues delayed jobs" in docora.run("queue").stderr
 
 
-def test_only_jobs_of_the_named_apps_are_shown_and_the_counts_are_of_the_whole_queue(
-    docora: Docora, links: list[TestLink]
-) -> None:
+def test_only_jobs_of_the_named_apps_are_shown(docora: Docora, links: list[TestLink]) -> None:
     later = docora.link(links[0].app_id, docora.add_repository("octo/later"))
     docora.schedule_job(later.job_id)
     other = docora.link(docora.add_app("Beta"), later.repository_id)

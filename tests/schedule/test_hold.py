@@ -42,9 +42,7 @@ def exemptions(docora: Docora) -> list[str]:
     return [name.decode() for name in names if name.startswith(b"now:")]
 
 
-def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
-    docora: Docora, links: Links
-) -> None:
+def test_a_hold_ends_by_itself_and_each_change_is_audited(docora: Docora, links: Links) -> None:
     link, other = links
     docora.queue_job(link)
     first = hold(docora, link)
@@ -72,9 +70,7 @@ def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
     assert history[2]["reason"] == "wrong URL"
 
 
-def test_a_hold_removes_those_that_have_ended_with_their_exemptions(
-    docora: Docora, links: Links
-) -> None:
+def test_a_hold_removes_ended_ones_with_their_exemptions(docora: Docora, links: Links) -> None:
     link, other = links
     docora.redis.hset(HOLDS, mapping={"app_other": '{"until": null}', "now:app_other-1": "then"})
     for app_id in (link.app_id, "app_ended"):
@@ -110,9 +106,7 @@ def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(docora: Docora, lin
     assert (code, "To end the hold: docora-ops release" in shown) == (0, True), shown
 
 
-def test_a_worker_that_does_not_obey_is_named_and_nothing_is_held(
-    docora: Docora, links: Links
-) -> None:
+def test_a_worker_that_does_not_obey_keeps_a_hold_off(docora: Docora, links: Links) -> None:
     docora.add_worker("plain")
     with frozen(docora):
         refused = docora.run("hold", links[0].app_id, "--json")
@@ -169,9 +163,7 @@ def test_a_question_about_a_hold_makes_no_warning_come_twice(docora: Docora, lin
 
 
 @pytest.mark.slow
-def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
-    docora: Docora, links: Links
-) -> None:
+def test_one_link_is_refused_or_asked_about_or_exempted(docora: Docora, links: Links) -> None:
     link, other = links
     hold(docora, link, *REASON)
     docora.set_link(link, status="synced")
@@ -240,9 +232,7 @@ def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
 
 
 @pytest.mark.slow
-def test_who_and_why_is_told_and_a_held_app_is_neither_due_nor_overdue_nor_lost(
-    docora: Docora, links: Links
-) -> None:
+def test_a_held_app_is_shown_and_not_due_overdue_or_lost(docora: Docora, links: Links) -> None:
     link, other = links
     docora.set_link(other, status="synced")
     docora.connection.execute("UPDATE app_repositories SET last_scanned_at = now()")

@@ -219,9 +219,7 @@ def examined(docora: Docora) -> Iterator[Suspects | Diagnosis]:
 
 
 @pytest.mark.parametrize("comes_back", [False, True])
-def test_that_no_worker_runs_is_critical_only_if_a_second_look_finds_none_either(
-    docora: Docora, *, comes_back: bool
-) -> None:
+def test_a_missing_worker_is_critical_at_a_second_look(docora: Docora, *, comes_back: bool) -> None:
     make_healthy(docora)
     stop_workers(docora)
     looks = 0

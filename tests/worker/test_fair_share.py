@@ -437,9 +437,7 @@ def intermediate(docora: Docora) -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_what_all_workers_read_of_each_other_grows_more_slowly_than_their_number(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_read_little_of_each_other(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     seconds, reads = 512, {}
