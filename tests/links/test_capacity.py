@@ -126,6 +126,7 @@ def test_no_slot_is_missing_while_shares_keep_a_worker_idle(busy: Docora) -> Non
     assert check(examine(busy), NAME)["state"] == "ok"
 
 
+@pytest.mark.slow
 def test_what_is_due_is_said_before_ten_minutes_of_the_workers_are_recorded(docora: Docora) -> None:
     make_healthy(docora)
     scan_links(docora, *[10.0] * 58)

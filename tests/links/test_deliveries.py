@@ -105,6 +105,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
     assert all(len(line) <= 80 for line in screen.stderr.splitlines()[-2:])
 
 
+@pytest.mark.slow
 def test_what_a_worker_has_delivered_is_proven_to_be_all(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, upstream = snapshots.add_link({"a.txt": "1", "größe/日本.txt": "2"})

@@ -233,6 +233,7 @@ def test_a_backlog_of_an_app_names_the_app(docora: Docora) -> None:
     assert "Backlog\t2 of 2 workers on Tarpit for 3" in docora.run("queue").stdout
 
 
+@pytest.mark.slow
 def test_an_idle_worker_beside_jobs_that_wait_is_explained(backlog: Docora) -> None:
     docora = backlog
     add_worker(docora, "two")

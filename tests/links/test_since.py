@@ -132,6 +132,7 @@ def test_a_time_of_day_means_its_last_occurrence() -> None:
         assert moment_of(_moment_or_age(typed), now) == at, typed
 
 
+@pytest.mark.slow
 def test_a_time_without_scans_is_refused(docora: Docora, links: dict[str, TestLink]) -> None:
     for options, why in (
         (("after=1h", "before=2h"), "no moment is at 20"),

@@ -181,6 +181,7 @@ def test_a_worker_that_may_record_nothing_is_named(docora: Docora, now: datetime
     assert (workers["state"], "mute" in workers["finding"]) == ("warning", True), workers
 
 
+@pytest.mark.slow
 def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> None:
     app, other = docora.add_app("Acme Search"), docora.add_app("Quiet Harbor")
     record(

@@ -58,6 +58,7 @@ def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.slow
 def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(docora: Docora) -> None:
     """As Node does with the streams that it passes on."""
     reader, writer = os.pipe()
