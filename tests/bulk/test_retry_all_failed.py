@@ -185,7 +185,9 @@ def test_one_slow_link_is_left_and_slow_links_in_a_row_end_the_run(docora: Docor
     docora.assert_sound()
 
 
-def test_a_terminal_is_asked_and_a_yes_runs_it_with_a_progress_bar(docora: Docora) -> None:
+def test_a_terminal_shows_what_it_is_about_and_asks_and_a_yes_runs_it_with_a_bar(
+    docora: Docora,
+) -> None:
     docora.add_links(7, apps=2)
     before = docora.dump()
     code, shown = on_terminal(docora, ["retry-all-failed"], answer=b"n\n")

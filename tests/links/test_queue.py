@@ -233,7 +233,6 @@ def test_a_backlog_of_an_app_names_the_app(docora: Docora) -> None:
     assert "Backlog\t2 of 2 workers on Tarpit for 3" in docora.run("queue").stdout
 
 
-@pytest.mark.slow
 def test_an_idle_worker_beside_jobs_that_wait_is_explained(backlog: Docora) -> None:
     docora = backlog
     add_worker(docora, "two")
@@ -248,7 +247,9 @@ def test_an_idle_worker_beside_jobs_that_wait_is_explained(backlog: Docora) -> N
     assert free not in docora.run("queue").stdout
 
 
-def test_many_workers_are_read_at_once(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_busy_workers_are_read_in_as_many_round_trips_as_one(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
     requests = []
     send = AbstractConnection.send_packed_command
 

@@ -84,6 +84,19 @@ def test_its_messages_are_kept_with_the_operation(docora: Docora) -> None:
         assert error in docora.run(*command).stdout
 
 
+def test_when_it_is_killed_the_same_command_finishes(docora: Docora) -> None:
+    docora.add_links(5)
+    result = docora.run(*DETACHED)
+    process = re.findall(r"^Process\t(.+)$", result.stdout, re.MULTILINE)
+    os.kill(int(process[0]), signal.SIGKILL)
+    await_goodbye(docora)
+    docora.assert_sound()
+    with other_worker(docora):
+        again = docora.run("retry-all-failed", "--in-flight", "2", "--json")
+        eventually(lambda: docora.statuses() == {"synced": 5}, "all")
+    assert again.code == 0
+
+
 def test_what_ends_before_it_is_recorded_is_told_at_once(docora: Docora) -> None:
     docora.add_links(2)
     docora.redis.set("docora-ops:audit", "of another type")

@@ -155,7 +155,9 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     assert docora.waiting() == [other.job_id, link.job_id]
 
 
-def test_a_question_about_a_hold_makes_no_warning_come_twice(docora: Docora, links: Links) -> None:
+def test_a_question_about_a_hold_makes_no_warning_come_twice(
+    docora: Docora, links: tuple[TestLink, TestLink]
+) -> None:
     hold(docora, links[0])
     docora.redis.set("rq:suspended", "1")
     code, shown = on_terminal(docora, ["retry", *links[0].ids], answer=b"y\n", columns=200)

@@ -64,7 +64,9 @@ JUDGED: dict[bool, dict[str, Activity]] = {
 
 
 @pytest.mark.parametrize("nothing_moves", JUDGED)
-def test_nothing_moves_only_if_links_are_due_and_no_job_ends(nothing_moves: bool) -> None:
+def test_nothing_moves_only_if_a_link_is_due_and_no_job_at_work_for_too_long(
+    nothing_moves: bool,
+) -> None:
     found = {case: judge(activity) for case, activity in JUDGED[nothing_moves].items()}
     assert found == dict.fromkeys(found, nothing_moves)
 

@@ -156,7 +156,8 @@ def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
     assert snapshots.docora.status(link) == "synced"
 
 
-def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots, docora: Docora) -> None:
+def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots) -> None:
+    docora = snapshots.docora
     snapshots.settings_changes = {"circuit_breaker_threshold": 1}
     links = snapshots.add_links(["Acme", "Other"])
     change(docora, "hold", links["Acme"])
