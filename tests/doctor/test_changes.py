@@ -125,6 +125,7 @@ def test_the_same_problems_are_told_again_once_a_day(docora: Docora, file: Path)
     assert shown(docora, file) == NOTHING
 
 
+@pytest.mark.slow
 def test_a_file_that_can_not_be_read_counts_as_new(docora: Docora, file: Path) -> None:
     for content in (b"", b"\xff", b"{}", b'{"version": 2}'):
         file.write_bytes(content)
@@ -133,6 +134,7 @@ def test_a_file_that_can_not_be_read_counts_as_new(docora: Docora, file: Path) -
         assert shown(docora, file) == NOTHING
 
 
+@pytest.mark.slow
 def test_a_document_is_printed_always(docora: Docora, file: Path) -> None:
     make_healthy(docora)
     found: list[Any] = []

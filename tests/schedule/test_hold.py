@@ -203,6 +203,7 @@ def test_one_link_is_refused_or_asked_about_or_exempted(docora: Docora, links: L
     assert docora.redis.hgetall(HOLDS) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["pending_snapshot", "scanning", "synced"])
 def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
     docora: Docora, links: Links, status: str
@@ -291,6 +292,7 @@ def test_a_held_app_is_shown_and_not_due_overdue_or_lost(docora: Docora, links: 
     assert "docora_links_overdue 0.0\n" in metrics
 
 
+@pytest.mark.slow
 def test_a_link_that_was_cut_off_is_partly_sent(docora: Docora, links: Links) -> None:
     link, _ = links
     docora.set_link(link, status="pending_snapshot")

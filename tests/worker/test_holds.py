@@ -187,6 +187,7 @@ def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(snapshots:
     docora.redis.acl_log_reset()
 
 
+@pytest.mark.slow
 def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES, max_retry_attempts=2)

@@ -168,6 +168,7 @@ def test_each_kill_is_recorded_once_and_the_last_as_failed_again(snapshots: Snap
     assert docora.status(link) == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [200, 500])
 def test_a_kill_after_the_commit_loses_one_entry_and_none_is_invented(
     snapshots: Snapshots, docora: Docora, answer: int

@@ -185,6 +185,7 @@ def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
     assert (worker.log.count(CAME), worker.log.count(WENT)) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(
     snapshots: Snapshots, bullmq: Bullmq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
