@@ -158,6 +158,7 @@ def test_a_job_of_another_program_passes_all_that_must_wait(docora: Docora) -> N
         assert docora.waiting() == ["a-1", "a-2"]
 
 
+@pytest.mark.slow
 def test_each_app_keeps_its_order_its_share_and_all_its_jobs(docora: Docora) -> None:
     """Whatever is pushed at either end, held and released meanwhile, and ends in which order."""
     chance = random.Random(1)
@@ -355,6 +356,7 @@ def test_an_app_that_never_answers_holds_up_no_other(snapshots: Snapshots, docor
         assert len(docora.waiting()) == 2
 
 
+@pytest.mark.slow
 def test_the_reserve_can_be_turned_off(snapshots: Snapshots) -> None:
     off = {"DOCORA_OPS_RESERVE_SLOT": "false"}
     with raw_app(snapshots.receiver, Talk.wait_for_hangup) as app:

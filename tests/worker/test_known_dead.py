@@ -30,6 +30,7 @@ def kill_worker(snapshots: Snapshots) -> None:
     assert 100 < snapshots.docora.redis.ttl(KEY) <= 105
 
 
+@pytest.mark.slow
 def test_repair_beside_bullmq_awaits_no_dead_worker(snapshots: Snapshots, bullmq: Bullmq) -> None:
     docora = snapshots.docora
     kill_worker(snapshots)
@@ -39,6 +40,7 @@ def test_repair_beside_bullmq_awaits_no_dead_worker(snapshots: Snapshots, bullmq
     assert (result.code, docora.status(stuck)) == (0, "pending_snapshot"), result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"boot_id": "x"}, {"pid_namespace": "pid:[1]"}, None])
 def test_the_refusal_beside_other_workers_says_how_long_to_wait_if_they_were_killed(
     snapshots: Snapshots, docora: Docora, bullmq: Bullmq, changes: dict[str, str] | None

@@ -93,6 +93,7 @@ def test_without_the_extra_a_worker_and_a_probe_say_how_to_install_it(
         assert docora.run(*needs_nothing, env=env).code == 0
 
 
+@pytest.mark.slow
 def test_an_env_file_is_read_once_for_all_jobs(snapshots: Snapshots, tmp_path: Path) -> None:
     for link in snapshots.add_links(["One", "Two"]).values():
         snapshots.queue(link)
@@ -291,6 +292,7 @@ def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
     assert git_failures(snapshots, link) == 0
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_the_job_to_a_worker_that_runs_already(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued(FILES)
     with held_worker(snapshots) as (gate, worker), running(snapshots) as other:

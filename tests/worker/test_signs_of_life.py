@@ -150,6 +150,7 @@ def test_one_of_several_workers_that_hangs_silences_all_and_one_that_is_killed_d
     assert not snapshots.heartbeat_file.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_a_job_that_takes_long_is_no_worker_that_hangs(snapshots: Snapshots, count: str) -> None:
     snapshots.add_queued({"a": "1\n", "b": "2\n"})

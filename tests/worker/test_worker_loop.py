@@ -121,6 +121,7 @@ def test_a_busy_worker_registers_again_when_redis_has_lost_its_registration(
         gate.release()
 
 
+@pytest.mark.slow
 def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots: Snapshots) -> None:
     pids: list[int] = []
     holders: list[list[int]] = []
