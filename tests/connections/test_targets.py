@@ -134,7 +134,7 @@ def test_an_option_wins_and_two_are_refused(docora: Docora, env: Env, tmp_path: 
     assert (both.code, "DOCORA_OPS_TARGET can't be combined" in both.stderr) == (2, True)
 
 
-def test_an_unknown_name_is_told_the_known_ones(docora: Docora, env: Env, tmp_path: Path) -> None:
+def test_an_unknown_name_is_told_what_there_is(docora: Docora, env: Env, tmp_path: Path) -> None:
     (tmp_path / "other.env").touch()
     for name, hint in (
         ("other", "the targets are prod, trial"),

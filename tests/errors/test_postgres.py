@@ -84,7 +84,7 @@ def test_a_database_that_is_not_docoras_is_refused(
     assert docora.job_hash(link.job_id) == job
 
 
-def test_a_wrong_password_is_hidden(docora: Docora, link: TestLink, worker_number: int) -> None:
+def test_a_wrong_password_is_not_shown(docora: Docora, link: TestLink, worker_number: int) -> None:
     with role(docora, f"docora_guarded_{worker_number}", SECRET + "!") as user:
         result = docora.run(*arguments("retry", link), env={"DATABASE_URL": user.url(SECRET)})
         refuses(result, "postgres", "password authentication failed")

@@ -199,7 +199,7 @@ def test_a_refused_entry_changes_nothing_for_the_link(snapshots: Snapshots, doco
     assert docora.job(link).get_status() == "finished"
 
 
-def test_the_record_is_capped_at_a_start(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capped_record_names_its_start(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcomes, "ENTRIES_KEPT", 100)
     client = docora.redis
     first = datetime.fromtimestamp(server_time(client), UTC)
