@@ -275,8 +275,9 @@ def test_a_verdict_that_a_killed_job_has_written_stands(
 
 
 def test_a_job_that_takes_too_long_fails_in_words_and_is_tried_again(snapshots: Snapshots) -> None:
+    limit = round(patience() / 30)
     link, _ = snapshots.add_queued(
-        {"a": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0, job_timeout=1
+        {"a": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0, job_timeout=limit
     )
     rows: list[tuple[str, int, str | None]] = []
 
@@ -289,9 +290,10 @@ def test_a_job_that_takes_too_long_fails_in_words_and_is_tried_again(snapshots: 
 
     over = threading.Event()
     snapshots.receiver.answer = answer
-    with running(snapshots, "--burst", DOCORA_OPS_JOB_TIMEOUT="1") as worker:
+    with running(snapshots, "--burst", DOCORA_OPS_JOB_TIMEOUT=f"{limit}") as worker:
         assert worker.end() == 0
-    assert rows == [("scanning", 0, None), ("scanning", 1, "the snapshot took longer than 1 s")]
+    error = f"the snapshot took longer than {limit} s"
+    assert rows == [("scanning", 0, None), ("scanning", 1, error)]
     assert snapshots.docora.status(link) == "synced"
 
 
