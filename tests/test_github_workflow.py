@@ -27,9 +27,7 @@ def jobs(file: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_workflows_run_targets_of_the_makefile_and_nothing_else(
-    folder: Path, repository_root: Path
-) -> None:
+def test_the_workflows_run_targets_of_the_makefile(folder: Path, repository_root: Path) -> None:
     makefile = (repository_root / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+): .*## ", makefile, re.MULTILINE))
     runs = [
@@ -46,9 +44,7 @@ def test_the_workflows_run_targets_of_the_makefile_and_nothing_else(
     assert [run for run in runs if run.removeprefix("make ") not in targets] == []
 
 
-def test_every_supported_python_is_declared_and_checked(
-    folder: Path, repository_root: Path
-) -> None:
+def test_each_supported_python_is_declared_and_checked(folder: Path, repository_root: Path) -> None:
     classified = re.findall(
         r'"Programming Language :: Python :: (3\.\d+)"',
         (repository_root / "pyproject.toml").read_text(encoding="utf-8"),

@@ -38,9 +38,7 @@ def test_settings_of_the_callers_shell_are_not_those_of_the_tests(repository_roo
     assert {each for each in kept.split() if each.partition("=")[0] in theirs} == {"LANG=C.UTF-8"}
 
 
-def test_a_command_runs_as_a_plain_user_in_a_clone_that_is_gone_afterwards(
-    repository_root: Path,
-) -> None:
+def test_a_command_runs_as_a_plain_user_in_a_temporary_clone(repository_root: Path) -> None:
     committed = subprocess.run(["git", "ls-tree", "HEAD"], cwd=repository_root, check=False)
     if committed.returncode:
         pytest.skip("not in a repository of git of this user")

@@ -162,9 +162,7 @@ def test_a_row_that_is_locked_for_a_while_is_judged_at_the_end_as_it_then_is(
     docora.assert_sound()
 
 
-def test_rows_that_are_locked_for_good_fail_after_one_wait_and_the_others_go_on(
-    docora: Docora,
-) -> None:
+def test_rows_that_stay_locked_fail_after_one_wait_and_the_others_go_on(docora: Docora) -> None:
     docora.add_links(16)
     held = docora.links()[5:]
     rows = [docora.row(link) for link in held]

@@ -265,9 +265,7 @@ def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:
     docora.assert_sound()
 
 
-def test_a_run_shows_again_and_again_that_it_is_under_way(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_keeps_showing_that_it_lives(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "_IDLE", 0)
     monkeypatch.setattr(operation_log, "_KEEP", 0)
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)

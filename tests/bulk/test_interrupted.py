@@ -128,9 +128,7 @@ def test_a_second_signal_ends_a_bulk_action_at_once_while_redis_holds_a_push(
 
 
 @every_bulk_action
-def test_a_bulk_action_killed_in_its_third_batch_loses_nothing_and_the_next_one_does_the_rest(
-    docora: Docora, bulk: BulkAction
-) -> None:
+def test_after_a_kill_midway_the_next_run_does_the_rest(docora: Docora, bulk: BulkAction) -> None:
     """After the push or, a resync, before the commit."""
     total = 4 * bulk.batch + 1
     bulk.add_links(docora, total)
@@ -153,9 +151,7 @@ def test_a_bulk_action_killed_in_its_third_batch_loses_nothing_and_the_next_one_
     assert_next_run_does_the_rest(docora, bulk, total)
 
 
-def test_a_signal_before_anything_has_changed_ends_a_command_without_a_trace(
-    docora: Docora,
-) -> None:
+def test_a_signal_before_any_change_ends_a_command_without_a_trace(docora: Docora) -> None:
     docora.add_link()
     before = docora.dump()
     with psycopg.connect(docora.database_access.owner) as holder:
@@ -198,9 +194,7 @@ def test_another_process_cancels_a_bulk_retry_after_the_batch_that_has_begun(
     assert_next_run_does_the_rest(docora, RETRY, 71)
 
 
-def test_progress_is_there_before_the_first_link_and_written_whole_with_each_batch(
-    docora: Docora,
-) -> None:
+def test_progress_is_written_before_the_first_link_and_with_each_batch(docora: Docora) -> None:
     docora.add_links(10)
     seen: list[tuple[int, list[str]]] = []
 

@@ -37,9 +37,7 @@ def closed(docora: Docora) -> set[str]:
 
 
 @pytest.mark.parametrize("bulk", [RETRY, RESYNC], ids=str)
-def test_only_circuits_of_links_that_are_queued_are_closed_and_counted(
-    docora: Docora, bulk: BulkAction
-) -> None:
+def test_only_circuits_of_queued_links_are_closed(docora: Docora, bulk: BulkAction) -> None:
     """Open ones, and those that have counted failures."""
     app_id, other = docora.add_app("Acme Search", APP), docora.add_app("Other", "app_0")
     failures = {"open": 5, "failing": 3, "closed": 0, "running": 5, "bad.id": 5, "other": 5}
@@ -101,9 +99,7 @@ def test_circuits_are_locked_in_the_order_of_their_ids(docora: Docora) -> None:
 
 
 @pytest.mark.parametrize("released", [True, False])
-def test_a_circuit_that_another_session_holds_is_waited_for_once(
-    docora: Docora, *, released: bool
-) -> None:
+def test_a_circuit_that_is_locked_is_waited_for_once(docora: Docora, *, released: bool) -> None:
     docora.add_links(40)
     open_all(docora)
     held = docora.links()[7].repository_id
@@ -154,12 +150,3 @@ def test_a_circuit_that_was_reset_late_is_held_no_longer(docora: Docora) -> None
             while (result := next(steps).result).circuits_reset != 1:
                 pass
     assert result.circuits_locked == 0
-
-
-def test_links_that_are_chosen_by_an_open_circuit_are_all_queued(docora: Docora) -> None:
-    """The first batch closes the circuit by which the later links were chosen."""
-    docora.add_links(6, apps=6)
-    open_all(docora)
-    command = ("retry-all-failed", "--reset-circuit", "--json")
-    result = docora.run(*command, "--circuit", "open", "--batch-size", "2")
-    assert (result.code, result.data["queued"], result.data["circuits_reset"]) == (0, 6, 1)

@@ -44,9 +44,7 @@ def test_the_json_has_the_fields_of_the_contract_and_their_sums(docora: Docora) 
     assert [docora.row(link) for link in [running, *untouched]] == rows_before
 
 
-def test_the_summary_counts_by_app_and_stderr_names_the_operation_and_the_database(
-    docora: Docora,
-) -> None:
+def test_stdout_counts_by_app_and_stderr_names_operation_and_database(docora: Docora) -> None:
     docora.add_links(5, apps=2)
     docora.leave_job(f"app_{1:024x}-repo_{1:024x}", JobStatus.FAILED)
     docora.start_job(f"app_{2:024x}-repo_{2:024x}")
@@ -106,9 +104,7 @@ CHOSEN_BY = {
 }
 
 
-def test_an_error_is_chosen_by_any_part_of_its_text_taken_literally_in_whatever_case(
-    docora: Docora,
-) -> None:
+def test_an_error_is_chosen_by_any_literal_part_of_it_in_any_case(docora: Docora) -> None:
     links = [docora.add_link(last_error=error) for error in ERRORS]
     actions = docora.actions()
     for text, chosen in CHOSEN_BY.items():
@@ -231,9 +227,7 @@ def test_a_terminal_shows_what_it_is_about_and_asks_and_a_yes_runs_it_with_a_bar
         assert (code, "[y/N]" in shown) == (0, False), shown
 
 
-def test_a_link_that_a_resync_has_missed_is_not_queued_wherever_it_is_counted(
-    docora: Docora,
-) -> None:
+def test_a_link_that_a_resync_has_missed_counts_as_not_queued_everywhere(docora: Docora) -> None:
     docora.add_links(2, status="synced")
     docora.start_job(docora.links()[0].job_id)
     plan = docora.run("resync", APP, "--all", "--dry-run", "--json").data

@@ -91,9 +91,7 @@ def test_the_limit_waits_for_as_many_clean_results(
     assert rounds == [2, 2, 4, 4, 4, 4, 6, 5, 4, 3, 2, 1]
 
 
-def test_max_failures_counts_all_results_whatever_the_limit(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_max_failures_counts_all_results(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     docora.add_links(40)
     options = ChangeOptions(in_flight=12, max_failures=MaxFailures(2))
     rounds, steps = rounds_of(Workers(docora, [0, 2, 1]), monkeypatch, options)

@@ -23,9 +23,7 @@ def link_with_open_circuit(bullmq: Bullmq, status: str = "failed") -> TestLink:
 
 
 @pytest.mark.slow
-def test_a_link_with_an_open_circuit_is_left_alone_unless_the_circuit_is_reset(
-    bullmq: Bullmq,
-) -> None:
+def test_a_link_with_an_open_circuit_is_left_alone_unless_it_is_reset(bullmq: Bullmq) -> None:
     docora = bullmq.docora
     link = link_with_open_circuit(bullmq)
     before = docora.dump()
@@ -110,10 +108,9 @@ def test_failed_counts_as_a_result_only_once_bullmq_tries_no_more(bullmq: Bullmq
 
 @pytest.mark.parametrize(("command", "is_queued"), [("retry", True), ("resync", False)])
 def test_a_worker_that_takes_the_job_between_look_and_commit_waits_for_the_commit(
-    bullmq: Bullmq, command: str, *, is_queued: bool
+    bullmq: Bullmq, docora: Docora, command: str, *, is_queued: bool
 ) -> None:
     """Queued before the look, or after it by Docora's scheduler, which queues failed links, too."""
-    docora = bullmq.docora
     link = docora.add_link()
     docora.add_deliveries(link, 1)
     if is_queued:
@@ -177,8 +174,7 @@ def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
     assert bullmq.kept_keys().keys() == keys
 
 
-def test_what_needs_rq_is_refused_with_the_reason(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
+def test_what_needs_rq_is_refused_with_the_reason(bullmq: Bullmq, docora: Docora) -> None:
     link = docora.add_link()
     before = docora.dump()
     for arguments in (
@@ -235,9 +231,8 @@ IN_SHORT = {"none", "waiting", "active"}
     ],
 )
 def test_each_state_has_its_outcome_and_nothing_is_written_to_bullmq(
-    bullmq: Bullmq, state: str
+    bullmq: Bullmq, docora: Docora, state: str
 ) -> None:
-    docora = bullmq.docora
     link = docora.add_link()
     arrange, ours, outcome, message = STATES[state]
     arrange(bullmq, link)

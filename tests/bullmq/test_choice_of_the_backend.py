@@ -156,9 +156,8 @@ def test_no_pause_is_promised_while_a_worker_of_docora_runs(bullmq: Bullmq) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("seen", ["workers", "keys"])
 def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_refuse(
-    bullmq: Bullmq, seen: str
+    bullmq: Bullmq, docora: Docora, seen: str
 ) -> None:
-    docora = bullmq.docora
     docora.redis.set(bullmq.key("id"), 1)  # as the first job leaves it
     docora.add_link()
     known = bullmq.run("retry-all-failed", "--yes", "--json").data["operation_id"]

@@ -25,8 +25,7 @@ def remove(docora: Docora, hint: str) -> None:
     subprocess.run(["sh", "-ec", command], check=True, env=environment)
 
 
-def test_with_rq_the_jobs_of_bullmq_are_to_be_removed(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
+def test_with_rq_the_jobs_of_bullmq_are_to_be_removed(bullmq: Bullmq, docora: Docora) -> None:
     delayed, abandoned, queued = (docora.add_link() for _ in range(3))
     docora.queue_job(queued)
     docora.redis.set("bull:other-queue:wait", "kept")
@@ -46,8 +45,7 @@ def test_with_rq_the_jobs_of_bullmq_are_to_be_removed(bullmq: Bullmq) -> None:
     docora.assert_sound()
 
 
-def test_with_bullmq_the_jobs_of_rq_are_to_be_removed(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
+def test_with_bullmq_the_jobs_of_rq_are_to_be_removed(bullmq: Bullmq, docora: Docora) -> None:
     waiting, delayed, kept = (docora.add_link() for _ in range(3))
     bullmq.add(kept)
     environment = bullmq.environment(**ONE_LOOK)

@@ -60,8 +60,7 @@ def test_status_begins_with_a_missing_worker_as_soon_as_a_link_is_due(bullmq: Bu
     assert re.match("no BullMQ worker is seen; last scan 5[0-9]s ago\n", shown), shown
 
 
-def test_a_hold_of_an_earlier_time_with_rq_hides_no_link(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
+def test_a_hold_of_an_earlier_time_with_rq_hides_no_link(bullmq: Bullmq, docora: Docora) -> None:
     link = docora.add_link("synced", scanned=timedelta(days=2))
     docora.redis.hset(HOLDS, link.app_id, '{"until": null}')
     assert examine(bullmq, "freshness")["state"] == "critical"
@@ -77,9 +76,7 @@ def test_a_hold_of_an_earlier_time_with_rq_hides_no_link(bullmq: Bullmq) -> None
     assert bullmq.run("retry-all-failed", "--yes", "--json").data["total"] == 1
 
 
-def test_queue_lists_the_jobs_with_the_names_of_their_links(
-    bullmq: Bullmq, jobs: dict[str, TestLink]
-) -> None:
+def test_queue_names_the_links_of_its_jobs(bullmq: Bullmq, jobs: dict[str, TestLink]) -> None:
     listed = bullmq.run("queue", "--json").data["jobs"]
     states = [(job["job_id"], job["status"]) for job in listed]
     assert states == [(link.job_id, state) for state, link in jobs.items()]
@@ -196,8 +193,7 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
 
 
 @pytest.mark.slow
-def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
+def test_in_bullmq_mode_a_worker_of_rq_is_pointed_out(bullmq: Bullmq, docora: Docora) -> None:
     link = docora.add_link()
     docora.add_worker()
     hint = "set DOCORA_OPS_BACKEND=rq"

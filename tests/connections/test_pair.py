@@ -89,9 +89,7 @@ def test_another_mark_that_came_meanwhile_is_not_replaced(docora: Docora) -> Non
     assert mark(docora)["system_identifier"] == "2"
 
 
-def test_nothing_is_changed_with_a_redis_of_another_database_until_that_is_accepted(
-    docora: Docora,
-) -> None:
+def test_nothing_is_changed_with_the_redis_of_another_database(docora: Docora) -> None:
     link = docora.add_link()
     docora.run("retry", *link.ids)
     docora.redis.delete("rq:queue:snapshot-queue", f"rq:job:{link.job_id}")
@@ -143,9 +141,7 @@ def test_a_restored_or_moved_database_is_accepted_with_one_warning_and_an_entry(
     assert [str(next(iter(change.values()))) in each["selection"] for each in entries] == [True]
 
 
-def test_where_the_number_of_the_system_may_not_be_read_names_and_apps_decide(
-    docora: Docora,
-) -> None:
+def test_where_the_system_identifier_is_hidden_names_and_apps_decide(docora: Docora) -> None:
     link = docora.add_link()
     revoke = "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC"
     docora.connection.execute(revoke.encode())

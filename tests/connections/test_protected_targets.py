@@ -90,9 +90,7 @@ def test_what_is_no_mass_change_needs_no_name(docora: Docora, env: Env) -> None:
         assert result.code == 0, result
 
 
-def test_protected_settings_without_a_name_refuse_mass_changes_only(
-    docora: Docora, env: Env, write: Write
-) -> None:
+def test_protected_settings_refuse_mass_changes(docora: Docora, env: Env, write: Write) -> None:
     """As in Docora's own file, which a target may link to."""
     file = write("prod")
     file.write_text(f"DOCORA_OPS_PROTECTED=yes\nREDIS_URL={docora.redis_url}\n")

@@ -70,9 +70,7 @@ def test_secrets_are_not_shown_by_accident(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("key", ["", KEY[1:], f"{KEY[1:]}g"])
-def test_an_unusable_encryption_key_disturbs_only_who_needs_it(
-    monkeypatch: pytest.MonkeyPatch, key: str
-) -> None:
+def test_a_bad_key_disturbs_only_who_needs_it(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("ENCRYPTION_KEY", key)
     settings = load_settings()
     with pytest.raises(ConfigurationError, match="64 hex digits" if key else "is not set") as error:
@@ -97,9 +95,7 @@ def test_an_env_file_is_named_by_the_option_or_the_variable(docora: Docora, tmp_
     assert docora.run("queue", "--env-file", one, "--json", env=env).data["backend"] == "rq"
 
 
-def test_a_server_of_the_environment_in_place_of_the_env_files_is_warned_of(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_a_server_that_the_environment_replaces_is_told(docora: Docora, tmp_path: Path) -> None:
     file = write(tmp_path / "docora.env", DATABASE_URL="postgres://u@h/other")
     said = f"DATABASE_URL of the environment wins over the env file {file}"
     assert docora.run("failed", "--env-file", file).stderr.startswith(f"Warning: {said}\n")
@@ -109,9 +105,7 @@ def test_a_server_of_the_environment_in_place_of_the_env_files_is_warned_of(
     assert said not in docora.run("failed", "--env-file", file).stderr
 
 
-def test_an_env_file_with_a_password_that_everybody_can_read_is_warned_of(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_an_env_file_with_a_readable_password_is_warned_of(docora: Docora, tmp_path: Path) -> None:
     file = tmp_path / "docora.env"
     said = f"env file {file} has a password, and every user can read it: chmod o-r {file}"
     for key, mode, is_exposed in ((KEY, 0o644, True), (KEY, 0o640, False), ("", 0o644, False)):
@@ -127,9 +121,7 @@ def test_an_env_file_with_a_password_that_everybody_can_read_is_warned_of(
 
 @pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
-def test_a_quoted_url_in_the_environment_is_said_to_be_quoted(
-    monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_quoted_url_is_said_to_be_quoted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """`docker run --env-file` keeps the quotes."""
     monkeypatch.setenv(name, f'"{DATABASE_URL}"')
     with pytest.raises(ConfigurationError, match=f"{name}: begins with a quotation mark") as error:
@@ -138,9 +130,7 @@ def test_a_quoted_url_in_the_environment_is_said_to_be_quoted(
 
 
 @pytest.mark.slow
-def test_an_env_file_through_a_pipe_is_read_and_no_other_unasked(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_an_env_file_is_read_from_a_pipe_and_none_unasked(docora: Docora, tmp_path: Path) -> None:
     """As in --env-file <(sops --decrypt docora.env)."""
     write(tmp_path / ".env", DATABASE_URL=docora.database_url)
     env = {"DATABASE_URL": None, "HOME": str(tmp_path)}
@@ -283,8 +273,6 @@ def test_options_of_node_are_understood_or_ignored(docora: Docora) -> None:
         (1000, 86_400_000, [LONGEST_RETRY_DELAY] * 999),
     ],
 )
-def test_the_delays_double_from_the_base_up_to_a_day(
-    attempts: int, base: int, delays: list[int]
-) -> None:
+def test_the_delays_double_up_to_a_day(attempts: int, base: int, delays: list[int]) -> None:
     variables = {"MAX_RETRY_ATTEMPTS": attempts, "RETRY_BASE_DELAY_MS": base}
     assert Settings.model_validate(variables).retry_delays == delays

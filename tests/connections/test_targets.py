@@ -25,17 +25,11 @@ Env = Mapping[str, str | None]
 ELSEWHERE = "postgres://u@127.0.0.1:1/elsewhere"
 
 
-def test_nothing_in_the_environment_leads_a_target_elsewhere(
-    docora: Docora, env: Env, tmp_path: Path
-) -> None:
+def test_the_environment_leads_no_target_away(docora: Docora, env: Env) -> None:
     docora.add_app("Acme Search")
-    service = tmp_path / "services"
-    service.write_text("[x]\nhostaddr=192.0.2.1\nhost=192.0.2.1\nport=1\ndbname=x\n")
     for elsewhere in (
         {"DATABASE_URL": ELSEWHERE, "REDIS_URL": "redis://127.0.0.1:1"},
         {"DATABASE_URL_FILE": "/nowhere", "REDIS_URL_FILE": "/nowhere"},
-        {"PGHOSTADDR": "127.0.0.1", "PGPORT": "1", "PGHOST": "x", "PGOPTIONS": "-c role=x"},
-        {"PGSERVICE": "x", "PGSERVICEFILE": str(service)},
         {"DOCORA_OPS_CONNECT_TIMEOUT": "7", "DOCORA_OPS_PROTECTED": "no"},
     ):
         result = docora.run("apps", "--target", "prod", "--json", env={**env, **elsewhere})
@@ -121,9 +115,7 @@ def test_the_file_wins_over_the_environment_and_leaves_the_rest_to_it(
         load_settings(target="b")
 
 
-def test_an_option_wins_over_a_variable_and_two_of_a_kind_are_refused(
-    docora: Docora, env: Env, tmp_path: Path
-) -> None:
+def test_an_option_wins_and_two_are_refused(docora: Docora, env: Env, tmp_path: Path) -> None:
     file = tmp_path / "other.env"
     file.write_text(f"REDIS_URL={docora.redis_url}\n")
     by_file = {**env, "DOCORA_OPS_ENV_FILE": str(file)}
@@ -142,9 +134,7 @@ def test_an_option_wins_over_a_variable_and_two_of_a_kind_are_refused(
     assert (both.code, "DOCORA_OPS_TARGET can't be combined" in both.stderr) == (2, True)
 
 
-def test_a_name_that_is_not_known_is_refused_with_those_that_are(
-    docora: Docora, env: Env, tmp_path: Path
-) -> None:
+def test_an_unknown_name_is_told_what_there_is(docora: Docora, env: Env, tmp_path: Path) -> None:
     (tmp_path / "other.env").touch()
     for name, hint in (
         ("other", "the targets are prod, trial"),
@@ -253,9 +243,7 @@ def test_the_name_stands_wherever_a_server_is_named_or_changed(docora: Docora, e
     assert (code, "\nprod: " in shown.replace("\r", "")) == (130, True), shown
 
 
-def test_targets_are_listed_without_a_question_to_a_server(
-    docora: Docora, env: Env, write: Write
-) -> None:
+def test_targets_are_listed_without_any_server(docora: Docora, env: Env, write: Write) -> None:
     broken = write("broken")
     broken.write_text("nonsense!\n")
     result = docora.run("targets", "--json", env=env)
@@ -278,9 +266,7 @@ def test_targets_are_listed_without_a_question_to_a_server(
     assert "put NAME.env into /nowhere/docora-ops/targets" in nowhere.stderr
 
 
-def test_a_check_shows_all_side_by_side_and_fails_if_one_has_a_problem(
-    docora: Docora, env: Env, write: Write
-) -> None:
+def test_a_check_shows_all_and_fails_for_a_problem(docora: Docora, env: Env, write: Write) -> None:
     make_healthy(docora)
     for _ in range(3):
         docora.add_link()
@@ -306,9 +292,7 @@ def test_a_check_shows_all_side_by_side_and_fails_if_one_has_a_problem(
         assert finding in alone.data[0]["problem"]
 
 
-def test_a_server_that_does_not_answer_holds_up_no_other_target(
-    docora: Docora, env: Env, write: Write
-) -> None:
+def test_a_silent_server_holds_up_no_other_target(docora: Docora, env: Env, write: Write) -> None:
     env = {**env, "DOCORA_OPS_CONNECT_TIMEOUT": "3600"}
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(patience())

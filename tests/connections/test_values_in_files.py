@@ -16,9 +16,7 @@ from tests.support.docora import Docora
 SECRET = "s3cr3t"
 
 
-def test_a_value_is_read_from_its_file_wherever_that_is_named(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_a_value_is_read_from_its_file_wherever_it_is_named(docora: Docora, tmp_path: Path) -> None:
     for name, url in (("postgres", docora.database_url), ("redis", docora.redis_url)):
         (tmp_path / name).write_text(f"{url}\r\n\n", newline="")
     env_file = tmp_path / "docora.env"
@@ -106,9 +104,7 @@ def test_doctor_reads_a_key_once_even_if_it_can_not_be_read(
 
 
 @pytest.mark.parametrize("value", ["postgres://u:s3cr3t@h/d", "s3cr3t" * 10])
-def test_a_value_in_place_of_the_file_is_not_shown(
-    monkeypatch: pytest.MonkeyPatch, value: str
-) -> None:
+def test_a_value_instead_of_a_file_is_hidden(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("ENCRYPTION_KEY_FILE", value)
     settings = load_settings()
     with pytest.raises(ConfigurationError, match="ENCRYPTION_KEY_FILE can't be read") as error:
@@ -116,9 +112,7 @@ def test_a_value_in_place_of_the_file_is_not_shown(
     assert SECRET not in f"{error.value}{settings!r}"
 
 
-def test_both_variables_in_one_place_are_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_having_both_variables_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     key, file = "ab" * 32, tmp_path / "key"
     file.write_text(key)
     monkeypatch.setenv("ENCRYPTION_KEY_FILE", str(file))

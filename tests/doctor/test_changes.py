@@ -125,6 +125,7 @@ def test_the_same_problems_are_told_again_once_a_day(docora: Docora, file: Path)
     assert shown(docora, file) == NOTHING
 
 
+@pytest.mark.slow
 def test_a_file_that_can_not_be_read_counts_as_new(docora: Docora, file: Path) -> None:
     for content in (b"", b"\xff", b"{}", b'{"version": 2}'):
         file.write_bytes(content)
@@ -133,6 +134,7 @@ def test_a_file_that_can_not_be_read_counts_as_new(docora: Docora, file: Path) -
         assert shown(docora, file) == NOTHING
 
 
+@pytest.mark.slow
 def test_a_document_is_printed_always(docora: Docora, file: Path) -> None:
     make_healthy(docora)
     found: list[Any] = []
@@ -157,9 +159,7 @@ def test_a_document_is_printed_always(docora: Docora, file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_file_is_private_and_replaced_only_once_the_output_is_out(
-    docora: Docora, file: Path
-) -> None:
+def test_the_file_is_private_and_replaced_after_the_output(docora: Docora, file: Path) -> None:
     make_healthy(docora)
     docora.redis.delete(WORKER)
     line = f"docora-ops doctor --changes {file} >/dev/full"
@@ -181,9 +181,7 @@ def test_what_is_no_file_is_never_replaced(docora: Docora, tmp_path: Path) -> No
         assert docora.run("doctor", *options).code == 2
 
 
-def test_a_file_that_can_not_be_written_is_an_error_after_the_output(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_an_unwritable_file_is_an_error_after_the_output(docora: Docora, tmp_path: Path) -> None:
     file = tmp_path / "gone" / "file"
     result = docora.run("doctor", f"--changes={file}", env=ONE_LOOK | {"DATABASE_URL": None})
     assert (result.code, result.stdout.startswith("New: ")) == (2, True), result

@@ -51,9 +51,7 @@ def test_it_has_what_an_import_needs_and_no_data_source_of_its_author() -> None:
 
 @pytest.mark.slow
 @needs_promtool
-def test_each_expression_finds_numbers_of_a_docora_with_and_without_a_target(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_expressions_find_numbers_with_and_without_target(docora: Docora, tmp_path: Path) -> None:
     docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/api"), "failed")
     docora.add_repository("octo/web", circuit_open_for=timedelta(hours=1))
     for minutes in (1, 2, 3):  # as few scans as tell how long a cycle is

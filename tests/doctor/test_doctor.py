@@ -73,9 +73,7 @@ def test_held_apps_are_named_and_a_hold_for_ever_may_be_forgotten(
     assert result.stderr == said[state]
 
 
-def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
-    spoiled: Docora, own: OwnRedis
-) -> None:
+def test_all_is_well_as_prescribed_and_nothing_is_written(spoiled: Docora, own: OwnRedis) -> None:
     make_healthy(spoiled)
     with frozen(spoiled):
         document, short, table = (
@@ -95,9 +93,7 @@ def test_all_is_well_with_what_readme_prescribes_and_nothing_is_written(
         assert secret not in document.stdout + document.stderr + table.stdout
 
 
-def test_few_statements_suffice_for_all_checks(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_checks_need_few_statements(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     make_healthy(docora)
     statements: list[object] = []
     execute = psycopg.Cursor.execute
@@ -156,9 +152,7 @@ def test_the_worker_whose_clock_is_off_most_is_named(docora: Docora) -> None:
     assert "unknown host (worker b) is 90 s " in found["finding"]
 
 
-def test_failed_links_and_open_circuits_are_counted_and_too_many_are_a_failure(
-    docora: Docora,
-) -> None:
+def test_failed_links_and_circuits_are_counted_and_too_many_are_a_failure(docora: Docora) -> None:
     make_healthy(docora)
     apps = [docora.add_app("Acme"), docora.add_app("Quiet Harbor")]
     for number, hours in enumerate((1, -1, -1)):
@@ -282,9 +276,7 @@ def test_a_redis_that_can_not_save_is_examined_all_the_same(spoiled: Docora, own
     assert "refuses writes: MISCONF" in check(result, "redis_primary")["finding"]
 
 
-def test_a_redis_that_does_not_tell_how_it_is_is_only_a_warning(
-    spoiled: Docora, own: OwnRedis
-) -> None:
+def test_a_redis_that_tells_nothing_is_only_a_warning(spoiled: Docora, own: OwnRedis) -> None:
     user = spoiled.redis_access.command_name
     own.client.execute_command("ACL", "SETUSER", user, "-info")  # type: ignore[no-untyped-call]
     result = examine(spoiled)
@@ -394,9 +386,7 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
 @pytest.mark.parametrize(
     ("server", "marker"), [("postgres", b"GROUP BY status"), ("redis", b"rq:suspended")]
 )
-def test_a_server_that_is_lost_on_the_way_costs_what_follows(
-    docora: Docora, server: str, marker: bytes
-) -> None:
+def test_a_server_lost_midway_costs_the_rest(docora: Docora, server: str, marker: bytes) -> None:
     is_postgres = server == "postgres"
     proxied = Proxy.before_postgres if is_postgres else Proxy.before_redis
     with proxied(docora.database_url if is_postgres else docora.redis_url) as proxy:
@@ -408,9 +398,7 @@ def test_a_server_that_is_lost_on_the_way_costs_what_follows(
     assert result.data["drift"] is None
 
 
-def test_an_encryption_key_that_decrypts_nothing_is_a_warning_where_that_can_be_judged(
-    docora: Docora,
-) -> None:
+def test_a_key_that_decrypts_nothing_is_a_warning_if_it_can_be_judged(docora: Docora) -> None:
     make_healthy(docora)
     right, wrong = bytes(32), bytes(31) + b"1"
     docora.connection.execute(
@@ -426,9 +414,7 @@ def test_an_encryption_key_that_decrypts_nothing_is_a_warning_where_that_can_be_
     assert not_ok(blind) == {}
 
 
-def test_unusable_settings_are_exit_code_2_and_not_shown_and_warnings_alone_are_no_failure(
-    docora: Docora,
-) -> None:
+def test_unusable_settings_are_exit_code_2_and_warnings_are_no_failure(docora: Docora) -> None:
     no_database = examine(docora, DATABASE_URL=None)
     no_redis = examine(docora, REDIS_URL="redis://u:5ecr3t@h?nonsense=5ecr3t")
     for result, missing, other in (

@@ -328,9 +328,7 @@ def run(*command: str) -> str:
 
 
 @pytest.mark.slow
-def test_the_cron_line_keeps_each_complete_text_and_nothing_else(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_the_cron_line_keeps_only_complete_texts(docora: Docora, tmp_path: Path) -> None:
     docora.add_link()
     [line] = re.findall(r"^(?:\* ){5}(.*)$", topic("metrics"), re.MULTILINE)
     assert "%" not in line  # which ends the command for cron

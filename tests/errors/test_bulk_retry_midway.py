@@ -10,9 +10,7 @@ from tests.support.proxy import PUSH, Fault, Proxy
 from tests.support.running_commands import PATIENT, progress_of, suspended
 
 
-def test_a_reply_that_is_lost_after_a_push_of_a_bulk_retry_leaves_each_job_once(
-    docora: Docora,
-) -> None:
+def test_a_reply_lost_after_a_push_of_a_bulk_retry_leaves_each_job_once(docora: Docora) -> None:
     docora.add_links(200, apps=2)
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.LOSE_REPLY, number=5)
@@ -39,9 +37,7 @@ def test_a_reply_that_is_lost_after_a_push_of_a_bulk_retry_leaves_each_job_once(
 
 
 @pytest.mark.slow
-def test_a_command_that_is_stopped_with_rows_locked_loses_them_and_ends_with_a_sentence(
-    docora: Docora,
-) -> None:
+def test_a_command_that_is_stopped_with_rows_locked_loses_its_locks(docora: Docora) -> None:
     docora.add_links(200, apps=2)
     with Proxy.before_redis(docora.redis_url) as proxy:
         push = proxy.plan(PUSH, Fault.HOLD_REPLY, number=5)

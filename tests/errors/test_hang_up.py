@@ -15,9 +15,7 @@ from tests.support.proxy import eventually, patience
 from tests.support.running_commands import LOCK_TABLE, PATIENT, await_locks
 
 
-def test_a_closed_terminal_ends_a_bulk_retry_with_its_document_and_its_audit_entry(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_a_closed_terminal_ends_a_bulk_retry_like_a_signal(docora: Docora, tmp_path: Path) -> None:
     docora.add_links(500)
     output = tmp_path / "output"
     command = ["retry-all-failed", "--batch-size", "1", "--json", "--yes"]
@@ -55,9 +53,7 @@ signal.signal(signal.SIGUSR1, die)
 
 
 @pytest.mark.slow
-def test_a_signal_that_comes_in_a_destructor_ends_a_command_all_the_same(
-    docora: Docora, tmp_path: Path
-) -> None:
+def test_a_signal_in_a_destructor_ends_a_command_too(docora: Docora, tmp_path: Path) -> None:
     link = docora.add_link()
     (tmp_path / "sitecustomize.py").write_text(DYING_ON_SIGUSR1, encoding="utf-8")
     environment = {**PATIENT, "PYTHONPATH": str(tmp_path)}

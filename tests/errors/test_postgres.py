@@ -18,9 +18,7 @@ from tests.support.proxy import COMMIT, Fault, Proxy, refused_port
 from tests.support.rows import TestLink
 
 
-def test_a_postgres_that_is_not_there_or_has_no_such_database_changes_nothing(
-    docora: Docora, link: TestLink
-) -> None:
+def test_without_postgres_or_a_database_nothing_is_changed(docora: Docora, link: TestLink) -> None:
     before = docora.dump()
     nowhere = f"postgres://someone:{ENCODED}@127.0.0.1:{refused_port()}/docora"
     elsewhere = with_database(docora.database_url, "no_such_database")
@@ -86,9 +84,7 @@ def test_a_database_that_is_not_docoras_is_refused(
     assert docora.job_hash(link.job_id) == job
 
 
-def test_a_wrong_postgres_password_is_refused_and_not_shown(
-    docora: Docora, link: TestLink, worker_number: int
-) -> None:
+def test_a_wrong_password_is_not_shown(docora: Docora, link: TestLink, worker_number: int) -> None:
     with role(docora, f"docora_guarded_{worker_number}", SECRET + "!") as user:
         result = docora.run(*arguments("retry", link), env={"DATABASE_URL": user.url(SECRET)})
         refuses(result, "postgres", "password authentication failed")

@@ -33,9 +33,7 @@ def test_a_redis_that_refuses_writes_changes_nothing(
     assert docora.dump() == before
 
 
-def test_a_redis_that_hangs_at_the_push_is_given_up_and_the_link_rolled_back(
-    docora: Docora, link: TestLink
-) -> None:
+def test_a_redis_that_hangs_at_the_push_is_given_up(docora: Docora, link: TestLink) -> None:
     before = docora.dump()
     with Proxy.before_redis(docora.redis_url) as proxy:
         proxy.plan(PUSH, Fault.HOLD_REQUEST)
@@ -45,9 +43,7 @@ def test_a_redis_that_hangs_at_the_push_is_given_up_and_the_link_rolled_back(
 
 
 @pytest.mark.slow
-def test_a_screen_of_postgres_waits_once_and_briefly_for_a_redis_that_never_answers(
-    docora: Docora, link: TestLink
-) -> None:
+def test_a_screen_waits_once_and_briefly_for_a_silent_redis(docora: Docora, link: TestLink) -> None:
     for command in (["show", link.app_id], ["links", "--overdue"]):
         with socket.create_server(("127.0.0.1", 0)) as silent:
             url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
@@ -60,9 +56,7 @@ def test_a_screen_of_postgres_waits_once_and_briefly_for_a_redis_that_never_answ
                 silent.accept()
 
 
-def test_a_wrong_redis_password_changes_nothing_and_is_not_shown(
-    docora: Docora, own: OwnRedis, link: TestLink
-) -> None:
+def test_a_wrong_redis_password_is_not_shown(docora: Docora, own: OwnRedis, link: TestLink) -> None:
     before = docora.dump()
     own.client.config_set("requirepass", "the right one")
     for login in ("", f"nobody:{ENCODED}@"):

@@ -58,6 +58,7 @@ def problems_of(
             yield f"{[each[:40] for each in given]} ended with {str(result)[:300]}"
 
 
+@pytest.mark.slow
 def test_each_wrong_value_gets_a_sentence_and_changes_nothing(docora: Docora) -> None:
     docora.add_link()
     before = docora.dump()
@@ -66,6 +67,7 @@ def test_each_wrong_value_gets_a_sentence_and_changes_nothing(docora: Docora) ->
     assert docora.dump() == before
 
 
+@pytest.mark.slow
 def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> None:
     link = docora.add_link()
     for words, hint in (
@@ -97,9 +99,7 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
 
 
 @pytest.mark.parametrize("words", [["status"], ["verify"], ["operations", "bulk_1", "--follow"]])
-def test_without_settings_a_command_says_what_to_do_and_nothing_else(
-    docora: Docora, words: list[str]
-) -> None:
+def test_without_settings_a_command_says_what_to_do(docora: Docora, words: list[str]) -> None:
     env = {"DATABASE_URL": None, "REDIS_URL": "nonsense"}
     code, shown = on_terminal(docora, words, env=env)
     assert code == 2, shown

@@ -15,9 +15,7 @@ from tests.support.worker_processes import held_worker
 pytestmark = pytest.mark.slow  # starts a pair of servers
 
 
-def test_until_the_standby_is_promoted_no_host_takes_writes_and_then_the_same_command_works(
-    replicated: Docora, pair: Pair
-) -> None:
+def test_no_host_takes_writes_until_the_standby_is_promoted(replicated: Docora, pair: Pair) -> None:
     link = replicated.add_link()
     of_both, of_standby = {"DATABASE_URL": pair.either}, {"DATABASE_URL": pair.standby.command}
     assert replicated.run("failed", env=of_both).code == 0

@@ -43,9 +43,7 @@ def test_jobs_that_a_failover_has_lost_are_queued_again(redis_pair: RedisPair) -
     assert docora.doubled_jobs() == []
 
 
-def test_a_change_on_the_former_primary_is_refused_until_the_name_moves(
-    redis_pair: RedisPair,
-) -> None:
+def test_the_former_primary_refuses_changes_until_the_name_moves(redis_pair: RedisPair) -> None:
     docora = redis_pair.docora
     link = docora.add_link()
     environment = {"REDIS_URL": redis_pair.url}

@@ -61,9 +61,7 @@ def test_a_worker_goes_on_with_the_new_primary_although_the_former_one_keeps_its
 
 
 @pytest.mark.slow
-def test_a_job_at_work_is_finished_while_redis_is_away_and_the_worker_goes_on(
-    snapshots: Snapshots, redis_pair: RedisPair
-) -> None:
+def test_a_job_is_finished_while_redis_is_away(snapshots: Snapshots, redis_pair: RedisPair) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued({"b": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0)
     with held_worker(snapshots, "--concurrency", "1", REDIS_URL=redis_pair.name.url) as (
@@ -115,9 +113,7 @@ def test_a_worker_that_waits_for_redis_ends_at_once_when_told(
     assert worker.log.count("ended, as told") == 2
 
 
-def test_a_worker_whose_password_is_refused_ends_with_5(
-    snapshots: Snapshots, redis_pair: RedisPair
-) -> None:
+def test_a_worker_ends_if_refused_at_login(snapshots: Snapshots, redis_pair: RedisPair) -> None:
     admin = redis_pair.primary.client
     with running(snapshots, "--concurrency", "1", REDIS_URL=redis_pair.name.url) as worker:
         worker.await_ready()

@@ -97,9 +97,7 @@ HOSTILE = ["$(touch x) p", "`touch x` p", "; touch x", "x$(touch x)'y", "p <(tou
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHELLS)
-def test_a_name_becomes_one_word_and_nothing_is_evaluated(
-    docora: Docora, tmp_path: Path, name: str
-) -> None:
+def test_a_name_is_one_word_and_not_evaluated(docora: Docora, tmp_path: Path, name: str) -> None:
     app = docora.add_app("Acme Search")
     docora.link(app, docora.add_repository("octo/api"))
     for other in (HARD, "Borealis", "Borealis 2", "the o'", "a@b: c", *HOSTILE):

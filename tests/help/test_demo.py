@@ -58,9 +58,7 @@ def test_the_whole_demo_waits_for_enter_and_leaves_links_and_workers_to_play_wit
     assert re.search(r"^\d+ in sync", results[2], re.MULTILINE)
 
 
-def test_workers_that_do_not_start_end_the_demo(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_workers_the_demo_ends(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCRYPTION_KEY", "nonsense")
     with pytest.raises(DemoError, match="did not start"), workers(docora.settings):
         pass

@@ -89,9 +89,7 @@ def test_options_that_exclude_each_other_and_slips_are_usage_errors(docora: Doco
     assert unquoted.stderr.endswith(hint)
 
 
-def test_an_option_before_the_command_is_a_usage_error_that_says_where_it_belongs(
-    docora: Docora,
-) -> None:
+def test_an_option_before_the_command_is_told_where_it_belongs(docora: Docora) -> None:
     for typed in (("--target", "prod", "status"), ("--target=prod", "show", "Acme", "octo/api")):
         result = docora.run(*typed)
         hint = "Hint: options go after the command: docora-ops COMMAND --target; see "
@@ -110,9 +108,7 @@ def test_each_page_is_the_help_of_the_command_and_then_the_topic(docora: Docora)
         assert (result.code, result.stderr, result.stdout) == (0, "", "\n".join(pages)), name
 
 
-def test_a_dumb_narrow_terminal_gets_whole_lines_of_code_no_escapes_and_no_pager(
-    docora: Docora,
-) -> None:
+def test_a_dumb_narrow_terminal_gets_whole_lines_without_escapes_or_pager(docora: Docora) -> None:
     env = {"PAGER": "head -1", "TERM": "dumb"}
     code, shown = on_terminal(docora, ["help", "recipes"], columns=60, env=env)
     assert code == 0

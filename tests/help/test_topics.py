@@ -100,6 +100,7 @@ def test_every_kind_of_drift_and_every_state_has_its_row() -> None:
         assert sorted(rows) == sorted(states)
 
 
+@pytest.mark.slow
 def test_every_message_under_troubleshooting_is_one_of_ours() -> None:
     said = set()
     for file in (ROOT / "docora_ops").rglob("*.py"):
@@ -133,23 +134,21 @@ def test_the_index_on_github_lists_every_topic_as_help_does(docora: Docora) -> N
     assert docora.run("help", "README").code == 2
 
 
-@pytest.mark.parametrize("file", ALL, ids=lambda file: file.name)
-def test_every_link_leads_to_a_file(file: Path) -> None:
-    targets = re.findall(r"\]\(([^)]+)\)", read(file))
-    assert [each for each in targets if not (file.parent / each).is_file()] == []
+def test_every_link_leads_to_a_file() -> None:
+    for file in ALL:
+        targets = re.findall(r"\]\(([^)]+)\)", read(file))
+        assert [each for each in targets if not (file.parent / each).is_file()] == [], file
 
 
-@pytest.mark.parametrize("file", ALL, ids=lambda file: file.name)
-def test_every_command_line_can_be_parsed(file: Path) -> None:
-    for words in command_lines(read(file)):
-        name, *arguments = words
-        group().commands[name].make_context(name, arguments)
+def test_every_command_line_can_be_parsed() -> None:
+    for file in ALL:
+        for name, *arguments in command_lines(read(file)):
+            group().commands[name].make_context(name, arguments)
 
 
-@pytest.mark.parametrize("file", ALL, ids=str)
-def test_nothing_asks_to_export_a_target(file: Path) -> None:
+def test_nothing_asks_to_export_a_target() -> None:
     """In a shell that has exported one, a command that is meant for another Docora changes it."""
-    assert not re.search(r"export DOCORA_OPS_TARGET=\w", read(file))
+    assert not re.search(r"export DOCORA_OPS_TARGET=\w", "".join(map(read, ALL)))
 
 
 def test_the_codes_are_those_of_the_design_and_an_interrupt_comes_first() -> None:
@@ -188,6 +187,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_the_way_of_one_retry_is_true_to_the_code(docora: Docora, repository_root: Path) -> None:
     """To update the list: what this command entered stands in the failed assertion."""
     text = (repository_root / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")

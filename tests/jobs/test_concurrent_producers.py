@@ -53,9 +53,7 @@ def test_ten_processes_that_retry_one_link_at_once_leave_one_job(docora: Docora)
     ],
     ids=["four retries", "retry and resync"],
 )
-def test_bulk_actions_at_once_leave_one_job_for_each_link(
-    docora: Docora, together: list[BulkAction]
-) -> None:
+def test_bulk_actions_at_once_double_no_job(docora: Docora, together: list[BulkAction]) -> None:
     together[0].add_links(docora, TOTAL)
     with starting_line(docora, len(together)):
         processes = [docora.start(*bulk.command, "--json", env=AT_ONCE) for bulk in together]
@@ -107,9 +105,7 @@ def test_a_worker_that_begins_while_a_batch_is_being_locked_is_seen(
     assert docora.waiting() == [first.job_id]
 
 
-def test_a_lock_in_another_database_is_not_that_of_a_worker(
-    docora: Docora, postgres_url: str
-) -> None:
+def test_a_lock_in_another_database_is_no_workers(docora: Docora, postgres_url: str) -> None:
     """Two Docoras on one server, one a copy of the other: their links have the same ids."""
     link = docora.add_link()
     with psycopg.connect(postgres_url, autocommit=True) as other:
@@ -146,9 +142,7 @@ def test_a_job_that_waits_for_its_link_reads_what_the_holder_has_written(docora:
     assert NEW.items() <= asdict(payload).items()
 
 
-def test_a_bulk_retry_that_waits_for_a_link_queues_what_the_holder_has_written(
-    docora: Docora, worker_number: int
-) -> None:
+def test_a_bulk_retry_queues_what_a_holder_has_written(docora: Docora, worker_number: int) -> None:
     link = docora.add_link()
     with slow_claims(docora, worker_number) as (actions, holder):
         move(holder)
@@ -157,9 +151,7 @@ def test_a_bulk_retry_that_waits_for_a_link_queues_what_the_holder_has_written(
     assert NEW.items() <= docora.job(link).kwargs.items()
 
 
-def test_the_schedule_sees_the_circuit_that_opened_when_a_link_failed(
-    docora: Docora, worker_number: int
-) -> None:
+def test_the_schedule_sees_a_circuit_that_just_opened(docora: Docora, worker_number: int) -> None:
     docora.add_links(3, status="pending_snapshot")
     changed = docora.links()[1]
     with slow_claims(docora, worker_number) as (actions, holder):

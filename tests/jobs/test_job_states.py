@@ -185,9 +185,7 @@ def test_a_misplaced_job_is_replaced_if_it_is_as_two_looks_have_found_it(docora:
     assert refused.value.answers[link.job_id].state is JobState.RUNNING
 
 
-def test_what_killed_workers_have_left_is_removed_with_the_job_and_nothing_else(
-    docora: Docora,
-) -> None:
+def test_what_killed_workers_left_is_removed_with_the_job_and_no_more(docora: Docora) -> None:
     link = docora.add_link()
     similar = {f"{link.job_id}0", link.job_id[:-1], "unrelated"}
     for job_id in (link.job_id, *similar):

@@ -89,9 +89,7 @@ def test_the_hash_is_the_one_that_rqs_own_enqueue_writes_and_only_its_data_holds
 
 @pytest.mark.slow
 @with_wrong_clock
-def test_a_job_bears_the_time_of_redis_whatever_the_clock_of_the_host(
-    docora: Docora, link: TestLink
-) -> None:
+def test_a_job_bears_the_time_of_redis_not_of_the_host(docora: Docora, link: TestLink) -> None:
     began = datetime.now(UTC)
     result = docora.run("retry", *link.ids, env=clock_ahead(3600), cwd="/")
     assert result.code == 0, result
@@ -123,9 +121,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("is_waiting", [True, False])
-def test_no_change_unpickles_what_it_finds(
-    docora: Docora, tmp_path: Path, is_waiting: bool
-) -> None:
+def test_no_change_unpickles_anything(docora: Docora, tmp_path: Path, is_waiting: bool) -> None:
     link, actions = docora.add_link(), docora.actions()
     sprung = tmp_path / "sprung"
     trap = pickle.dumps(Trap(sprung))

@@ -126,9 +126,7 @@ def test_the_push_looks_once_more_where_the_job_stands(
     assert docora.job_hash(link.job_id)["description"] == b"other"
 
 
-def test_a_bulk_operation_can_be_cancelled_between_the_looks(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bulk_operation_can_be_cancelled(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     link = lost(docora)
     row, actions = docora.row(link), docora.actions(drift_grace=0)
 

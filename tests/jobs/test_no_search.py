@@ -63,9 +63,7 @@ EMPTY = b"DELETE FROM app_repositories; DELETE FROM apps; DELETE FROM repositori
         ("scanning", Claiming.of_unfinished(error="x", max_attempts=9)),
     ],
 )
-def test_misleading_statistics_do_not_slow_a_claim(
-    docora: Docora, status: str, claiming: Claiming
-) -> None:
+def test_a_claim_needs_no_statistics(docora: Docora, status: str, claiming: Claiming) -> None:
     """Whatever Postgres believes of its tables, a claim does not go through a product of them."""
     connection = docora.connection
     # Many links, when Postgres last counted one, and no apps and repositories at all.

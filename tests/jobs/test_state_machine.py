@@ -256,9 +256,7 @@ class Machine(Others, RuleBasedStateMachine):
             yield link.job_id
 
 
-def test_each_action_does_what_is_predicted(
-    docora: Docora, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_each_action_is_as_predicted(docora: Docora, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "rq")  # which has a lot to say
     profile = settings.get_current_profile_name()
     chosen = settings()

@@ -120,9 +120,8 @@ def test_a_hold_stands_on_the_page_and_a_held_app_is_not_overdue(docora: Docora,
     assert page(docora, *(row["app_id"] for row in other))["held"] is None
 
 
-def test_a_bulk_operation_at_work_on_its_links_stands_on_the_page(
-    docora: Docora, acme: str
-) -> None:
+@pytest.mark.slow
+def test_a_bulk_operation_on_its_links_stands_on_the_page(docora: Docora, acme: str) -> None:
     other = docora.add_app("Quiet Harbor")
     command = ("retry-all-failed", "--app", acme, "--in-flight", "1", "--yes")
     with docora.start(*command) as process:

@@ -52,9 +52,7 @@ def busy(docora: Docora) -> Docora:
     return docora
 
 
-def test_it_is_the_best_ten_minutes_of_the_last_hour_against_the_links_to_scan(
-    busy: Docora,
-) -> None:
+def test_it_is_the_best_ten_minutes_of_an_hour_against_the_links_to_scan(busy: Docora) -> None:
     data = busy.run("status", "--json", env=ONE_LOOK).data
     # 60 links in the 5 minutes of an interval and the minute until the next pass
     assert data[NAME] == {
@@ -118,9 +116,7 @@ def test_slots_are_missing_where_less_is_managed_than_is_due_and_jobs_wait(
         assert seen["hint"].startswith("docora-ops worker --concurrency N")
 
 
-def test_no_slot_is_missing_while_a_worker_is_idle_because_an_app_has_its_share(
-    busy: Docora,
-) -> None:
+def test_no_slot_is_missing_while_shares_keep_a_worker_idle(busy: Docora) -> None:
     ended(busy, {15: 3, 25: 1, 35: 0})
     wait_for(busy, 130, 4)
     run_on(busy, "worker-1")
@@ -130,6 +126,7 @@ def test_no_slot_is_missing_while_a_worker_is_idle_because_an_app_has_its_share(
     assert check(examine(busy), NAME)["state"] == "ok"
 
 
+@pytest.mark.slow
 def test_what_is_due_is_said_before_ten_minutes_of_the_workers_are_recorded(docora: Docora) -> None:
     make_healthy(docora)
     scan_links(docora, *[10.0] * 58)

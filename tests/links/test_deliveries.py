@@ -13,7 +13,6 @@ from tests.support.docora import Docora, Result
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
-from tests.support.terminal import at_terminals, plain_data
 
 LAST_ONLY = "records only the last delivery of each file, and no deletions"
 
@@ -106,6 +105,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
     assert all(len(line) <= 80 for line in screen.stderr.splitlines()[-2:])
 
 
+@pytest.mark.slow
 def test_what_a_worker_has_delivered_is_proven_to_be_all(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, upstream = snapshots.add_link({"a.txt": "1", "größe/日本.txt": "2"})
@@ -124,9 +124,7 @@ def test_what_a_worker_has_delivered_is_proven_to_be_all(snapshots: Snapshots) -
 
 
 @pytest.mark.slow
-def test_period_and_path_choose_files_and_the_proof_is_of_all_matching_ones(
-    docora: Docora,
-) -> None:
+def test_period_and_path_choose_files_and_the_proof_is_of_all_matching_ones(docora: Docora) -> None:
     app = docora.add_app()
     api, web = (add(docora, app, name, FILES) for name in ("octo/api", "octo/web"))
     for ago, path in ((30, "README.md"), (20, "src/%"), (10, "docs/%"), (40, "e%"), (50, "back%")):
@@ -220,9 +218,7 @@ def test_files_are_listed_in_pages_and_a_pipe_gets_all(docora: Docora) -> None:
     assert (file["repository_id"], file["path"]) == (web.repository_id, "x\u202e.txt")
 
 
-def test_a_long_list_is_read_bit_by_bit_and_misses_no_file(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_list_is_read_in_pieces(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "_AT_ONCE", 2)
     app = docora.add_app()
     for name, files in (("octo/a", 3), ("octo/b", 2), ("octo/c", 4)):
@@ -231,17 +227,3 @@ def test_a_long_list_is_read_bit_by_bit_and_misses_no_file(
     found = [(file.repository_name, file.path) for file in files_read]
     assert len(found) == total == 9
     assert found == sorted(found)
-
-
-def test_a_terminal_of_80_columns_has_one_row_for_each_repository(docora: Docora) -> None:
-    app = docora.add_app("Quiet Harbor")
-    for name in ("hollow-hill/infra", "hollow-hill/handbook", "octo/billing"):
-        add(docora, app, name, without("README.md"))
-    shown = at_terminals(docora, ["deliveries", app], columns=80, env=ONE_LOOK)
-    lines = plain_data(shown.data).splitlines()
-    rows = [line.split() for line in lines if "/" in line]
-    assert [(row[0], row[1], *row[-2:]) for row in rows] == [
-        (name, "4", "1", "missing")
-        for name in ("hollow-hill/handbook", "hollow-hill/infra", "octo/billing")
-    ]
-    assert (shown.code, max(map(len, lines)) <= 80) == (6, True), shown

@@ -89,9 +89,7 @@ def test_what_tells_kinds_apart_stays(error: str) -> None:
         ([f"denied: ghp_{digit * 20}" for digit in "12"], "denied: ***"),
     ],
 )
-def test_an_error_that_all_links_share_and_the_host_without_address_are_not_folded(
-    errors: list[str], shown: str
-) -> None:
+def test_an_error_that_all_links_share_is_not_folded(errors: list[str], shown: str) -> None:
     [group] = group_errors(("app", "Acme", error[: LONGEST + 1], 1) for error in errors)
     assert (group.error_message, group.links, group.apps) == (shown, 2, 1)
 

@@ -17,8 +17,7 @@ TWO_TRIES = {"MAX_RETRY_ATTEMPTS": "2"}
 
 
 @pytest.mark.slow
-def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_the_last_tries_of_a_link_are_shown(snapshots: Snapshots, docora: Docora) -> None:
     link, _ = snapshots.add_link({f"src/file-{number}.ts": "x\n" for number in range(9)})
     other = snapshots.link(link.app_id, docora.add_repository("octo/web", url="file:///missing"))
     answers = [200, 502] * 3
@@ -84,9 +83,7 @@ def test_beside_bullmq_failed_jobs_tell_when_links_failed(bullmq: Bullmq) -> Non
     assert "Last tries" not in shown
 
 
-def test_lists_search_only_the_newest_entries_for_failures(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lists_search_the_newest_failures(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("docora_ops.queue.outcomes.MOST_SEARCHED", 10)
     recent, old, _without_entry = (docora.add_link("failed") for _ in range(3))
     minutes = {recent: 8, old: 12}  # entries of others came after these failures, one each minute

@@ -21,9 +21,7 @@ def actions(docora: Docora) -> Actions:
     return docora.actions()
 
 
-def test_an_app_is_found_by_its_id_and_by_its_name_taken_literally_but_for_its_case(
-    docora: Docora, actions: Actions
-) -> None:
+def test_an_app_is_found_by_its_id_or_name_in_any_case(docora: Docora, actions: Actions) -> None:
     names = ["Acme Search", "Acme Search 2", "Acme", *STRANGE_NAMES]
     ids = {name: docora.add_app(name) for name in names}
     typed = {name: name for name in names} | {ids[name]: name for name in names}
@@ -36,9 +34,7 @@ def test_an_app_is_found_by_its_id_and_by_its_name_taken_literally_but_for_its_c
             resolve_app(actions.database, text)
 
 
-def test_at_most_three_names_are_suggested_the_nearest_first(
-    docora: Docora, actions: Actions
-) -> None:
+def test_the_three_nearest_names_are_suggested(docora: Docora, actions: Actions) -> None:
     for name in ("Acme Search", "Borealis", *(f"Tin Robot {number}" for number in range(9))):
         docora.add_app(name)
     for text, hint, names in (
@@ -86,9 +82,7 @@ def test_a_repository_is_found_by_its_id_its_name_and_any_spelling_of_its_url_bu
             resolve_repository(actions.database, [app], text)
 
 
-def test_a_repositorys_name_is_taken_literally_and_an_id_wins(
-    docora: Docora, actions: Actions, app: App
-) -> None:
+def test_a_name_is_literal_and_an_id_wins(docora: Docora, actions: Actions, app: App) -> None:
     ids = {f"octo/{name}": docora.add_repository(f"octo/{name}") for name in STRANGE_NAMES}
     docora.add_repository("repo/1")
     ids["repo/1"] = docora.add_repository("octo/api", "repo/1")

@@ -80,6 +80,7 @@ WAIT = "To wait for the result: docora-ops wait"
 OTHER_CAFE = "Kim's Caf\N{LATIN SMALL LETTER E WITH ACUTE}"
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_names_and_a_script_ids(docora: Docora, link: TestLink) -> None:
     ids = " ".join(link.ids)
     shown = at_terminals(docora, ["show", *link.ids], columns=80)

@@ -72,9 +72,7 @@ def links(docora: Docora) -> list[TestLink]:
     return links
 
 
-def test_each_job_and_each_worker_but_a_killed_one_is_shown(
-    docora: Docora, links: list[TestLink]
-) -> None:
+def test_each_job_and_each_live_worker_is_shown(docora: Docora, links: list[TestLink]) -> None:
     with frozen(docora):
         result, first, screen, whole = docora.run_together(
             ("queue", "--json"),
@@ -132,9 +130,7 @@ def test_each_job_and_each_worker_but_a_killed_one_is_shown(
     assert "nothing queues delayed jobs" in docora.run("queue").stderr
 
 
-def test_only_jobs_of_the_named_apps_are_shown_and_the_counts_are_of_the_whole_queue(
-    docora: Docora, links: list[TestLink]
-) -> None:
+def test_only_jobs_of_the_named_apps_are_shown(docora: Docora, links: list[TestLink]) -> None:
     later = docora.link(links[0].app_id, docora.add_repository("octo/later"))
     docora.schedule_job(later.job_id)
     other = docora.link(docora.add_app("Beta"), later.repository_id)
@@ -207,9 +203,7 @@ def test_a_backlog_names_its_cause_and_a_delayed_try_its_error(backlog: Docora) 
 
 
 @pytest.mark.parametrize("value", [b"", b"5 9 2026-01-01T00:00:00.000000Z"])
-def test_files_of_an_earlier_try_or_of_an_older_worker_are_unknown(
-    backlog: Docora, value: bytes
-) -> None:
+def test_files_of_an_earlier_try_or_older_worker_are_unknown(backlog: Docora, value: bytes) -> None:
     [job] = backlog.run("queue", "--limit", "1", "--json").data["jobs"]
     backlog.redis.hset(f"rq:job:{job['job_id']}", "files", value)
     [job] = backlog.run("queue", "--limit", "1", "--json").data["jobs"]

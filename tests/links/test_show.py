@@ -182,6 +182,7 @@ def test_an_error_of_several_lines_stands_on_one_line(docora: Docora) -> None:
     assert show(docora, link, "--json").data["error_message"] == error
 
 
+@pytest.mark.slow
 def test_it_says_if_only_a_retry_queues_a_link_again(docora: Docora) -> None:
     app_id, past = docora.add_app(), -timedelta(minutes=1)
     left = docora.link(app_id, docora.add_repository(circuit_open_for=past))

@@ -91,9 +91,7 @@ def test_links_are_chosen_by_their_last_good_scan_exactly(
     }
 
 
-def test_only_links_with_such_a_last_good_scan_are_resynced(
-    docora: Docora, links: dict[str, TestLink]
-) -> None:
+def test_links_are_resynced_by_their_last_scan(docora: Docora, links: dict[str, TestLink]) -> None:
     app = links["day"].app_id
     all_of_it = ("resync", app, "--all", "--last-scan-after=2d", "--last-scan-before=1h")
     planned = docora.run(*all_of_it, "--dry-run", "--json").data
@@ -134,9 +132,8 @@ def test_a_time_of_day_means_its_last_occurrence() -> None:
         assert moment_of(_moment_or_age(typed), now) == at, typed
 
 
-def test_a_time_in_which_no_scan_can_be_is_refused(
-    docora: Docora, links: dict[str, TestLink]
-) -> None:
+@pytest.mark.slow
+def test_a_time_without_scans_is_refused(docora: Docora, links: dict[str, TestLink]) -> None:
     for options, why in (
         (("after=1h", "before=2h"), "no moment is at 20"),
         (("after=today", "before=2d"), "T00:00:00.000Z or later and also before 20"),
@@ -152,9 +149,7 @@ def test_a_time_in_which_no_scan_can_be_is_refused(
 
 
 @pytest.mark.slow
-def test_each_list_tells_until_when_failed_links_were_good(
-    docora: Docora, links: dict[str, TestLink]
-) -> None:
+def test_lists_tell_until_when_links_were_good(docora: Docora, links: dict[str, TestLink]) -> None:
     env = read_only(docora)
     with frozen(docora):
         failed = docora.run("failed", env=env).stdout.splitlines()

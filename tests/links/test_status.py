@@ -157,9 +157,7 @@ def test_a_link_is_lost_if_no_job_says_that_it_waits(docora: Docora) -> None:
     assert drift == {"lost": 3, "stuck": 1, "at_least": False}
 
 
-def test_a_lost_link_counts_though_many_others_are_queued_between_the_looks(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_link_counts_among_others(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     first_app = docora.add_app()
     docora.add_link("pending_snapshot")
     docora.age_links()

@@ -59,9 +59,7 @@ FIGURES = [
 
 
 @pytest.mark.parametrize(("recent", "before", "word"), FIGURES)
-def test_the_word_is_what_the_figures_say_and_chance_does_not(
-    recent: int, before: int, word: str
-) -> None:
+def test_the_word_is_what_chance_does_not_explain(recent: int, before: int, word: str) -> None:
     assert direction(recent, 1500, before, 3600) == word
 
 
@@ -183,6 +181,7 @@ def test_a_worker_that_may_record_nothing_is_named(docora: Docora, now: datetime
     assert (workers["state"], "mute" in workers["finding"]) == ("warning", True), workers
 
 
+@pytest.mark.slow
 def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> None:
     app, other = docora.add_app("Acme Search"), docora.add_app("Quiet Harbor")
     record(
@@ -223,9 +222,7 @@ def test_many_asterisks_in_a_pattern_take_no_longer(docora: Docora, now: datetim
         assert totals(docora.run("trend", "--error", pattern, "--json"))["failed"] == failed
 
 
-def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(
-    docora: Docora, now: datetime
-) -> None:
+def test_beside_bullmq_only_failed_jobs_are_known(docora: Docora, now: datetime) -> None:
     record(docora, spread(now, [30] * 5))  # of another time
     for number, minutes in enumerate((150, 75, 74, 10)):
         job_id, milliseconds = f"app_a-repo_{number}", (now.timestamp() - minutes * 60) * 1000
@@ -243,6 +240,7 @@ def test_beside_bullmq_only_the_failed_jobs_that_it_keeps_are_known(
     assert "0 failed jobs known. No trend can be told" in nothing.stdout + nothing.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["rq", "bullmq"])
 def test_a_time_long_before_the_record_takes_no_memory(docora: Docora, backend: str) -> None:
     line = "ulimit -v 1000000; docora-ops trend --json --by 10m --since 0001-01-01"

@@ -152,8 +152,7 @@ def test_the_awaited_result_of_one_link_stands_with_its_change(docora: Docora) -
         assert f"; `1 queued{end}`" in report
 
 
-def test_beside_docoras_own_workers_a_resync_tells_the_same(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
+def test_beside_docoras_own_workers_a_resync_tells_the_same(bullmq: Bullmq, docora: Docora) -> None:
     link = docora.add_link("synced")
     docora.add_deliveries(link, 2)
     with bullmq.docora_at_work():

@@ -210,9 +210,7 @@ def test_a_reset_whose_commit_fails_is_never_shown_as_done(docora: Docora) -> No
 
 
 @pytest.mark.slow
-def test_the_login_is_named_beside_the_user_and_a_claim_of_the_environment_is_not(
-    docora: Docora,
-) -> None:
+def test_the_login_is_named_beside_the_user_and_not_the_environment(docora: Docora) -> None:
     link, login = docora.add_link(), pwd.getpwuid(1).pw_name
     line = f"echo 1 >/proc/self/loginuid || exit 99; docora-ops retry {' '.join(link.ids)}"
     done = docora.run_in_shell(line, env={"SUDO_USER": "alice"})
@@ -222,9 +220,7 @@ def test_the_login_is_named_beside_the_user_and_a_claim_of_the_environment_is_no
     assert history(docora)[0]["who"] == f"{login} as {pwd.getpwuid(os.getuid()).pw_name}@{HOST}"
 
 
-def test_a_terminal_shows_a_change_on_one_line_with_the_date_unless_it_is_today(
-    docora: Docora,
-) -> None:
+def test_a_terminal_shows_a_change_on_one_line_and_dates_older_ones(docora: Docora) -> None:
     app_id = docora.add_app("Acme Search")
     link = docora.link(app_id, docora.add_repository("octo/web"))
     assert docora.run("retry", *link.ids, "--reason", "the app is back").code == 0

@@ -16,8 +16,7 @@ ONE_TRY = {"MAX_RETRY_ATTEMPTS": "1"}
 
 
 @pytest.mark.slow
-def test_nobody_waits_and_the_results_are_told(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_nobody_waits_and_the_results_are_told(snapshots: Snapshots, docora: Docora) -> None:
     links = snapshots.add_links(["Good", "Bad", "Last"])
     snapshots.receiver.answer = lambda request: 500 if request.app == "Bad" else 200
     started = docora.run("retry-all-failed", "--limit", "2", "--yes", "--json", env=ONE_TRY)
@@ -45,9 +44,7 @@ def test_nobody_waits_and_the_results_are_told(snapshots: Snapshots) -> None:
         assert "1 failed again, 1 in sync" in docora.run(*command).stdout
 
 
-def test_results_that_the_record_no_longer_reaches_are_not_told(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unrecorded_results_are_unknown(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcomes, "ENTRIES_KEPT", 100)
     client = docora.redis
     since = datetime.fromtimestamp(int(server_time(client)), UTC)

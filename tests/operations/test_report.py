@@ -182,9 +182,7 @@ def test_a_run_that_was_killed_is_remembered_with_what_failed_until_then(docora:
 
 
 @pytest.mark.parametrize("end", ["an hour later", "cancelled"])
-def test_a_killed_operation_is_open_for_an_hour_unless_it_is_cancelled(
-    docora: Docora, end: str
-) -> None:
+def test_a_killed_operation_is_open_until_cancelled_or_an_hour(docora: Docora, end: str) -> None:
     docora.add_links(3)
     with docora.start("retry-all-failed", "--in-flight", "1") as process:
         eventually(docora.waiting, "a job")

@@ -60,9 +60,7 @@ def on_screen(part: object, width: int) -> str:
 
 
 @pytest.mark.parametrize(("width", "shown"), [(77, WIDE), (43, NARROW), (36, BLOCKS)])
-def test_a_list_loses_columns_and_then_becomes_blocks_as_the_screen_narrows(
-    width: int, shown: str
-) -> None:
+def test_a_list_loses_columns_and_becomes_blocks_if_narrow(width: int, shown: str) -> None:
     assert on_screen(Listing(COLUMNS, ROWS), width) == shown
 
 

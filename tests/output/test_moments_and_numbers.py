@@ -3,6 +3,8 @@
 import zlib
 from typing import Any
 
+import pytest
+
 from tests.support.docora import QUEUE, Docora
 from tests.support.hostile_texts import RAW
 
@@ -34,6 +36,7 @@ def test_an_infinite_time_of_a_scan_costs_no_list(docora: Docora) -> None:
     assert docora.run("show", *link.ids).code == 0
 
 
+@pytest.mark.slow
 def test_what_is_no_number_in_redis_costs_only_itself(docora: Docora) -> None:
     link = docora.add_link()
     redis = docora.redis

@@ -18,6 +18,7 @@ def at_80_by_24(docora: Docora, arguments: list[str], pager: str) -> tuple[int, 
     return on_terminal(docora, arguments, env={"PAGER": pager}, columns=80, lines=24)
 
 
+@pytest.mark.slow
 def test_only_what_is_taller_than_the_screen_is_paged(docora: Docora) -> None:
     docora.add_links(30)
     command = ["retry-all-failed", "--dry-run"]
@@ -56,6 +57,7 @@ def test_a_signal_ends_the_command_and_its_pager(docora: Docora) -> None:
     assert on_terminal(docora, ["help", "json"], env={"PAGER": pager})[0] == 129
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("less") is None, reason="needs less")
 def test_less_shows_a_long_page_survives_ctrl_c_and_ends_with_q(docora: Docora) -> None:
     environment = docora.environment(TERM="xterm-256color")

@@ -58,6 +58,7 @@ def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.slow
 def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(docora: Docora) -> None:
     """As Node does with the streams that it passes on."""
     reader, writer = os.pipe()
@@ -99,6 +100,7 @@ def test_closed_streams_do_not_keep_the_work_from_being_done(docora: Docora) -> 
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_stdout_is_an_error_in_a_sentence(docora: Docora) -> None:
     link = docora.add_link()
     done = docora.run_in_shell(f"docora-ops retry {link.app_id} {link.repository_id} >/dev/full")

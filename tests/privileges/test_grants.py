@@ -107,9 +107,7 @@ def test_workers_may_do_what_all_commands_need() -> None:
         assert {grant, Grant(grant.privilege, grant.table, None)} & of_workers
 
 
-def test_without_the_schema_a_command_is_refused_and_doctor_says_what_to_grant(
-    docora: Docora,
-) -> None:
+def test_without_the_schema_a_command_is_refused_and_doctor_says_why(docora: Docora) -> None:
     docora.connection.execute(f"REVOKE USAGE ON SCHEMA public FROM {docora.role}".encode())
     refused = docora.run("failed")
     assert (refused.code, "permission denied for schema public" in refused.stderr) == (5, True)
@@ -118,9 +116,7 @@ def test_without_the_schema_a_command_is_refused_and_doctor_says_what_to_grant(
     assert "GRANT USAGE ON SCHEMA public" in tables["hint"]
 
 
-def test_the_role_for_monitoring_reads_neither_tokens_nor_keys_and_show_says_so(
-    docora: Docora,
-) -> None:
+def test_the_monitor_reads_neither_tokens_nor_keys_and_show_says_so(docora: Docora) -> None:
     run, monitor = arranged(docora), docora.database_access.monitor
     with psycopg.connect(monitor, autocommit=True) as connection:
         for secret in ("github_token_encrypted", "client_auth_key_encrypted"):

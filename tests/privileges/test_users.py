@@ -136,8 +136,7 @@ def test_the_monitor_may_run_what_reads_and_is_refused_what_changes_something(
     docora.redis.acl_log_reset()
 
 
-def test_it_may_read_all_there_is_of_bullmq(bullmq: Bullmq) -> None:
-    docora = bullmq.docora
+def test_it_may_read_all_there_is_of_bullmq(bullmq: Bullmq, docora: Docora) -> None:
     link = docora.add_link()
     bullmq.delay(link)
     environment = bullmq.environment(**monitor(docora))
@@ -162,9 +161,7 @@ def test_the_topic_names_each_script_of_a_command_that_reads() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("subcommands")
-def test_the_narrower_user_runs_every_command_that_reads_and_no_other_script(
-    docora: Docora,
-) -> None:
+def test_the_narrower_user_runs_all_that_reads_and_no_other_script(docora: Docora) -> None:
     access, endless = docora.redis_access, "while true do end"
     link, _ = arrange(docora)
 
@@ -216,9 +213,8 @@ MARKS = {"%R~docora-ops:pair", "%R~docora-ops:holds", "~docora-ops:outcomes*"}
 @pytest.mark.usefixtures("subcommands")
 @pytest.mark.matrix
 def test_without_any_one_rule_a_worker_does_not_start_and_nothing_is_lost(
-    snapshots: Snapshots, subtests: pytest.Subtests
+    snapshots: Snapshots, docora: Docora, subtests: pytest.Subtests
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_link({"a.txt": "a"})
     name = docora.redis_access.worker_name
     for rule in rules("docora-worker"):

@@ -102,9 +102,7 @@ def test_the_sdist_has_all_that_make_test_needs(repository_root: Path, tmp_path:
     assert wanted - packed == set()
 
 
-def test_an_older_image_that_is_built_again_takes_no_name_from_a_newer_one(
-    repository_root: Path, tmp_path: Path
-) -> None:
+def test_an_older_image_takes_no_name_of_a_newer_one(repository_root: Path, tmp_path: Path) -> None:
     git = ("git", "-c", "user.name=a", "-c", "user.email=a@example.com")
     for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "a"]):
         subprocess.run([*git, *command], cwd=tmp_path, check=True)

@@ -167,9 +167,7 @@ def test_drift_of_every_kind_is_seen_and_repaired_and_gone(docora: Docora) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", LinkStatus)
-def test_whatever_state_jobs_were_in_a_repair_leaves_no_drift_and_no_live_job_changed(
-    docora: Docora, status: LinkStatus
-) -> None:
+def test_a_repair_leaves_no_drift_and_each_live_job(docora: Docora, status: LinkStatus) -> None:
     links = add_link_in_each_state(docora, docora.add_app(), status)
     for name in UNREADABLE:
         job_id = links.pop(name).job_id

@@ -126,9 +126,7 @@ def test_at_a_terminal_it_shows_the_counts_and_asks(docora: Docora) -> None:
 
 
 @pytest.mark.slow
-def test_a_repair_that_is_cut_off_tells_what_was_done_and_another_does_the_rest(
-    docora: Docora,
-) -> None:
+def test_a_repair_cut_off_tells_what_was_done_and_another_does_the_rest(docora: Docora) -> None:
     docora.add_links(1100, status="pending_snapshot")  # three batches
     docora.age_links()
     with Proxy.before_redis(docora.redis_url) as proxy:

@@ -234,9 +234,7 @@ def test_the_commit_that_a_link_stored_before_it_was_removed_proves_nothing_of_a
     assert doubts(run(docora, "--json")) == {link.job_id: "scanned_earlier"}
 
 
-def test_a_repository_with_one_link_is_certain_though_the_clock_of_postgres_is_ahead(
-    docora: Docora,
-) -> None:
+def test_a_single_link_is_certain_though_the_clock_of_postgres_is_ahead(docora: Docora) -> None:
     """Docora's worker has Postgres date the first commit, and dates all else by its own clock."""
     link = add(docora, {})
     scanned(
@@ -303,9 +301,7 @@ def test_without_links_nothing_is_proven_in_a_script(docora: Docora) -> None:
         assert (run(docora, *words).code, run(docora, *words, "--strict").code) == (0, 6), words
 
 
-def test_a_link_that_is_not_synced_is_not_proven_and_a_failed_one_is_a_problem(
-    docora: Docora,
-) -> None:
+def test_a_link_not_in_sync_is_unproven_and_a_failed_one_is_a_problem(docora: Docora) -> None:
     add(docora)
     for status, code, said in (
         ("pending_snapshot", 0, "1 link proven, 1 skipped (1 pending).\n"),

@@ -15,9 +15,7 @@ AT_ONCE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 OPERATION = "bulk_0123456789abcdef"
 
 
-def test_a_dry_run_of_many_links_shows_link_by_link_what_a_real_one_would_do(
-    docora: Docora,
-) -> None:
+def test_a_dry_run_shows_link_by_link_what_a_real_one_would_do(docora: Docora) -> None:
     """And that is what it then does: tests/jobs/test_job_states.py."""
     docora.add_app("Acme Search", APP)
     ids = {"no job": None, "running": None, "bad ids": "repo.bad"}

@@ -31,9 +31,7 @@ def deliveries_in_all(docora: Docora) -> int:
     return docora.connection.execute("SELECT FROM app_delivered_files").rowcount
 
 
-def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
-    docora: Docora, link: TestLink
-) -> None:
+def test_a_resync_forgets_deliveries_and_queues_the_link(docora: Docora, link: TestLink) -> None:
     result = docora.run("resync", APP, "octo/api", "--json")
     assert result.code == 0, result
     none = ("circuit_open_until", "circuit_reset", "waited")
@@ -65,9 +63,7 @@ def test_a_resync_forgets_the_deliveries_resets_the_link_and_queues_it(
     assert {"Was\tpending_snapshot, 0 tries failed", "Outcome\talready queued"} <= {*table}
 
 
-def test_a_resync_of_a_running_snapshot_or_without_a_clear_target_is_refused(
-    docora: Docora, link: TestLink
-) -> None:
+def test_a_resync_of_a_running_or_unclear_link_is_refused(docora: Docora, link: TestLink) -> None:
     docora.start_job(link.job_id)
     with frozen(docora):
         running, alone, both, unconfirmed, unknown = docora.run_together(
@@ -89,9 +85,7 @@ def test_a_resync_of_a_running_snapshot_or_without_a_clear_target_is_refused(
     assert (unknown.code, unknown.json["code"]) == (3, "not_found")
 
 
-def test_all_is_one_bulk_operation_over_the_links_of_the_app(
-    docora: Docora, link: TestLink
-) -> None:
+def test_all_is_one_bulk_operation_on_the_links_of_the_app(docora: Docora, link: TestLink) -> None:
     docora.add_worker()
     second = docora.link(APP, docora.add_repository(), "failed")
     third = docora.link(APP, docora.add_repository(), "scanning")

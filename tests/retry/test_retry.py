@@ -137,9 +137,7 @@ def test_any_status_but_failed_is_refused_and_the_hint_names_what_helps(docora: 
         assert docora.waiting().count(links[number].job_id) == 1
 
 
-def test_a_missing_worker_is_warned_about_every_time_until_one_listens(
-    docora: Docora, link: TestLink
-) -> None:
+def test_a_missing_worker_is_warned_about_each_time(docora: Docora, link: TestLink) -> None:
     docora.redis.sadd("rq:workers:snapshot-queue", "rq:worker:died-long-ago")
     dry = docora.run(*RETRY, "--dry-run")
     first = docora.run(*RETRY, "--json")
@@ -155,9 +153,7 @@ def test_a_missing_worker_is_warned_about_every_time_until_one_listens(
 
 
 @pytest.mark.usefixtures("link")
-def test_jobs_in_the_bullmq_queue_are_warned_about_and_a_bullmq_worker_otherwise(
-    docora: Docora,
-) -> None:
+def test_a_bullmq_worker_is_warned_about_or_else_its_waiting_jobs(docora: Docora) -> None:
     docora.add_worker()
     dry_run = (*RETRY, "--dry-run")
     docora.redis.set("bull:snapshot-queue:id", 7)

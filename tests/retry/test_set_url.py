@@ -115,9 +115,7 @@ def test_a_refused_url_is_exit_code_2_and_node_env_is_read(docora: Docora, link:
     assert app_row(docora)["base_url"] == "http://10.0.0.1/hook"
 
 
-def test_the_url_and_the_time_are_set_and_the_audit_entry_has_both_urls(
-    docora: Docora, link: TestLink
-) -> None:
+def test_url_and_time_are_set_and_the_audit_has_both_urls(docora: Docora, link: TestLink) -> None:
     docora.connection.execute("UPDATE apps SET base_url = %s", (SECRETS,))
     before = app_row(docora)
     changed = docora.run("set-url", "acme search", NEW, "--reason", "moved", "--json")
@@ -228,9 +226,8 @@ def test_a_probe_that_fails_keeps_the_old_url(docora: Docora, link: TestLink) ->
 
 @pytest.mark.slow
 def test_the_links_of_jobs_that_keep_the_old_url_are_named_with_the_resync_that_they_need(
-    bullmq: Bullmq, link: TestLink
+    bullmq: Bullmq, docora: Docora, link: TestLink
 ) -> None:
-    docora = bullmq.docora
     active = docora.link(link.app_id, docora.add_repository("octo/active"))
     bullmq.start(active)
     waiting, delayed, renewed = (
@@ -300,9 +297,7 @@ def test_links_that_can_not_be_read_after_the_change_do_not_conceal_it(
     assert app_row(docora)["base_url"] == NEW
 
 
-def test_a_terminal_is_asked_and_told_which_jobs_keep_the_old_url(
-    bullmq: Bullmq, link: TestLink
-) -> None:
+def test_a_terminal_is_told_which_jobs_keep_the_old_url(bullmq: Bullmq, link: TestLink) -> None:
     docora, env = bullmq.docora, bullmq.environment()
     bullmq.add(link)
     docora.connection.execute("UPDATE repositories SET name = E'api\\x1b[5m'")

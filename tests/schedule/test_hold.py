@@ -17,11 +17,12 @@ from tests.support.read_only import frozen
 from tests.support.rows import TestLink
 from tests.support.terminal import on_terminal
 
+Links = tuple[TestLink, TestLink]
 REASON = ("--reason", "wrong URL")
 
 
 @pytest.fixture
-def links(docora: Docora) -> tuple[TestLink, TestLink]:
+def links(docora: Docora) -> Links:
     """A failed link of an app to hold, and one of another app."""
     docora.add_worker()
     docora.redis.hset("rq:worker:worker-1", "obeys_holds", 1)
@@ -41,9 +42,7 @@ def exemptions(docora: Docora) -> list[str]:
     return [name.decode() for name in names if name.startswith(b"now:")]
 
 
-def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_a_hold_ends_by_itself_and_each_change_is_audited(docora: Docora, links: Links) -> None:
     link, other = links
     docora.queue_job(link)
     first = hold(docora, link)
@@ -71,9 +70,7 @@ def test_a_hold_ends_by_itself_and_each_change_leaves_an_audit_entry(
     assert history[2]["reason"] == "wrong URL"
 
 
-def test_a_hold_removes_those_that_have_ended_with_their_exemptions(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_a_hold_removes_ended_ones_with_their_exemptions(docora: Docora, links: Links) -> None:
     link, other = links
     docora.redis.hset(HOLDS, mapping={"app_other": '{"until": null}', "now:app_other-1": "then"})
     for app_id in (link.app_id, "app_ended"):
@@ -83,9 +80,7 @@ def test_a_hold_removes_those_that_have_ended_with_their_exemptions(
     assert set(docora.redis.hgetall(HOLDS)) == kept
 
 
-def test_an_app_that_is_held_again_meanwhile_stays_held(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_app_held_anew_stays_held(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     docora.redis.hset(HOLDS, "app_ended", '{"until": 1}')
     register = docora.redis.register_script
 
@@ -98,9 +93,7 @@ def test_an_app_that_is_held_again_meanwhile_stays_held(
     assert set(read_holds(docora.redis)) == {"app_ended", "app_other"}
 
 
-def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(docora: Docora, links: Links) -> None:
     link, _ = links
     docora.queue_job(link)
     with frozen(docora):
@@ -113,9 +106,7 @@ def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(
     assert (code, "To end the hold: docora-ops release" in shown) == (0, True), shown
 
 
-def test_a_worker_that_does_not_obey_is_named_and_nothing_is_held(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_a_worker_that_does_not_obey_keeps_a_hold_off(docora: Docora, links: Links) -> None:
     docora.add_worker("plain")
     with frozen(docora):
         refused = docora.run("hold", links[0].app_id, "--json")
@@ -132,7 +123,7 @@ def test_a_worker_that_does_not_obey_is_named_and_nothing_is_held(
 
 @pytest.mark.slow
 def test_commands_for_many_links_leave_held_apps_out_and_say_so(
-    docora: Docora, links: tuple[TestLink, TestLink]
+    docora: Docora, links: Links
 ) -> None:
     link, other = links
     hold(docora, link)
@@ -182,9 +173,7 @@ def test_a_question_about_a_hold_tells_each_notice_once(
 
 
 @pytest.mark.slow
-def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_one_link_is_refused_or_asked_about_or_exempted(docora: Docora, links: Links) -> None:
     link, other = links
     hold(docora, link, *REASON)
     docora.set_link(link, status="synced")
@@ -222,9 +211,10 @@ def test_one_link_is_refused_or_asked_about_or_its_job_exempted(
     assert docora.redis.hgetall(HOLDS) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["pending_snapshot", "scanning", "synced"])
 def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
-    docora: Docora, links: tuple[TestLink, TestLink], status: str
+    docora: Docora, links: Links, status: str
 ) -> None:
     link, _ = links
     docora.queue_job(link)
@@ -253,9 +243,7 @@ def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
 
 
 @pytest.mark.slow
-def test_who_and_why_is_told_and_a_held_app_is_neither_due_nor_overdue_nor_lost(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_a_held_app_is_shown_and_not_due_overdue_or_lost(docora: Docora, links: Links) -> None:
     link, other = links
     docora.set_link(other, status="synced")
     docora.connection.execute("UPDATE app_repositories SET last_scanned_at = now()")
@@ -312,9 +300,8 @@ def test_who_and_why_is_told_and_a_held_app_is_neither_due_nor_overdue_nor_lost(
     assert "docora_links_overdue 0.0\n" in metrics
 
 
-def test_a_link_that_was_cut_off_is_shown_as_partly_sent(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+@pytest.mark.slow
+def test_a_link_that_was_cut_off_is_partly_sent(docora: Docora, links: Links) -> None:
     link, _ = links
     docora.set_link(link, status="pending_snapshot")
     docora.add_deliveries(link, 1)
@@ -342,9 +329,7 @@ def test_a_link_that_was_cut_off_is_shown_as_partly_sent(
     assert docora.run("show", *link.ids, "--json").data["is_partly_sent"] is False
 
 
-def test_what_is_no_hold_holds_its_app_until_its_release(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_what_is_no_hold_holds_its_app_until_its_release(docora: Docora, links: Links) -> None:
     link, other = links
     docora.redis.hset(HOLDS, link.app_id, "no hold")
     with frozen(docora):
@@ -374,9 +359,7 @@ def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docor
     assert docora.run("release", "app_gone").code == 3
 
 
-def test_secrets_in_a_reason_are_masked_whoever_wrote_it(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_secrets_in_a_reason_are_masked_whoever_wrote_it(docora: Docora, links: Links) -> None:
     link, _ = links
     value = {"until": None, "reason": "postgres://kim:hunter2@db/docora is down"}
     docora.redis.hset(HOLDS, link.app_id, json.dumps(value))
@@ -386,9 +369,7 @@ def test_secrets_in_a_reason_are_masked_whoever_wrote_it(
             assert ("@db/docora is" in shown, "hunter2" in shown) == (True, False), shown
 
 
-def test_links_are_due_from_the_release_on(
-    docora: Docora, links: tuple[TestLink, TestLink]
-) -> None:
+def test_links_are_due_from_the_release_on(docora: Docora, links: Links) -> None:
     """Nothing could move while the only app was held, so that is no alarm at its release."""
     link, other = links
     docora.delete_link(other)

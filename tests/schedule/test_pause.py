@@ -27,9 +27,7 @@ def add_worker(docora: Docora, name: str, state: str, queues: str = "snapshot-qu
 
 
 @pytest.mark.slow
-def test_a_busy_worker_finishes_its_job_and_takes_the_next_one_after_resume(
-    snapshots: Snapshots,
-) -> None:
+def test_a_busy_worker_finishes_its_job_and_goes_on_after_resume(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     upstream = snapshots.add_upstream()
     upstream.commit({"b": "1\n"})
@@ -125,9 +123,7 @@ def test_rq_can_end_a_pause_and_is_not_taken_for_who_paused(docora: Docora) -> N
     assert "Warning: workers are suspended. To go on: docora-ops resume\n" in told
 
 
-def test_a_pause_ends_by_itself_and_both_leave_an_audit_entry_unless_nothing_is_to_be_resumed(
-    docora: Docora,
-) -> None:
+def test_a_pause_ends_by_itself_and_each_change_leaves_an_audit_entry(docora: Docora) -> None:
     with frozen(docora):
         nothing = docora.run("resume", env=NO_DATABASE)
     assert nothing.code == 0, nothing

@@ -165,9 +165,7 @@ def has_connections(proxy: Proxy, number: int) -> bool:
     return proxy.connections >= number
 
 
-def test_the_first_of_repeated_passes_waits_for_a_server_that_is_away_and_for_nothing_else(
-    docora: Docora,
-) -> None:
+def test_the_first_repeated_pass_waits_only_for_a_server_that_is_away(docora: Docora) -> None:
     link = docora.add_link("pending_snapshot")
     for proxy, variable in (
         (Proxy.before_redis(docora.redis_url), "REDIS_URL"),

@@ -156,9 +156,7 @@ def freshness(docora: Docora, env: Env = None) -> dict[str, object]:
 
 
 @pytest.mark.slow
-def test_a_full_stop_is_seen_long_before_links_are_overdue_and_they_are_overdue_in_time(
-    docora: Docora,
-) -> None:
+def test_a_stop_is_seen_before_links_are_overdue_and_these_in_time(docora: Docora) -> None:
     scan_links(docora, *(250 + 1.5 * number for number in range(200)))
     found = freshness(docora)
     assert (found["nothing_moves"], found["overdue"], found["is_slow"]) == (True, 0, False)
@@ -246,9 +244,7 @@ def examined(docora: Docora) -> Iterator[Suspects | Diagnosis]:
 
 
 @pytest.mark.parametrize("comes_back", [False, True])
-def test_that_no_worker_runs_is_critical_only_if_a_second_look_finds_none_either(
-    docora: Docora, *, comes_back: bool
-) -> None:
+def test_a_missing_worker_is_critical_at_a_second_look(docora: Docora, *, comes_back: bool) -> None:
     make_healthy(docora)
     stop_workers(docora)
     looks = 0

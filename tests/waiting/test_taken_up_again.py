@@ -56,9 +56,7 @@ def test_without_an_id_the_running_operation_is_waited_for_and_named(docora: Doc
 
 
 @pytest.mark.parametrize(("status", "code"), [("synced", 0), ("failed", 7)])
-def test_a_link_with_a_result_and_no_live_job_needs_no_wait(
-    docora: Docora, status: str, code: int
-) -> None:
+def test_a_link_with_a_result_needs_no_wait(docora: Docora, status: str, code: int) -> None:
     error = "HTTP 500 on created README.md" if status == "failed" else None
     link = docora.add_link(status, last_error=error)
     before = docora.dump()
@@ -170,9 +168,7 @@ def test_a_wait_is_no_step_of_an_operation_that_ended_before(docora: Docora) -> 
     assert docora.redis.ttl(f"docora:bulk:{first}") > 50 * 60, "it is kept for another hour"
 
 
-def test_an_operation_whose_hash_expired_while_its_host_slept_is_still_known(
-    docora: Docora,
-) -> None:
+def test_an_operation_whose_hash_expired_while_its_host_slept_is_known(docora: Docora) -> None:
     docora.add_links(2)
     runner = docora.start("retry-all-failed", "--in-flight", "1", "--json")
     eventually(lambda: len(docora.waiting()) == 1, "the first link")

@@ -65,9 +65,7 @@ def test_each_result_of_one_link_has_its_code_and_its_words(docora: Docora) -> N
 ERRORS = ("HTTP 502 on created a.md", "HTTP 502 on created b/c.md", "it's -50% *", "")
 
 
-def test_many_are_counted_by_result_and_the_failed_ones_listed_and_grouped_by_error(
-    docora: Docora,
-) -> None:
+def test_many_are_counted_by_result_and_failed_ones_grouped_by_error(docora: Docora) -> None:
     links = [docora.add_link() for _ in range(9)]
     errors = {link.job_id: ERRORS[number // 2] for number, link in enumerate(links[:8])}
     with other_worker(docora, errors.get):
@@ -272,8 +270,7 @@ CREATED = ("create", "README.md")
 ERROR = "HTTP 503 on created README.md"
 
 
-def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots, docora: Docora) -> None:
     upstream = snapshots.add_upstream()
     upstream.commit({"README.md": "# Acme\n"})
     repository = snapshots.add_repository(upstream)

@@ -98,9 +98,7 @@ def test_a_repository_that_shows_no_branch_any_more_is_a_git_failure_and_nothing
         assert after[table] == before[table]
 
 
-def test_a_default_branch_that_does_not_exist_is_a_git_failure_and_nothing_is_deleted(
-    snapshots: Snapshots,
-) -> None:
+def test_without_its_default_branch_nothing_is_deleted_and_git_fails(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_synced({"a": "1\n"})
     upstream.git("branch", "--move", "trunk/2.x")
     upstream.git("symbolic-ref", "HEAD", "refs/heads/nowhere")
@@ -153,9 +151,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_clone_that_is_damaged_is_replaced(
-    snapshots: Snapshots, damage: Callable[[Path], object]
-) -> None:
+def test_a_broken_clone_is_replaced(snapshots: Snapshots, damage: Callable[[Path], object]) -> None:
     link, upstream = snapshots.add_synced(FILES)
     clone = snapshots.clone()
     for has_news in (False, True):
@@ -175,9 +171,7 @@ def test_a_clone_that_is_damaged_is_replaced(
         assert [path.name for path in clone.parents[2].iterdir()] == ["clones"]
 
 
-def test_scans_that_killed_jobs_left_are_removed_but_not_one_that_is_being_written(
-    snapshots: Snapshots,
-) -> None:
+def test_scans_that_killed_jobs_left_are_removed_and_no_other(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_synced(FILES)
     left, written = (snapshots.clone() / f"{SCAN}.{number}" for number in range(2))
     for path in (left, written):

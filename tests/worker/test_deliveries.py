@@ -70,9 +70,7 @@ def test_a_job_sends_to_the_url_that_the_app_has_when_the_job_begins(snapshots: 
 
 
 @pytest.mark.parametrize("event", ["create", "delete"])
-def test_a_link_that_is_deleted_on_the_way_ends_its_job_quietly(
-    snapshots: Snapshots, event: str
-) -> None:
+def test_a_link_deleted_midway_ends_its_job_quietly(snapshots: Snapshots, event: str) -> None:
     link, upstream = snapshots.add_link({f"{i}": "x" for i in range(9)})
     if event == "delete":
         snapshots.run_job(link)
@@ -197,9 +195,7 @@ def in_node(bodies: Sequence[bytes]) -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_odd_names_and_texts_arrive_as_they_are_and_as_javascript_prints_them(
-    snapshots: Snapshots,
-) -> None:
+def test_odd_names_and_texts_arrive_as_javascript_prints_them(snapshots: Snapshots) -> None:
     chunks = {"binary_chunk_threshold_bytes": 2000, "binary_chunk_size_bytes": 4099}
     snapshots.settings_changes |= chunks
     link, upstream = snapshots.add_synced(
@@ -311,9 +307,7 @@ BINARIES: Contents = {
 
 
 @pytest.mark.slow
-def test_utf8_without_nul_that_is_no_pdf_is_sent_as_it_is_and_all_else_as_base64(
-    snapshots: Snapshots,
-) -> None:
+def test_utf8_without_nul_is_sent_as_it_is_and_all_else_as_base64(snapshots: Snapshots) -> None:
     snapshots.settings_changes = {"binary_chunk_threshold_bytes": 10 * MIB}
     link, upstream = snapshots.add_synced({**TEXTS, **BINARIES})
     assert_in_sync(snapshots, link, upstream)
@@ -400,9 +394,7 @@ def test_paths_that_docora_can_not_record_are_left_out_and_hold_nothing_else_bac
     assert len(events(snapshots)) == len(sent)
 
 
-def test_paths_that_git_itself_would_not_make_are_not_sent(
-    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unsafe_paths_are_not_sent(snapshots: Snapshots, caplog: pytest.LogCaptureFixture) -> None:
     link, upstream = snapshots.add_link({"ok": "1"})
 
     def make(what: str, content: bytes) -> str:

@@ -168,6 +168,7 @@ def test_a_job_of_another_program_passes_all_that_must_wait(docora: Docora) -> N
         assert docora.waiting() == ["a-1", "a-2"]
 
 
+@pytest.mark.slow
 def test_each_app_keeps_its_order_its_share_and_all_its_jobs(docora: Docora) -> None:
     """Whatever is pushed at either end, held and released meanwhile, and ends in which order."""
     chance = random.Random(1)
@@ -311,9 +312,7 @@ def test_a_hold_ends_whatever_its_reason_says(docora: Docora, reason: str) -> No
 
 
 @pytest.mark.slow
-def test_a_worker_lets_the_jobs_of_a_held_app_wait_and_looks_once_a_second(
-    snapshots: Snapshots,
-) -> None:
+def test_a_worker_lets_jobs_of_held_apps_wait_and_looks_each_second(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     links = snapshots.add_links(["Held", "Other"])
     for link in links.values():
@@ -352,8 +351,7 @@ def add_hanging_links(snapshots: Snapshots, app: RawApp, size: int) -> TestLink:
 
 
 @pytest.mark.slow
-def test_an_app_that_never_answers_holds_up_no_other(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_an_app_that_never_answers_holds_up_no_other(snapshots: Snapshots, docora: Docora) -> None:
     with (
         raw_app(snapshots.receiver, Talk.wait_for_hangup) as app,
         running(snapshots, "--concurrency", "2") as worker,
@@ -368,6 +366,7 @@ def test_an_app_that_never_answers_holds_up_no_other(snapshots: Snapshots) -> No
         assert len(docora.waiting()) == 2
 
 
+@pytest.mark.slow
 def test_the_reserve_can_be_turned_off(snapshots: Snapshots) -> None:
     off = {"DOCORA_OPS_RESERVE_SLOT": "false"}
     with raw_app(snapshots.receiver, Talk.wait_for_hangup) as app:
@@ -404,9 +403,8 @@ class MortalConnection(redis.Connection):
 @pytest.mark.slow
 @pytest.mark.parametrize("is_sent", [False, True])
 def test_a_worker_that_is_killed_at_any_call_of_redis_loses_no_job_and_doubles_none(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch, *, is_sent: bool
+    snapshots: Snapshots, docora: Docora, monkeypatch: pytest.MonkeyPatch, *, is_sent: bool
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_link({"a": "1\n"})
     begun: list[str] = []
 
@@ -451,9 +449,7 @@ def intermediate(docora: Docora) -> list[bytes]:
 
 
 @pytest.mark.slow
-def test_what_all_workers_read_of_each_other_grows_more_slowly_than_their_number(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_read_little_of_each_other(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     seconds, reads = 512, {}

@@ -50,9 +50,8 @@ def end(worker: Running) -> None:
 
 
 def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_release(
-    snapshots: Snapshots,
+    snapshots: Snapshots, docora: Docora
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES, max_retry_attempts=3)
     with held_worker(snapshots) as (gate, worker):
         held = docora.run("hold", link.app_id, "--json", "--reason", "wrong URL")
@@ -112,9 +111,7 @@ def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Sna
 
 
 @pytest.mark.slow
-def test_what_is_no_hold_stops_the_snapshots_of_its_app_until_its_release(
-    snapshots: Snapshots,
-) -> None:
+def test_what_is_no_hold_stops_its_apps_snapshots_until_a_release(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES)
     docora.redis.set(HOLDS, "no hash")
@@ -199,6 +196,7 @@ def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(snapshots:
     docora.redis.acl_log_reset()
 
 
+@pytest.mark.slow
 def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES, max_retry_attempts=2)
@@ -217,9 +215,7 @@ def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) 
 
 
 @pytest.mark.slow
-def test_kills_while_an_app_is_held_lose_and_double_nothing_and_it_gets_nothing(
-    snapshots: Snapshots,
-) -> None:
+def test_kills_while_an_app_is_held_lose_and_double_nothing(snapshots: Snapshots) -> None:
     docora, most, kills = snapshots.docora, {"max_retry_attempts": 20}, 3
     repositories = []
     for number in range(5):

@@ -39,9 +39,8 @@ def assert_uncounted(snapshots: Snapshots, link: TestLink) -> None:
 @pytest.mark.slow
 @with_own_mounts
 def test_a_full_disk_counts_against_no_link_and_no_circuit_and_jobs_wait_until_there_is_room(
-    snapshots: Snapshots,
+    snapshots: Snapshots, docora: Docora
 ) -> None:
-    docora = snapshots.docora
     link, upstream = snapshots.add_link({"a": "1\n"})
     with worker_on_disk(snapshots, "--name", "w", CIRCUIT_BREAKER_THRESHOLD="1") as (disk, worker):
         disk.fill()
@@ -121,9 +120,7 @@ def test_the_host_is_blamed_for_one_job_twice_and_then_the_link(docora: Docora) 
 
 @pytest.mark.slow
 @with_own_mounts
-def test_a_fault_of_the_host_long_after_two_others_counts_against_no_link(
-    snapshots: Snapshots,
-) -> None:
+def test_a_fault_of_the_host_long_after_others_counts_against_no_link(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"a": "0\n"})
     with worker_on_disk(snapshots) as (disk, worker):
         for number in range(1, 4):
@@ -150,9 +147,8 @@ def without_files(pid: int) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_a_worker_that_can_not_even_begin_a_job_lets_it_wait_until_it_can(
-    snapshots: Snapshots,
+    snapshots: Snapshots, docora: Docora
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_link({"a": "1\n"})
     with running(snapshots) as worker:
         # The first time, the job can't be read; the second time, no process is started for it.

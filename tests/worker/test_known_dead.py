@@ -30,9 +30,8 @@ def kill_worker(snapshots: Snapshots) -> None:
     assert 100 < snapshots.docora.redis.ttl(KEY) <= 105
 
 
-def test_repair_beside_docoras_worker_waits_for_no_worker_that_is_known_dead(
-    snapshots: Snapshots, bullmq: Bullmq
-) -> None:
+@pytest.mark.slow
+def test_repair_beside_bullmq_awaits_no_dead_worker(snapshots: Snapshots, bullmq: Bullmq) -> None:
     docora = snapshots.docora
     kill_worker(snapshots)
     stuck = docora.add_link("scanning", retry_count=0)
@@ -41,12 +40,12 @@ def test_repair_beside_docoras_worker_waits_for_no_worker_that_is_known_dead(
     assert (result.code, docora.status(stuck)) == (0, "pending_snapshot"), result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"boot_id": "x"}, {"pid_namespace": "pid:[1]"}, None])
 def test_the_refusal_beside_other_workers_says_how_long_to_wait_if_they_were_killed(
-    snapshots: Snapshots, bullmq: Bullmq, changes: dict[str, str] | None
+    snapshots: Snapshots, docora: Docora, bullmq: Bullmq, changes: dict[str, str] | None
 ) -> None:
     """On another host, in another container, or of a version that does not register its process."""
-    docora = snapshots.docora
     kill_worker(snapshots)
     for name, value in (changes or {}).items():
         docora.redis.hset(KEY, name, value)
@@ -61,9 +60,8 @@ def test_the_refusal_beside_other_workers_says_how_long_to_wait_if_they_were_kil
 
 @pytest.mark.slow
 def test_a_worker_that_lives_is_refused_and_a_link_is_left_to_the_work_horse_of_a_dead_one(
-    snapshots: Snapshots, bullmq: Bullmq
+    snapshots: Snapshots, docora: Docora, bullmq: Bullmq
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"})
     with held_worker(snapshots, "--name", "w") as (gate, worker), bullmq.worker(lambda _: None):
         env = bullmq.environment(**ONE_LOOK)

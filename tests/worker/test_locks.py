@@ -16,6 +16,7 @@ from docora_ops.worker import clone, snapshot_job
 from docora_ops.worker.clone import RepositoryLock
 from tests.support.delivery_checks import assert_in_sync, events, git_failures, link_row
 from tests.support.diagnoses import ONE_LOOK
+from tests.support.docora import Docora
 from tests.support.git_over_http import Gate, GitHandler, GitSite, basic
 from tests.support.pgbouncer import Neighbours, needs_pgbouncer, pgbouncer
 from tests.support.proxy import Fault, Proxy, eventually
@@ -196,9 +197,8 @@ def test_a_lock_that_is_held_for_long_fails_neither_the_job_nor_the_repository(
 
 @pytest.mark.slow
 def test_the_lock_of_a_killed_host_takes_no_slot_and_no_try_of_another_apps_job(
-    snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
+    snapshots: Snapshots, docora: Docora, site: GitSite, link: TestLink, upstream: Upstream
 ) -> None:
-    docora = snapshots.docora
     other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
     web = snapshots.add_upstream("octo/web")
     web.commit(FILES)
@@ -242,9 +242,7 @@ def test_the_lock_of_a_killed_host_takes_no_slot_and_no_try_of_another_apps_job(
 
 
 @pytest.mark.slow
-def test_a_job_that_is_cut_off_while_it_gives_its_slot_back_is_not_lost(
-    snapshots: Snapshots,
-) -> None:
+def test_a_job_cut_off_while_it_gives_its_slot_back_is_not_lost(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
     docora = snapshots.docora
     docora.redis.set(KEY, "another job")

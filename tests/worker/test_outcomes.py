@@ -44,9 +44,7 @@ def counted(docora: Docora, app_id: str = ALL_APPS) -> dict[str, tuple[int, int]
 
 
 @pytest.mark.slow
-def test_tries_are_entries_and_a_rescan_without_changes_is_only_counted(
-    snapshots: Snapshots,
-) -> None:
+def test_tries_are_entries_and_unchanged_rescans_are_counted(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, upstream = snapshots.add_queued(FILES, max_retry_attempts=3, retry_base_delay_ms=0)
     answers = [200, 502, 200, 200, 200]
@@ -79,9 +77,7 @@ def test_tries_are_entries_and_a_rescan_without_changes_is_only_counted(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("again", [["schedule"], ["retry", "acme", "octo/api"]])
-def test_a_link_that_was_failed_fails_again_until_it_is_in_sync(
-    snapshots: Snapshots, again: list[str]
-) -> None:
+def test_a_failed_link_fails_again_until_in_sync(snapshots: Snapshots, again: list[str]) -> None:
     docora = snapshots.docora
     link, upstream = snapshots.add_link({"a": "1\n"}, "pending_snapshot", retry_count=0)
     answer = 500
@@ -113,9 +109,7 @@ def test_a_link_that_was_failed_fails_again_until_it_is_in_sync(
     assert docora.status(link) == "failed"
 
 
-def test_a_job_tells_whether_its_link_was_failed_until_another_job_has_its_id(
-    docora: Docora,
-) -> None:
+def test_a_job_tells_whether_its_link_was_failed_until_another_comes(docora: Docora) -> None:
     def end(link: TestLink) -> JobEnd:
         failed = Ending("failed", retry_count=1, link_id="")
         return Tries(docora.job(link)).settle(failed, limit=5)
@@ -145,9 +139,7 @@ def test_a_failed_link_that_another_producer_queues_fails_again(snapshots: Snaps
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", ["failed", "scanning"])
-def test_a_link_that_is_healed_without_a_file_gets_an_entry(
-    snapshots: Snapshots, status: str
-) -> None:
+def test_a_link_healed_without_a_file_gets_an_entry(snapshots: Snapshots, status: str) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued({"a": "1\n"})
     assert snapshots.work().code == 0
@@ -160,9 +152,7 @@ def test_a_link_that_is_healed_without_a_file_gets_an_entry(
 
 
 @pytest.mark.slow
-def test_each_kill_of_a_job_is_recorded_once_and_the_last_one_as_failed_again(
-    snapshots: Snapshots,
-) -> None:
+def test_each_kill_is_recorded_once_and_the_last_as_failed_again(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES, max_retry_attempts=2, retry_base_delay_ms=0)
     with held_worker(snapshots, MAX_RETRY_ATTEMPTS="2") as (_gate, worker):
@@ -178,11 +168,11 @@ def test_each_kill_of_a_job_is_recorded_once_and_the_last_one_as_failed_again(
     assert docora.status(link) == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [200, 500])
 def test_a_kill_after_the_commit_loses_one_entry_and_none_is_invented(
-    snapshots: Snapshots, answer: int
+    snapshots: Snapshots, docora: Docora, answer: int
 ) -> None:
-    docora = snapshots.docora
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
     snapshots.receiver.answer = lambda _: answer
     with Proxy.before_redis(docora.redis_access.worker) as proxy:
@@ -199,8 +189,7 @@ def test_a_kill_after_the_commit_loses_one_entry_and_none_is_invented(
     assert link_row(snapshots, link)[:2] == verdict
 
 
-def test_a_refused_entry_changes_nothing_for_the_link(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_a_refused_entry_changes_nothing_for_the_link(snapshots: Snapshots, docora: Docora) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"})
     docora.redis.set(STREAM, "of another program")
     worked = snapshots.work()
@@ -210,9 +199,7 @@ def test_a_refused_entry_changes_nothing_for_the_link(snapshots: Snapshots) -> N
     assert docora.job(link).get_status() == "finished"
 
 
-def test_the_record_is_capped_and_an_answer_names_its_start(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_capped_record_names_its_start(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcomes, "ENTRIES_KEPT", 100)
     client = docora.redis
     first = datetime.fromtimestamp(server_time(client), UTC)

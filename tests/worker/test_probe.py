@@ -170,9 +170,7 @@ def test_the_steps_to_an_app_have_the_time_of_a_delivery_in_all(
     assert step.finding == f"no answer from {app.host} within 0.5 s"
 
 
-def test_a_permanent_redirect_of_the_same_path_has_a_hint_and_is_not_followed(
-    docora: Docora, app_id: str
-) -> None:
+def test_a_permanent_redirect_has_a_hint_and_is_not_followed(docora: Docora, app_id: str) -> None:
     moved = "it has moved, and workers follow no redirects: docora-ops set-url"
     other = "Docora's own worker follows redirects, those of docora-ops do not: ask whoever runs "
     new = "https://new.example/Acme"

@@ -93,9 +93,8 @@ def test_without_the_extra_a_worker_and_a_probe_say_how_to_install_it(
         assert docora.run(*needs_nothing, env=env).code == 0
 
 
-def test_settings_of_an_env_file_that_can_be_read_only_once_reach_the_jobs(
-    snapshots: Snapshots, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_an_env_file_is_read_once_for_all_jobs(snapshots: Snapshots, tmp_path: Path) -> None:
     for link in snapshots.add_links(["One", "Two"]).values():
         snapshots.queue(link)
     environment = snapshots.environment(SCAN_CONCURRENCY="2")
@@ -183,9 +182,7 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not may_unshare(), reason="needs the right to make a process namespace")
-def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
-    snapshots: Snapshots,
-) -> None:
+def test_a_worker_as_pid_1_outlives_killed_jobs_and_their_orphans(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued(FILES, retry_base_delay_ms=0)
     command = [*PID_1, str(COMMAND), "worker", "--concurrency", "1"]
     with gate_at(snapshots.receiver, "b") as gate, running_program(command, snapshots) as worker:
@@ -205,9 +202,7 @@ def test_a_worker_that_is_pid_1_outlives_the_process_of_a_job_and_its_orphans(
         assert worker.end() == 0
 
 
-def test_children_finish_their_job_and_end_when_their_parent_is_killed(
-    snapshots: Snapshots,
-) -> None:
+def test_children_end_after_their_job_when_their_parent_is_killed(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued(FILES)
     with held_worker(snapshots, "--concurrency", "2") as (gate, worker):
         worker.await_ready(2)
@@ -297,6 +292,7 @@ def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
     assert git_failures(snapshots, link) == 0
 
 
+@pytest.mark.slow
 def test_a_second_signal_leaves_the_job_to_a_worker_that_runs_already(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued(FILES)
     with held_worker(snapshots) as (gate, worker), running(snapshots) as other:

@@ -45,9 +45,8 @@ def doctor(docora: Docora, **env: str) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 def test_a_worker_with_another_key_takes_no_job_until_it_can_decrypt_one_of_the_apps_values(
-    snapshots: Snapshots,
+    snapshots: Snapshots, docora: Docora
 ) -> None:
-    docora = snapshots.docora
     links = snapshots.add_links(["Acme", "Beta"])
     first, second = links.values()
     docora.connection.execute(
@@ -76,9 +75,7 @@ def test_a_worker_with_another_key_takes_no_job_until_it_can_decrypt_one_of_the_
     assert repository_row(snapshots, first.repository_id)["consecutive_failures"] == 0
 
 
-def test_values_that_can_not_be_read_or_have_another_form_are_no_evidence(
-    snapshots: Snapshots,
-) -> None:
+def test_values_that_are_unreadable_or_of_another_form_prove_nothing(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     snapshots.add_app()
     key = {"encryption_key": SecretStr(OTHER_KEY.hex())}
@@ -99,9 +96,7 @@ def test_values_that_can_not_be_read_or_have_another_form_are_no_evidence(
         assert found() is None
 
 
-def test_a_burst_with_another_key_ends_with_an_error_and_touches_nothing(
-    snapshots: Snapshots,
-) -> None:
+def test_a_burst_with_another_key_ends_with_an_error(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"a": "1"})
     worked = snapshots.work(ENCRYPTION_KEY=OTHER_KEY.hex())
     assert worked.code == 2

@@ -105,9 +105,7 @@ def test_a_rescan_stores_a_commit_that_is_not_stored_whole(
     assert snapshots.docora.statuses() == {"synced": 1}
 
 
-def test_a_rescan_needs_no_lock_of_a_repository_that_another_job_fetches(
-    snapshots: Snapshots, scan: Callable[[TestLink], None]
-) -> None:
+def test_a_rescan_needs_no_lock(snapshots: Snapshots, scan: Callable[[TestLink], None]) -> None:
     link, _ = snapshots.add_link({"a": "1"})
     scan(link)
     snapshots.docora.redis.set("docora:repo-lock:octo/api", "another job")

@@ -150,6 +150,7 @@ def test_one_of_several_workers_that_hangs_silences_all_and_one_that_is_killed_d
     assert not snapshots.heartbeat_file.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_a_job_that_takes_long_is_no_worker_that_hangs(snapshots: Snapshots, count: str) -> None:
     snapshots.add_queued({"a": "1\n", "b": "2\n"})
@@ -187,9 +188,7 @@ def test_a_check_of_a_worker_that_hangs_fails_when_its_time_is_over(snapshots: S
         assert "no heartbeat file" in check(snapshots).stderr
 
 
-def test_a_worker_without_redis_is_alive_and_says_once_that_it_waits(
-    snapshots: Snapshots, docora: Docora
-) -> None:
+def test_a_worker_without_redis_is_alive_and_waits(snapshots: Snapshots, docora: Docora) -> None:
     with (
         Proxy.before_redis(docora.redis_access.worker) as proxy,
         running(snapshots, REDIS_URL=proxy.url) as worker,

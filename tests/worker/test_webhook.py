@@ -370,9 +370,7 @@ def test_a_redirect_is_not_followed(caplog: pytest.LogCaptureFixture) -> None:
 # Proxies
 
 
-def test_http_proxy_stands_before_the_apps_that_no_proxy_does_not_name(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_http_proxy_is_used_unless_no_proxy_names_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
     heads: list[Head] = []
     with serving(noting(heads)) as proxy, serving(take_all) as app:
         monkeypatch.setenv("HTTP_PROXY", f"http://pr%6Fxy:p%40ss@{proxy.host}")
@@ -387,9 +385,7 @@ def test_http_proxy_stands_before_the_apps_that_no_proxy_does_not_name(
     assert headers["Proxy-Authorization"] == basic("proxy", "p@ss")
 
 
-def test_https_proxy_only_forwards_what_it_can_not_read(
-    monkeypatch: pytest.MonkeyPatch, trusted: trustme.CA
-) -> None:
+def test_https_proxy_can_read_nothing(monkeypatch: pytest.MonkeyPatch, trusted: trustme.CA) -> None:
     heads: list[Head | None] = []
 
     def connect(talk: Talk) -> None:
@@ -437,9 +433,7 @@ def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-def test_an_unusable_base_url_or_proxy_is_refused_and_not_passed_by(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_an_unusable_base_url_or_proxy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for base_url in ("ftp://user:geheim@acme.example/hook", "https://[::1/hook"):
         assert error_of(base_url) == "the app's base_url is not an http or https URL"
     with serving(take_all) as app:

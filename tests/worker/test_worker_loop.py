@@ -15,14 +15,13 @@ from typing import Any, cast
 import pytest
 import redis
 from rq import Worker
-from rq.job import JobStatus
 
 from docora_ops.queue import connect
 from docora_ops.worker import reasons
 from docora_ops.worker.resources import Resources
 from docora_ops.worker.rq_worker import SnapshotWorker
 from tests.support.bullmq import Bullmq
-from tests.support.clocks import clock_ahead, clock_in, with_wrong_clock
+from tests.support.clocks import clock_in, with_wrong_clock
 from tests.support.delivery_checks import link_row
 from tests.support.docora import QUEUE, Docora
 from tests.support.proxy import Fault, Proxy, eventually
@@ -92,9 +91,7 @@ def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots
 
 
 @pytest.mark.slow
-def test_a_job_that_loses_redis_before_it_begins_and_once_more_is_not_lost(
-    snapshots: Snapshots,
-) -> None:
+def test_a_job_that_loses_redis_before_it_begins_is_not_lost(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3, retry_base_delay_ms=0)
     docora = snapshots.docora
     with Proxy.before_redis(docora.redis_access.worker) as proxy:
@@ -140,6 +137,7 @@ def test_a_busy_worker_registers_again_when_redis_has_lost_its_registration(
         gate.release()
 
 
+@pytest.mark.slow
 def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots: Snapshots) -> None:
     pids: list[int] = []
     holders: list[list[int]] = []
@@ -183,9 +181,8 @@ WENT = "takes jobs again"
 
 @pytest.mark.slow
 def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
-    snapshots: Snapshots, bullmq: Bullmq
+    snapshots: Snapshots, docora: Docora, bullmq: Bullmq
 ) -> None:
-    docora = snapshots.docora
     with running(snapshots, "--name", "w") as worker:
         await_waiting_worker(docora)
         with bullmq.worker(lambda _: None):
@@ -205,6 +202,7 @@ def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
     assert (worker.log.count(CAME), worker.log.count(WENT)) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(
     snapshots: Snapshots, bullmq: Bullmq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,9 +220,8 @@ def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(
 
 
 def test_maintenance_keeps_its_lock_and_leaves_that_of_another_worker(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+    snapshots: Snapshots, docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    docora = snapshots.docora
     client = docora.redis
     lock = docora.queue.registry_cleaning_key
     worker = SnapshotWorker(snapshots.settings, connect(snapshots.settings), "w")
@@ -261,9 +258,8 @@ def moments_are_right(snapshots: Snapshots) -> Iterator[None]:
 @pytest.mark.slow
 @with_wrong_clock
 def test_a_worker_takes_no_job_until_its_clock_is_right(
-    snapshots: Snapshots, tmp_path: Path
+    snapshots: Snapshots, docora: Docora, tmp_path: Path
 ) -> None:
-    docora = snapshots.docora
     clock = tmp_path / "clock"
     clock.write_text("-600")
     link, _ = snapshots.add_queued({"a": "1"})
@@ -286,25 +282,6 @@ def test_a_worker_takes_no_job_until_its_clock_is_right(
             eventually(lambda: docora.status(link) == "synced", "the end of the job")
     assert worker.log.count("takes no job") == worker.log.count("takes jobs again") == 1
     assert docora.row(link)["retry_count"] == 0
-
-
-@pytest.mark.slow
-@with_wrong_clock
-def test_a_burst_with_a_wrong_clock_ends_with_an_error_and_touches_nothing(
-    snapshots: Snapshots,
-) -> None:
-    docora = snapshots.docora
-    busy = docora.add_link("scanning")
-    docora.start_job(busy.job_id)
-    link, _ = snapshots.add_queued({"a": "1"})
-    with running(snapshots, "--burst", **clock_ahead(600)) as worker:
-        assert worker.end() == 4
-    assert f"Error: the clock of {HOST} is 600 s ahead of Redis's\n" in worker.log
-    assert "NTP" in worker.log
-    assert docora.waiting() == [link.job_id]
-    assert (docora.status(link), docora.status(busy)) == ("pending_snapshot", "scanning")
-    assert docora.job(busy).get_status() is JobStatus.STARTED
-    assert docora.redis.zcard(f"rq:wip:{QUEUE}") == 1
 
 
 @pytest.mark.slow
@@ -372,9 +349,7 @@ def horses_of(snapshots: Snapshots, answer: Callable[[str, int], int]) -> list[i
 
 @pytest.mark.slow
 @pytest.mark.parametrize("is_killed", [False, True])
-def test_after_a_job_that_failed_or_was_killed_the_next_one_has_a_new_process(
-    snapshots: Snapshots, is_killed: bool
-) -> None:
+def test_a_failure_or_kill_means_a_new_process(snapshots: Snapshots, is_killed: bool) -> None:
     def answer(app: str, pid: int) -> int:
         if app != "Two":
             return 200
