@@ -186,6 +186,7 @@ class _BulkOperation:
         if later:  # the job of a link whose row was locked may be waiting, too
             delay = self._docora.settings.drift_grace
             for _ in changer.find_misplaced(later, delay=delay):
+                self._log.progress()  # between the looks, somebody may cancel the operation
                 yield None
         yield from hand_out(later, size)
         changer.wait_for_rows()

@@ -213,9 +213,7 @@ def look_at_pair(docora: Docora, *, all_jobs: bool = False) -> tuple[Pair, Belon
     """
     database, queue = docora.database, docora.queue
     sample = list(set(filter(ids_of_job, queue.use.sample)))
-    with redis_errors(docora.redis):
-        stored = read_mark(docora.redis)
-    pair, linked = compare_with_mark(database, stored, sample)
+    pair, linked = compare_with_mark(database, queue.use.mark, sample)
     belonging = Belonging(len(sample), len(sample) - len(linked), not queue.can_push)
     if all_jobs or not belonging.is_plausible:
         belonging = count_jobs_with_links(database, queue)

@@ -12,6 +12,7 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from docora_ops.jobs import QUEUE_NAME, Backend, BackendChoice, BackendSource, Worker
+from docora_ops.queue.pair_mark import PAIR_KEY, StoredMark, mark_of
 from docora_ops.queue.redis_client import answers_of
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, WIP
 from docora_ops.queue.rq_workers import WORKERS, workers_by_name
@@ -62,11 +63,13 @@ class BackendSigns:
 class Signs:
     """The signs of who uses this Redis.
 
+    mark: the mark that names the database of this Redis.
     denial: the error if our user may not read RQ's workers or some of the keys.
     """
 
     rq: BackendSigns
     bullmq: BackendSigns
+    mark: StoredMark
     denial: NoPermissionError | None
 
 
@@ -78,6 +81,7 @@ def read_signs(client: Redis) -> Signs:
     pipeline = client.pipeline(transaction=False)
     pipeline.client_list()
     pipeline.exists(_STALLED_CHECK)
+    pipeline.hgetall(PAIR_KEY)
     pipeline.smembers(WORKERS)
     pipeline.exists(*_RQ_KEYS)
     pipeline.exists(LIST, REGISTRIES["scheduled"])
@@ -87,7 +91,7 @@ def read_signs(client: Redis) -> Signs:
     pipeline.exists(*(BULLMQ + name for name in BULLMQ_PLACES[:4]))
     pipeline.lrange(f"{BULLMQ}wait", 0, SAMPLE - 1)
     pipeline.lrange(f"{BULLMQ}paused", 0, SAMPLE - 1)
-    connections, stalled_check, *answers = answers_of(pipeline, keeps_denials=True)
+    connections, stalled_check, mark, *answers = answers_of(pipeline, keeps_denials=True)
     denials = [answer for answer in answers if isinstance(answer, NoPermissionError)]
     members, *answers = (None if answer in denials else answer for answer in answers)
     workers: Mapping[str, object] = {}
@@ -98,7 +102,7 @@ def read_signs(client: Redis) -> Signs:
     connected, is_at_work = _bullmq_workers_among(client, connections, stalled_check)
     keys, jobs, *samples = answers[4:]
     bullmq = BackendSigns(len(connected), is_at_work, keys or 0, jobs or 0, samples)
-    return Signs(rq, bullmq, next(iter(denials), None))
+    return Signs(rq, bullmq, mark_of(mark), next(iter(denials), None))
 
 
 def bullmq_workers(client: Redis) -> tuple[list[Worker], bool]:

@@ -25,6 +25,7 @@ from docora_ops.jobs import (
 from docora_ops.links import Payload
 from docora_ops.queue.backend_choice import SAMPLE, Signs, read_signs
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
+from docora_ops.queue.pair_mark import StoredMark
 from docora_ops.queue.redis_client import (
     Command,
     Script,
@@ -50,12 +51,14 @@ class QueueUse:
     other: the state of the other backend's queue.
     suspension: the suspension of the workers, if any.
     sample: the ids of up to 100 jobs that wait or (RQ only) have failed.
+    mark: the mark that names the database of this Redis.
     """
 
     workers: int
     other: OtherQueue
     suspension: Suspension | None
     sample: Sequence[str]
+    mark: StoredMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +202,7 @@ class LinkQueue(ABC):
         if others.is_at_work:
             state = OtherQueue.WORKED_ON
         sample = [text_of(job_id) for job_ids in mine.samples for job_id in job_ids or ()]
-        return QueueUse(mine.workers, state, suspension, sample[:SAMPLE])
+        return QueueUse(mine.workers, state, suspension, sample[:SAMPLE], signs.mark)
 
     @abstractmethod
     def _read_suspension(self) -> Suspension | None:

@@ -68,7 +68,15 @@ def read_mark(client: Redis) -> StoredMark:
     """Reads the mark. Raises the Redis client's own RedisError, which workers expect."""
     pipeline = client.pipeline(transaction=False)
     pipeline.hgetall(PAIR_KEY)
-    [fields] = answers_of(pipeline, keeps_denials=True)
+    return mark_of(*answers_of(pipeline, keeps_denials=True))
+
+
+def mark_of(fields: Mapping[bytes, bytes] | NoPermissionError | None) -> StoredMark:
+    """Parses the mark that Redis has replied with.
+
+    fields: the fields of the mark's hash; the NoPermissionError if the user may not read them; None
+        if the key is of another type.
+    """
     if isinstance(fields, NoPermissionError):  # the user was created for a version without marks
         return StoredMark(is_permitted=False)
     if not fields:
