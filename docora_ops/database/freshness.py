@@ -20,25 +20,27 @@ _LINKS = """docora.app_repositories l LEFT JOIN (
 _RECENTLY = 900
 """Seconds before the last scan in which the pace of scanning is measured."""
 
-# A scan in the future (after a clock was set back) does not count as the last scan yet.
+_AT_PACE = """l.status = 'synced' AND l.last_scanned_at <= now()
+    AND l.last_scanned_at > (SELECT since FROM last)"""
+
+# A scan in the future (after a clock was set back) does not count as the last scan yet. The pace is
+# that of synced links: the last good scan of a link that fails now says nothing about it.
 READ_SCANS = f"""
-SELECT now(), before_last.*, counts.* FROM (
-    SELECT max(last_scanned_at), count(*), min(last_scanned_at),
-        count(*) FILTER (WHERE last_scanned_at > now() - %(recently)s * interval '1 second')
-    FROM docora.app_repositories
-    WHERE last_scanned_at <= now() AND last_scanned_at > (
-        SELECT max(last_scanned_at) - %(recently)s * interval '1 second'
-        FROM docora.app_repositories WHERE last_scanned_at <= now()
+WITH last AS MATERIALIZED (
+    SELECT max(last_scanned_at) AS at, max(last_scanned_at) - %(recently)s * interval '1 second'
+        AS since FROM docora.app_repositories WHERE last_scanned_at <= now()
+)
+SELECT now(), (SELECT at FROM last), count(*) FILTER (WHERE {_AT_PACE}),
+    min(l.last_scanned_at) FILTER (WHERE {_AT_PACE}),
+    count(*) FILTER (WHERE l.last_scanned_at <= now()
+        AND l.last_scanned_at > now() - %(recently)s * interval '1 second'),
+    count(*) FILTER (WHERE l.status <> 'failed' AND {CIRCUIT_IS_CLOSED}),
+    count(*) FILTER (WHERE {DUE} AND {NOT_HELD}),
+    min(greatest(l.last_scanned_at, r.circuit_open_until)) FILTER (
+        WHERE l.status = 'synced' AND l.last_scanned_at IS NOT NULL
+            AND {CIRCUIT_IS_CLOSED} AND {NOT_HELD}
     )
-) before_last, (
-    SELECT count(*) FILTER (WHERE l.status <> 'failed' AND {CIRCUIT_IS_CLOSED}),
-        count(*) FILTER (WHERE {DUE} AND {NOT_HELD}),
-        min(greatest(l.last_scanned_at, r.circuit_open_until)) FILTER (
-            WHERE l.status = 'synced' AND l.last_scanned_at IS NOT NULL
-                AND {CIRCUIT_IS_CLOSED} AND {NOT_HELD}
-        )
-    FROM {_LINKS}
-) counts
+FROM {_LINKS}
 """
 
 # The first and the last scan in each piece of the hour before the last scan, by an index: to read
@@ -104,7 +106,7 @@ class Scans:
 
     read_at: datetime
     last_scanned_at: datetime | None
-    before_last: int  # links scanned in the minutes up to the last scan
+    before_last: int  # synced links scanned in the minutes up to the last scan
     first_at: datetime | None  # the oldest of these scans
     scanned_recently: int  # links scanned in the minutes up to now
     wanted: int  # links that should be scanned regularly

@@ -162,6 +162,21 @@ def test_a_few_scans_hide_that_all_others_wait_for_three_thresholds_at_most(
     assert ("a cycle takes " in status) == (slow > 0)
 
 
+def test_links_of_an_app_that_fails_do_not_make_scanning_look_slow(docora: Docora) -> None:
+    make_healthy(docora)
+    docora.connection.execute("DELETE FROM app_repositories")
+    scan_links(docora, *(9 * number + 1 for number in range(33)))  # all within 5 minutes, as asked
+    hanging = docora.add_app("Delta Hang")
+    for number, status in enumerate(("failed", "failed", "failed", "scanning")):
+        repository_id = docora.add_repository(f"octo/h{number}")
+        docora.link(hanging, repository_id, status, scanned=timedelta(minutes=14))
+        if status == "scanning":
+            docora.start_job(f"{hanging}-{repository_id}")
+    freshness = docora.run("status", "--json").data["freshness"]
+    assert (freshness["is_slow"], freshness["overdue_after_seconds"]) == (False, 960)
+    assert check(examine(docora), "freshness")["state"] == "ok"
+
+
 def test_overdue_with_a_status_that_is_never_overdue_is_refused(docora: Docora) -> None:
     result = docora.run("links", "--overdue", "--status", "failed", "--status", "scanning")
     assert (result.code, result.stdout) == (2, "")
