@@ -11,6 +11,7 @@ from tests.doctor.test_metrics import numbers
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, scan_links
 from tests.support.docora import Docora
+from tests.support.proxy import refused_port
 from tests.support.read_only import frozen
 
 DAYS = timedelta(days=2)
@@ -81,6 +82,10 @@ def test_exactly_the_links_that_nobody_scans_are_overdue_and_are_seen_everywhere
     # The limit can be set.
     changed = docora.run("links", "--overdue", "--json", env={"DOCORA_OPS_OVERDUE_AFTER": "100000"})
     assert [each["repository_id"] for each in changed.data] == [links["very long ago"]]
+    away = {"REDIS_URL": f"redis://127.0.0.1:{refused_port()}"}
+    groups = docora.run("links", "--overdue", "--group-by", "status", "--json", env=away)
+    assert (groups.code, groups.data[0]["links"]) == (0, 3), groups
+    assert "it is unknown which apps are held" in groups.stderr
 
 
 @pytest.mark.slow
