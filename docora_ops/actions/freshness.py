@@ -147,11 +147,15 @@ def still_threshold(settings: Settings, scans: Scans) -> int:
     return round(max(intervals, _STILL_GAPS * longest, _LEAST_STILL))
 
 
-def read_freshness(docora: Docora, queue: QueueOverview | None) -> Freshness:
-    """Returns the freshness of the links. Raises PostgresError.
+def read_freshness(
+    docora: Docora, queue: QueueOverview | None
+) -> tuple[Freshness, RedisError | None]:
+    """Returns the freshness of the links, and the error if Redis fails. Raises PostgresError.
+
+    After an error of Redis, it is unknown whether anything moves.
 
     queue: None if Redis can't be used. Then, only overdue links are an alarm, and no app counts as
-        held. If Redis fails later, warns.
+        held.
     """
     settings, database = docora.settings, docora.database
     held = [app.app_id for app in queue.held] if queue else []
@@ -162,6 +166,7 @@ def read_freshness(docora: Docora, queue: QueueOverview | None) -> Freshness:
     cycle, still, oldest = cycle_seconds(scans), still_threshold(settings, scans), scans.oldest_at
     waited = int((now - oldest).total_seconds()) if oldest else None
     schedule_stopped = nothing_moves = is_slow = False
+    lost: RedisError | None = None
     if queue:
         # Scanning many links at once can make the last minutes look slow, so a link must also have
         # waited for long. If no job waits, the workers keep pace.
@@ -173,8 +178,8 @@ def read_freshness(docora: Docora, queue: QueueOverview | None) -> Freshness:
             before = now - timedelta(seconds=still)
             nothing_moves = _nothing_moves(docora, queue, scans.last_scanned_at, before, held)
         except RedisError as error:
-            docora.warn(f"it is unknown whether anything moves: {error.message}")
-    return Freshness(
+            lost = error
+    freshness = Freshness(
         read_at=now,
         overdue=overdue,
         overdue_apps=apps,
@@ -191,6 +196,7 @@ def read_freshness(docora: Docora, queue: QueueOverview | None) -> Freshness:
         nothing_moves=nothing_moves,
         schedule_stopped=schedule_stopped,
     )
+    return freshness, lost
 
 
 def late_after_seconds(settings: Settings) -> float:
