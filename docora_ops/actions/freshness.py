@@ -50,9 +50,9 @@ class Freshness:
     is_slow: workers take jobs, and yet a job waits, a cycle takes longer than the rescan interval
         plus two scan intervals, and the last good scan of a synced link is that long ago. False if
         nothing moves or `schedule` has stopped, which have alarms of their own.
-    oldest_scan_seconds: the seconds since the oldest last good scan of a synced link, or since its
-        circuit closed if that is later. Links of held apps and links whose circuit is open do not
-        count.
+    oldest_scan_seconds: the seconds since the oldest last good scan of a synced or overdue link, or
+        since its circuit closed if that is later. Links of held apps and links whose circuit is
+        open do not count.
     schedule_stopped: the last pass of `schedule` is too old, and a link that has been due for too
         long has no live job. Judged by one look, so a timer that is just restarting also counts.
     due: links that a scheduler should queue now.
@@ -162,8 +162,9 @@ def read_freshness(
     with database.consistent_reads():
         scans = read_scans(database, held, settings.rescan_interval_ms)
         now, seconds = scans.read_at, overdue_threshold(settings, scans)
-        overdue, apps = count_overdue(database, now - timedelta(seconds=seconds), held)
-    cycle, still, oldest = cycle_seconds(scans), still_threshold(settings, scans), scans.oldest_at
+        overdue, apps, oldest = count_overdue(database, now - timedelta(seconds=seconds), held)
+    cycle, still = cycle_seconds(scans), still_threshold(settings, scans)
+    oldest = min(filter(None, (oldest, scans.oldest_at)), default=None)
     waited = int((now - oldest).total_seconds()) if oldest else None
     schedule_stopped = nothing_moves = is_slow = False
     lost: RedisError | None = None
