@@ -88,9 +88,7 @@ def test_a_change_or_the_end_of_a_suspension_is_no_stop(docora: Docora) -> None:
     assert not stands(docora), "the suspension has an alarm of its own"
 
 
-def test_if_redis_does_not_tell_whether_anything_moves_that_is_no_good_state(
-    docora: Docora,
-) -> None:
+def test_if_redis_does_not_tell_whether_anything_moves_that_is_an_error(docora: Docora) -> None:
     make_healthy(docora)
     scan_links(docora, 2000)
     with without_rule(docora.redis, "+xrevrange", "docora-ops", docora.redis_access.command_name):
