@@ -66,9 +66,11 @@ SELECT first_at, gap FROM (
 
 # The limit keeps Postgres from reading all links if most of them are overdue.
 COUNT_OVERDUE = f"""
-SELECT coalesce(sum(links), 0)::bigint, count(*) FROM (
-    SELECT count(*) AS links FROM (
-        SELECT l.app_id FROM {_LINKS} WHERE {OVERDUE} AND {NOT_HELD} LIMIT %(most)s
+SELECT coalesce(sum(links), 0)::bigint, count(*), min(oldest_at) FROM (
+    SELECT count(*) AS links, min(oldest_at) AS oldest_at FROM (
+        SELECT l.app_id, CASE WHEN l.last_scanned_at IS NOT NULL
+            THEN greatest(l.last_scanned_at, r.circuit_open_until) END AS oldest_at
+        FROM {_LINKS} WHERE {OVERDUE} AND {NOT_HELD} LIMIT %(most)s
     ) links GROUP BY app_id
 ) apps
 """
@@ -130,15 +132,19 @@ def read_scans(database: Database, held: Sequence[str], rescan_interval_ms: int)
         return replace(scans, gaps=database.rows(READ_GAPS, {"last_at": scans.last_scanned_at}))
 
 
-def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> tuple[int, int]:
+def count_overdue(
+    database: Database, before: datetime, held: Sequence[str]
+) -> tuple[int, int, datetime | None]:
     """Counts the links that `OVERDUE` matches, up to `MOST_OVERDUE`, and their apps.
+
+    Also returns their earliest scan, or the end of an open circuit after that scan.
 
     before: links without a good scan since this time are overdue.
     held: ids of apps to leave out.
     """
     values = {"overdue_before": before, "most": MOST_OVERDUE, "held": held}
-    [(links, apps)] = database.rows(COUNT_OVERDUE, values)
-    return links, apps
+    [(links, apps, oldest_at)] = database.rows(COUNT_OVERDUE, values)
+    return links, apps, oldest_at
 
 
 def long_due_links(

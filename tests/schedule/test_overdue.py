@@ -88,6 +88,14 @@ def test_exactly_the_links_that_nobody_scans_are_overdue_and_are_seen_everywhere
     assert "it is unknown which apps are held" in groups.stderr
 
 
+def test_the_oldest_overdue_link_may_be_one_that_is_pending(docora: Docora) -> None:
+    for status, scanned in (("synced", timedelta(hours=2)), ("pending_snapshot", DAYS)):
+        docora.link(docora.add_app(), docora.add_repository(), status, scanned=scanned)
+    docora.age_links()
+    found = check(examine(docora), "freshness")["finding"]
+    assert found.startswith("2 links of 2 apps without a good scan for over 16m; the oldest was 2d")
+
+
 @pytest.mark.slow
 def test_if_nothing_is_scanned_new_links_count(docora: Docora, links: dict[str, str]) -> None:
     docora.connection.execute(
