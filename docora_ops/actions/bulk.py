@@ -143,6 +143,7 @@ class _BulkOperation:
                 for _ in following.follow():
                     with suppress(RedisError):  # the results are in Postgres
                         log.progress(every=HEARTBEAT)
+                    self._reset_locked_circuits(wait=False)
                     yield self.step(is_waiting=not options.is_paced)
             stopped_by = None
         except ServerError as error:
