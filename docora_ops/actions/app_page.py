@@ -63,7 +63,7 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
         if not summaries:
             raise NotFoundError(f"no app {found.app_name!r}", hint="it was removed a moment ago")
         [summary] = summaries
-        overdue = replace(of_app, overdue_before=read_overdue_before(docora))
+        overdue = replace(of_app, overdue_before=read_overdue_before(docora, list(holds)))
         delivered = deliveries_by_repository(database, DeliveryFilter(found.app_id))
         page = AppPage(
             **vars(summary) | {"email": email, "held": held},

@@ -78,7 +78,7 @@ def capacity(
     busy = [bool(worker.jobs) for worker in queue.workers if worker.no_job_reason is None]
     slots = len(busy)
     waits = (queue.oldest_waiting_seconds or 0) * 1000 > _WAITING_PASSES * settings.scan_interval_ms
-    can_tell = not (queue.suspension or queue.held)  # `links_to_scan` includes held apps
+    can_tell = not (queue.suspension or queue.held)
     are_busy = sum(busy) > _BUSY * slots
     missing = 0
     if managed and managed < due and can_tell and waits and are_busy:

@@ -3,7 +3,7 @@
 A cycle is one scan of all links that should be scanned regularly.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -41,7 +41,7 @@ _WITHOUT_MOMENT = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.FAILED)
 class Freshness:
     """When links were last scanned, and how many are overdue. Postgres's clock gives all times.
 
-    Links of held apps are neither due nor overdue.
+    Links of held apps are neither due nor overdue, and need no scan.
 
     overdue: synced links without a good scan for `overdue_after_seconds`. The time runs from the
         last good scan, or from when the repository's circuit closed if that is later. If no link at
@@ -70,7 +70,7 @@ class Freshness:
     last_scanned_at: datetime | None  # the last good scan of any link
     scanned_recently: int  # good scans in the last 15 minutes
     oldest_scan_seconds: int | None
-    links_to_scan: int  # links that should be scanned regularly, also those of held apps
+    links_to_scan: int  # links that should be scanned regularly
     due: int
     nothing_moves_after_seconds: int  # see `still_threshold`
     nothing_moves: bool
@@ -102,9 +102,12 @@ class Freshness:
         return f"at least {of_apps}" if self.overdue_at_least else of_apps
 
 
-def read_overdue_before(docora: Docora) -> datetime:
-    """Returns the threshold as a time: links last scanned before it are overdue."""
-    scans = read_scans(docora.database, [], docora.settings.rescan_interval_ms)
+def read_overdue_before(docora: Docora, held: Collection[str]) -> datetime:
+    """Returns the threshold as a time: links last scanned before it are overdue.
+
+    held: the ids of the held apps.
+    """
+    scans = read_scans(docora.database, list(held), docora.settings.rescan_interval_ms)
     return scans.read_at - timedelta(seconds=overdue_threshold(docora.settings, scans))
 
 

@@ -97,7 +97,7 @@ def choose_links(
         open_circuit=choice.open_circuit,
         last_scan_before=before,
         last_scan_after=after,
-        overdue_before=read_overdue_before(docora) if choice.overdue else None,
+        overdue_before=read_overdue_before(docora, held) if choice.overdue else None,
     )
     recorded = {
         "app": [app.app_name for app in chosen],

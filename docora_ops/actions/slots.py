@@ -1,4 +1,4 @@
-"""Paces a bulk operation: hands out links so that at most N snapshots are in flight."""
+"""Paces a bulk operation: hands out links as slots become free."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,10 +14,11 @@ _FEWEST = 2  # initial and minimum limit: an app that is down must leave a slot 
 class Slots:
     """Decides which links of a paced operation come next.
 
-    Hands out links so that at most `limit` of them are in flight: queued, without a result.
+    Hands out links so that at most `in_flight` of them are in flight: queued, without a result.
 
-    Each link in flight takes a slot. An app gets at most its share of the slots, so that an app
-    that is down can't take all. The limit starts at its minimum of 2; its maximum is `in_flight`.
+    Each link in flight takes one of `limit` slots. An app takes at most its share of the slots, so
+    that an app that is down can't take all: its further links, which came when the limit was
+    higher, take none. The limit starts at its minimum of 2; its maximum is `in_flight`.
     """
 
     def __init__(self, following: Following, options: ChangeOptions) -> None:
@@ -73,10 +74,13 @@ class Slots:
         by_app = Counter(self._app_ids.values())
         taken: list[LinkRef] = []
         passed = 0  # consecutive apps without a free slot
-        while len(self._app_ids) < self.limit and passed < len(self._turns):
+        while passed < len(self._turns) and len(self._app_ids) < self._most:
+            share = max(1, self.limit // len(self._left))
+            if sum(min(count, share) for count in by_app.values()) >= self.limit:
+                break
             app_id = self._turns[0]
             self._turns.rotate(-1)
-            if by_app[app_id] >= max(1, self.limit // len(self._left)):
+            if by_app[app_id] >= share:
                 passed += 1
                 continue
             passed = 0

@@ -34,7 +34,7 @@ SELECT now(), (SELECT at FROM last), count(*) FILTER (WHERE {_AT_PACE}),
     min(l.last_scanned_at) FILTER (WHERE {_AT_PACE}),
     count(*) FILTER (WHERE l.last_scanned_at <= now()
         AND l.last_scanned_at > now() - %(recently)s * interval '1 second'),
-    count(*) FILTER (WHERE l.status <> 'failed' AND {CIRCUIT_IS_CLOSED}),
+    count(*) FILTER (WHERE l.status <> 'failed' AND {CIRCUIT_IS_CLOSED} AND {NOT_HELD}),
     count(*) FILTER (WHERE {DUE} AND {NOT_HELD}),
     min(greatest(l.last_scanned_at, r.circuit_open_until)) FILTER (
         WHERE l.status = 'synced' AND l.last_scanned_at IS NOT NULL
@@ -123,7 +123,7 @@ class Scans:
 def read_scans(database: Database, held: Sequence[str], rescan_interval_ms: int) -> Scans:
     """Reads when links were scanned, and how many are due and how many should be scanned regularly.
 
-    held: ids of apps whose links do not count as due, nor for `oldest_at`.
+    held: ids of apps whose links count neither as due nor as wanted, nor for `oldest_at`.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": _RECENTLY, "held": held}
     with database.consistent_reads():

@@ -1,7 +1,7 @@
 """How many links are in flight: few at first, more after clean results, fewer after failures."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -39,17 +39,22 @@ class Workers:
             end_job(self.docora, job_id, "HTTP 503" if job_id in failed else None)
 
 
-def rounds_of(
+def steps_beside(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, options: ChangeOptions
-) -> tuple[list[int], list[BulkStep]]:
+) -> Generator[BulkStep]:
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=workers.sleep)
     monkeypatch.setattr(job_watch, "time", clock)
     monkeypatch.setattr(snapshot_results, "time", clock)
     monkeypatch.setattr(
         snapshot_results, "_TICK", 60
     )  # one sleep between two looks, on a slow machine, too
-    docora = workers.docora.actions().docora
-    steps = list(retry_all_failed(docora, LinkChoice(), options))
+    return retry_all_failed(workers.docora.actions().docora, LinkChoice(), options)
+
+
+def rounds_of(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, options: ChangeOptions
+) -> tuple[list[int], list[BulkStep]]:
+    steps = list(steps_beside(workers, monkeypatch, options))
     return workers.rounds, steps
 
 
@@ -89,6 +94,27 @@ def test_the_limit_waits_for_as_many_clean_results(
     workers = Workers(docora, at_once=1)
     rounds, _ = rounds_of(workers, monkeypatch, ChangeOptions(in_flight=12))
     assert rounds == [2, 2, 4, 4, 4, 4, 6, 5, 4, 3, 2, 1]
+
+
+def test_an_app_that_hangs_does_not_hold_up_the_others_when_the_limit_falls(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docora.add_links(40, apps=2)
+    hangs = f"app_{1:024x}"
+
+    class Others(Workers):
+        def sleep(self, _seconds: float) -> None:
+            job_ids = [job_id for job_id in self.docora.waiting() if not job_id.startswith(hangs)]
+            self.rounds.append(len(job_ids))
+            for job_id in job_ids:
+                fails = len(self.rounds) == 4 and job_id == job_ids[0]
+                end_job(self.docora, job_id, "HTTP 503" if fails else None)
+
+    others = Others(docora)
+    for step in steps_beside(others, monkeypatch, ChangeOptions(in_flight=8)):
+        if (step.wait and step.wait.synced == 19) or len(others.rounds) > 60:
+            break
+    assert docora.statuses()["synced"] == 19, others.rounds
 
 
 def test_max_failures_counts_all_results(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:

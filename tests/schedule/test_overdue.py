@@ -190,6 +190,18 @@ def test_links_of_an_app_that_fails_do_not_make_scanning_look_slow(docora: Docor
     assert check(examine(docora), "freshness")["state"] == "ok"
 
 
+def test_links_of_held_apps_do_not_make_a_cycle_longer(docora: Docora) -> None:
+    make_healthy(docora)
+    docora.connection.execute("DELETE FROM app_repositories")
+    scan_links(docora, *(9 * number + 1 for number in range(33)))
+    held = docora.add_app("Quiet Harbor")
+    for number in range(300):
+        docora.link(held, docora.add_repository(f"octo/q{number}"), "synced", scanned=DAYS)
+    docora.redis.hset("docora-ops:holds", held, '{"until": null}')
+    assert docora.run("status", "--json").data["freshness"]["overdue_after_seconds"] == 960
+    assert docora.run("links", "--overdue", "--json").data == []
+
+
 def test_overdue_with_a_status_that_is_never_overdue_is_refused(docora: Docora) -> None:
     result = docora.run("links", "--overdue", "--status", "failed", "--status", "scanning")
     assert (result.code, result.stdout) == (2, "")
