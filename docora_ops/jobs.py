@@ -390,6 +390,19 @@ class QueueOverview:
         return ours or self.scheduler is not None
 
     @property
+    def recovers_links(self) -> bool:
+        """Tells whether a live worker of docora-ops recovers the links of killed workers.
+
+        Suspended workers do so, too.
+        """
+        return any(
+            worker.clock_ahead_seconds is not None
+            and worker.silent_seconds is None
+            and (not worker.no_job_reason or worker.no_job_reason.code is NoJobCode.SUSPENDED)
+            for worker in self.workers
+        )
+
+    @property
     def spare_slots(self) -> int:
         """Counts the idle workers that take no waiting job, because its app has its full share.
 
