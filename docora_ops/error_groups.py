@@ -110,7 +110,7 @@ def fold(text: str) -> str:
 def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
     """Groups links by folded error (see `fold`), most links first.
 
-    A group shows the reason that all its errors share, otherwise the folded error.
+    A group shows its error without the file, folded if its links differ in that.
 
     rows: each describes links of one app that have the same error: the app's id and name (None if
         unknown), the first LONGEST + 1 characters of the error, the number of links and,

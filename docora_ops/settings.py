@@ -175,9 +175,14 @@ class Settings(BaseSettings):
         kept = [text for text in options if text and text.partition("=")[0] not in left_out]
         return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if kept else ""))
 
-    def hurried(self, seconds: int) -> Self:
-        """Returns a copy that waits at most `seconds` to connect, and for each server reply."""
-        names = ("connect_timeout", "statement_timeout")
+    def hurried(self, seconds: int, *, keeps_set: bool = False) -> Self:
+        """Returns a copy that waits at most `seconds` to connect, and for each server reply.
+
+        keeps_set: keep the statement timeout if it was set.
+        """
+        names = {"connect_timeout", "statement_timeout"}
+        if keeps_set and "statement_timeout" in self.model_fields_set:
+            names.remove("statement_timeout")
         return self.model_copy(update={name: min(seconds, getattr(self, name)) for name in names})
 
     def require_database_url(self) -> SecretStr:

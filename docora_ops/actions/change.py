@@ -74,14 +74,14 @@ class Phase(Enum):
 class Changer:
     """Changes batches of links, each batch in one transaction.
 
-    Begins in the first phase. `find_misplaced` begins the second phase, `wait_for_rows` the last.
+    Begins in the first `Phase`. `find_misplaced` begins the second, `wait_for_rows` the last.
 
     commands: called with the links whose jobs are pushed; returns the Redis commands to run
         atomically with the push.
     waits_for_circuits: wait for rows of circuits that other sessions have locked. Bulk operations
         skip them, because one timeout per link could take days.
-    disproved: by job id, the evidence that no worker would take a waiting job, as far as it is
-        known before `find_misplaced` runs.
+    disproved: by job id, the evidence that no worker would take a waiting job. `find_misplaced`
+        sets it, unless the caller already has the evidence.
     """
 
     database: Database
@@ -146,7 +146,8 @@ class Changer:
         """Changes links in one transaction, and returns their outcomes after the commit.
 
         Does not change links whose job is running or unreadable. Raises LinkError if Postgres
-        refuses because of a row; PostgresError, RedisError. After an error, no link is changed.
+        refuses because of a row; PostgresError, RedisError. After an error, no link is changed,
+        unless Postgres has committed and its reply was lost; jobs may be queued.
         """
         created_at = self.queue.script.load()  # before rows are locked, as it has to connect
         todo, outcomes = _split_invalid(refs)

@@ -231,7 +231,9 @@ def _add_freshness(docora: Docora, postgres: _Server, redis: _Server) -> None:
     queue = redis.queue
     with _recording_errors(postgres, redis):
         if postgres.failed_links is not None and postgres.error is None:
-            postgres.freshness = read_freshness(docora, queue)
+            postgres.freshness, lost = read_freshness(docora, queue)
+            if lost:
+                redis.lose(lost)
             redis.held = with_names(docora.database, queue.held) if queue and queue.held else ()
 
 

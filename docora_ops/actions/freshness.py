@@ -50,9 +50,9 @@ class Freshness:
     is_slow: workers take jobs, and yet a job waits, a cycle takes longer than the rescan interval
         plus two scan intervals, and the last good scan of a synced link is that long ago. False if
         nothing moves or `schedule` has stopped, which have alarms of their own.
-    oldest_scan_seconds: the seconds since the oldest last good scan of a synced link, or since its
-        circuit closed if that is later. Links of held apps and links whose circuit is open do not
-        count.
+    oldest_scan_seconds: the seconds since the oldest last good scan of a synced or overdue link, or
+        since its circuit closed if that is later. Links of held apps and links whose circuit is
+        open do not count.
     schedule_stopped: the last pass of `schedule` is too old, and a link that has been due for too
         long has no live job. Judged by one look, so a timer that is just restarting also counts.
     due: links that a scheduler should queue now.
@@ -147,21 +147,27 @@ def still_threshold(settings: Settings, scans: Scans) -> int:
     return round(max(intervals, _STILL_GAPS * longest, _LEAST_STILL))
 
 
-def read_freshness(docora: Docora, queue: QueueOverview | None) -> Freshness:
-    """Returns the freshness of the links. Raises PostgresError.
+def read_freshness(
+    docora: Docora, queue: QueueOverview | None
+) -> tuple[Freshness, RedisError | None]:
+    """Returns the freshness of the links, and the error if Redis fails. Raises PostgresError.
+
+    After an error of Redis, it is unknown whether anything moves.
 
     queue: None if Redis can't be used. Then, only overdue links are an alarm, and no app counts as
-        held. If Redis fails later, warns.
+        held.
     """
     settings, database = docora.settings, docora.database
     held = [app.app_id for app in queue.held] if queue else []
     with database.consistent_reads():
         scans = read_scans(database, held, settings.rescan_interval_ms)
         now, seconds = scans.read_at, overdue_threshold(settings, scans)
-        overdue, apps = count_overdue(database, now - timedelta(seconds=seconds), held)
-    cycle, still, oldest = cycle_seconds(scans), still_threshold(settings, scans), scans.oldest_at
+        overdue, apps, oldest = count_overdue(database, now - timedelta(seconds=seconds), held)
+    cycle, still = cycle_seconds(scans), still_threshold(settings, scans)
+    oldest = min(filter(None, (oldest, scans.oldest_at)), default=None)
     waited = int((now - oldest).total_seconds()) if oldest else None
     schedule_stopped = nothing_moves = is_slow = False
+    lost: RedisError | None = None
     if queue:
         # Scanning many links at once can make the last minutes look slow, so a link must also have
         # waited for long. If no job waits, the workers keep pace.
@@ -173,8 +179,8 @@ def read_freshness(docora: Docora, queue: QueueOverview | None) -> Freshness:
             before = now - timedelta(seconds=still)
             nothing_moves = _nothing_moves(docora, queue, scans.last_scanned_at, before, held)
         except RedisError as error:
-            docora.warn(f"it is unknown whether anything moves: {error.message}")
-    return Freshness(
+            lost = error
+    freshness = Freshness(
         read_at=now,
         overdue=overdue,
         overdue_apps=apps,
@@ -191,6 +197,7 @@ def read_freshness(docora: Docora, queue: QueueOverview | None) -> Freshness:
         nothing_moves=nothing_moves,
         schedule_stopped=schedule_stopped,
     )
+    return freshness, lost
 
 
 def late_after_seconds(settings: Settings) -> float:

@@ -153,11 +153,13 @@ def link_groups(
 ) -> Page[AppCount | RepositoryCount | StatusCount] | Page[ErrorGroup]:
     """Returns one page of the counts of links by app, repository, status or error.
 
-    Errors that differ only in files, paths, numbers or ids count as one.
-
-    Raises UsageError, NotFoundError, AmbiguousError, PostgresError.
+    Errors that differ only in files, paths, numbers or ids count as one. With `overdue`, warns if
+    Redis can't be used, and then counts the links of held apps, too. Raises UsageError,
+    NotFoundError, AmbiguousError, PostgresError.
     """
-    held, _ = _read_held(docora, choice)
+    held, error = _read_held(docora, choice)
+    if error:
+        docora.warn(f"it is unknown which apps are held: {error.message}")
     database, (which, _) = docora.database, choose_links(docora, choice, held=held)
     if group is LinkGroup.ERROR:
         return page_of(lists.error_groups(database, which), page, limit)

@@ -33,7 +33,7 @@ def add_to_operations(docora: Docora, operations: Sequence[Operation]) -> list[O
 
 
 def add_to_changes(docora: Docora, changes: Sequence[HistoryEntry]) -> list[HistoryEntry]:
-    """Returns the changes. Completes the results of bulk operations and of changes of one link.
+    """Returns the changes with the missing results of bulk operations and single links filled in.
 
     Returns a bulk operation as it is if Redis no longer has its links. Raises RedisError.
     """

@@ -193,6 +193,7 @@ def read_status(
     """
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
+    lost: RedisError | None = None
     status = Status(database.server, describe(client), docora.settings.target)
     most_apps, most_errors = (None, _MEASURED_ERRORS) if for_metrics else (_GROUPS, _GROUPS)
     with keeping_errors(errors):
@@ -224,9 +225,10 @@ def read_status(
             tried = [] if for_metrics else error_groups(database, TRIED_LINKS)
         known = [group for group in groups if group.good_until_seconds is not None]
         latest = min(known, key=lambda group: group.good_until_seconds or 0, default=None)
+        freshness, lost = read_freshness(docora, status.queue)
         status = replace(
             status,
-            freshness=read_freshness(docora, status.queue),
+            freshness=freshness,
             links_by_status=counts.by_status,
             open_circuits=counts.open_circuits,
             pending_with_open_circuit=counts.pending_with_open_circuit,
@@ -241,6 +243,8 @@ def read_status(
             oldest_scan_seconds=max((it.oldest_scan_seconds or 0 for it in known), default=None),
         )
     with keeping_errors(errors):
+        if lost:
+            raise lost
         if overview := status.queue:
             if not for_metrics:
                 status = _beside_queue(docora, status, overview)

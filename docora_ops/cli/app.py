@@ -16,6 +16,9 @@ import typer.main
 from typer.completion import get_completion_inspect_parameters
 
 from docora_ops import __version__
+from docora_ops.cli.app_url import set_url
+from docora_ops.cli.audit_history import history
+from docora_ops.cli.bulk_operations import cancel, operations
 from docora_ops.cli.completion import COMPLETE_VARIABLE, completion
 from docora_ops.cli.context import Context
 from docora_ops.cli.deliveries import deliveries
@@ -23,26 +26,23 @@ from docora_ops.cli.demo import demo
 from docora_ops.cli.doctor import doctor
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
-from docora_ops.cli.history import history
-from docora_ops.cli.hold import hold, release
+from docora_ops.cli.holds import hold, release
 from docora_ops.cli.link_lists import apps, failed, links, show
 from docora_ops.cli.metrics import metrics
-from docora_ops.cli.operations import cancel, operations
 from docora_ops.cli.pair import pair
-from docora_ops.cli.pause import pause, resume
+from docora_ops.cli.pauses import pause, resume
 from docora_ops.cli.probe import probe
 from docora_ops.cli.queue import queue
-from docora_ops.cli.repair import repair
+from docora_ops.cli.repairs import repair
 from docora_ops.cli.report import report
 from docora_ops.cli.resync import resync
 from docora_ops.cli.retry import retry, retry_all_failed, schedule
-from docora_ops.cli.set_url import set_url
 from docora_ops.cli.status import status
 from docora_ops.cli.targets import targets
 from docora_ops.cli.terminal import guard_streams, interruptible, interruption
 from docora_ops.cli.trend import trend
-from docora_ops.cli.verify import verify
-from docora_ops.cli.wait import wait
+from docora_ops.cli.verification import verify
+from docora_ops.cli.waiting import wait
 from docora_ops.cli.worker import worker
 from docora_ops.errors import BugError, DocoraOpsError, UsageError
 from docora_ops.links import LinkStatus

@@ -14,7 +14,7 @@ from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.link_change import kept_in_words, records_in_words
 from docora_ops.cli.terminal import Terminal, interrupted_code, is_interrupted, until_interrupted
-from docora_ops.cli.wait import end_wait, showing_wait
+from docora_ops.cli.waiting import end_wait, showing_wait
 from docora_ops.errors import PostgresDeniedError, RedisDeniedError, ServerError
 from docora_ops.links import Action, only_app
 from docora_ops.operations import BulkResult, StoppedBy

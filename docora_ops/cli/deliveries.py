@@ -11,7 +11,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
-from docora_ops.cli.verify import LIMITS, held_line, progress_of, style_of_proof, summary
+from docora_ops.cli.verification import LIMITS, held_line, progress_of, style_of_proof, summary
 from docora_ops.errors import UsageError
 from docora_ops.render.columns import Column, Listing, cell
 from docora_ops.text import amount, mask, moment

@@ -93,7 +93,7 @@ def doctor(
     if changes:
         changes = changes.expanduser()
         refuse_special(changes)
-    docora.settings = docora.settings.hurried(8)
+    docora.settings = docora.settings.hurried(8, keeps_set=True)
     events = diagnose(docora, max_failed=max_failed, read_only=read_only)
     if not changes:
         events = context.telling_of_second_look(events, "suspect", "suspects")
@@ -223,7 +223,7 @@ def _not_ok(diagnosis: Diagnosis) -> Iterator[object]:
 
 
 def summary(diagnosis: Diagnosis) -> str:
-    """Counts the checks that are not ok, in a sentence, and names the held apps if all are ok."""
+    """Says how many checks are not ok or, if none, which apps are held."""
     from docora_ops.actions.holds import held_in_words
 
     counts = Counter(check.state.value for check in diagnosis.checks)

@@ -18,7 +18,7 @@ from docora_ops.cli.app_page import TO_READ_CONTACTS
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.status import sentence_of, status_rows
-from docora_ops.cli.verify import LIMITS, progress_of, summary
+from docora_ops.cli.verification import LIMITS, progress_of, summary
 from docora_ops.errors import PostgresError, UsageError
 from docora_ops.operations import OperationState
 from docora_ops.render.columns import NO_ERROR, link_name
@@ -200,8 +200,8 @@ def _timeline(context: Context, report: Report) -> Iterator[str]:
 
 
 def _change(entry: HistoryEntry) -> str:
+    from docora_ops.cli.audit_history import result_of_change
     from docora_ops.cli.bulk_view import command_line
-    from docora_ops.cli.history import result_of_change
 
     when = _time(entry.started_at)
     if entry.ended_at and _time(entry.ended_at) != when:

@@ -14,7 +14,7 @@ from docora_ops.cli.context import Context, confirmation, context_of, link_choic
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.link_change import link_data, message, result_screen
 from docora_ops.cli.terminal import is_interrupted, terminal_to_ask
-from docora_ops.cli.wait import wait_for_link
+from docora_ops.cli.waiting import wait_for_link
 from docora_ops.errors import AppHeldError, DocoraOpsError, UsageError
 from docora_ops.links import LinkResult, Outcome
 from docora_ops.operations import ChangeOptions

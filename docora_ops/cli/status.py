@@ -72,7 +72,7 @@ def status(
             hint="run docora-ops status --json as often as needed",
         )
     context = context_of(typer_context)
-    context.docora.settings = context.docora.settings.hurried(8)
+    context.docora.settings = context.docora.settings.hurried(8, keeps_set=True)
     from docora_ops.actions.status import read_status
 
     if watch:

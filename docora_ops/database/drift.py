@@ -1,4 +1,4 @@
-"""Finds links that should have a live job, and blocks the creation of links."""
+"""Finds the links whose jobs to check, and locks repositories against new links."""
 
 from collections.abc import Collection, Iterator, Sequence
 from sys import intern

@@ -20,25 +20,27 @@ _LINKS = """docora.app_repositories l LEFT JOIN (
 _RECENTLY = 900
 """Seconds before the last scan in which the pace of scanning is measured."""
 
-# A scan in the future (after a clock was set back) does not count as the last scan yet.
+_AT_PACE = """l.status = 'synced' AND l.last_scanned_at <= now()
+    AND l.last_scanned_at > (SELECT since FROM last)"""
+
+# A scan in the future (after a clock was set back) does not count as the last scan yet. The pace is
+# that of synced links: the last good scan of a link that fails now says nothing about it.
 READ_SCANS = f"""
-SELECT now(), before_last.*, counts.* FROM (
-    SELECT max(last_scanned_at), count(*), min(last_scanned_at),
-        count(*) FILTER (WHERE last_scanned_at > now() - %(recently)s * interval '1 second')
-    FROM docora.app_repositories
-    WHERE last_scanned_at <= now() AND last_scanned_at > (
-        SELECT max(last_scanned_at) - %(recently)s * interval '1 second'
-        FROM docora.app_repositories WHERE last_scanned_at <= now()
+WITH last AS MATERIALIZED (
+    SELECT max(last_scanned_at) AS at, max(last_scanned_at) - %(recently)s * interval '1 second'
+        AS since FROM docora.app_repositories WHERE last_scanned_at <= now()
+)
+SELECT now(), (SELECT at FROM last), count(*) FILTER (WHERE {_AT_PACE}),
+    min(l.last_scanned_at) FILTER (WHERE {_AT_PACE}),
+    count(*) FILTER (WHERE l.last_scanned_at <= now()
+        AND l.last_scanned_at > now() - %(recently)s * interval '1 second'),
+    count(*) FILTER (WHERE l.status <> 'failed' AND {CIRCUIT_IS_CLOSED}),
+    count(*) FILTER (WHERE {DUE} AND {NOT_HELD}),
+    min(greatest(l.last_scanned_at, r.circuit_open_until)) FILTER (
+        WHERE l.status = 'synced' AND l.last_scanned_at IS NOT NULL
+            AND {CIRCUIT_IS_CLOSED} AND {NOT_HELD}
     )
-) before_last, (
-    SELECT count(*) FILTER (WHERE l.status <> 'failed' AND {CIRCUIT_IS_CLOSED}),
-        count(*) FILTER (WHERE {DUE} AND {NOT_HELD}),
-        min(greatest(l.last_scanned_at, r.circuit_open_until)) FILTER (
-            WHERE l.status = 'synced' AND l.last_scanned_at IS NOT NULL
-                AND {CIRCUIT_IS_CLOSED} AND {NOT_HELD}
-        )
-    FROM {_LINKS}
-) counts
+FROM {_LINKS}
 """
 
 # The first and the last scan in each piece of the hour before the last scan, by an index: to read
@@ -64,9 +66,11 @@ SELECT first_at, gap FROM (
 
 # The limit keeps Postgres from reading all links if most of them are overdue.
 COUNT_OVERDUE = f"""
-SELECT coalesce(sum(links), 0)::bigint, count(*) FROM (
-    SELECT count(*) AS links FROM (
-        SELECT l.app_id FROM {_LINKS} WHERE {OVERDUE} AND {NOT_HELD} LIMIT %(most)s
+SELECT coalesce(sum(links), 0)::bigint, count(*), min(oldest_at) FROM (
+    SELECT count(*) AS links, min(oldest_at) AS oldest_at FROM (
+        SELECT l.app_id, CASE WHEN l.last_scanned_at IS NOT NULL
+            THEN greatest(l.last_scanned_at, r.circuit_open_until) END AS oldest_at
+        FROM {_LINKS} WHERE {OVERDUE} AND {NOT_HELD} LIMIT %(most)s
     ) links GROUP BY app_id
 ) apps
 """
@@ -104,7 +108,7 @@ class Scans:
 
     read_at: datetime
     last_scanned_at: datetime | None
-    before_last: int  # links scanned in the minutes up to the last scan
+    before_last: int  # synced links scanned in the minutes up to the last scan
     first_at: datetime | None  # the oldest of these scans
     scanned_recently: int  # links scanned in the minutes up to now
     wanted: int  # links that should be scanned regularly
@@ -128,15 +132,19 @@ def read_scans(database: Database, held: Sequence[str], rescan_interval_ms: int)
         return replace(scans, gaps=database.rows(READ_GAPS, {"last_at": scans.last_scanned_at}))
 
 
-def count_overdue(database: Database, before: datetime, held: Sequence[str]) -> tuple[int, int]:
+def count_overdue(
+    database: Database, before: datetime, held: Sequence[str]
+) -> tuple[int, int, datetime | None]:
     """Counts the links that `OVERDUE` matches, up to `MOST_OVERDUE`, and their apps.
+
+    Also returns their earliest scan, or the end of an open circuit after that scan.
 
     before: links without a good scan since this time are overdue.
     held: ids of apps to leave out.
     """
     values = {"overdue_before": before, "most": MOST_OVERDUE, "held": held}
-    [(links, apps)] = database.rows(COUNT_OVERDUE, values)
-    return links, apps
+    [(links, apps, oldest_at)] = database.rows(COUNT_OVERDUE, values)
+    return links, apps, oldest_at
 
 
 def long_due_links(

@@ -140,11 +140,11 @@ class Script:
 
 
 def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
-    """Runs a pipeline. Returns the replies, None for a command whose key is of another type.
+    """Runs a pipeline. Returns the replies, with None for each WRONGTYPE error.
 
-    Raises the client's RedisError for any other error.
+    Raises the client's RedisError for other errors.
 
-    keeps_denials: return NoPermissionError for a command that is not permitted, instead of raising.
+    keeps_denials: return a NoPermissionError instead of raising it.
     """
     answers = []
     for answer in pipeline.execute(raise_on_error=False):

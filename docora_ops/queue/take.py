@@ -86,11 +86,14 @@ class JobTaker:
         word, self._look, job_id = answer
         result = TakeResult(text_of(word))
         self._is_empty = result is TakeResult.EMPTY
-        if result is TakeResult.FULL and self._apps:
-            # Every app with waiting jobs is held or has running jobs. All others that were counted
-            # have no waiting jobs any more.
-            self._apps = []
-            return TakeResult.MORE, ""
+        if result is TakeResult.FULL:
+            # It has passed over a job of each app that has waiting jobs. All others that were
+            # counted have none any more.
+            passed = json.loads(text_of(self._look))["passed"]
+            waiting = [app for app in self._apps if app in passed]
+            if len(waiting) < len(self._apps):
+                self._apps = waiting
+                return TakeResult.MORE, ""
         return result, text_of(job_id)
 
     def wait(self, seconds: int) -> None:

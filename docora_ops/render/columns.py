@@ -54,7 +54,7 @@ _STYLES = {
 
 
 def cell(value: object, style: str = "") -> Text:
-    """Returns the value as inert text without markup."""
+    """Returns the value as inert text, in which markup has no effect."""
     from rich.text import Text
 
     return Text(inert(value), style=style, overflow="fold")

@@ -32,8 +32,6 @@ class LinkRecovery:
     def __init__(self, settings: Settings, client: Redis) -> None:
         self._settings = settings
         self._client = client
-        # Not with `client`, whose timeouts RQ has raised: rows are locked during a push.
-        self._queue = RqQueue(settings, connect(settings))
 
     def count_killed_job(self, job: Job, reason: str) -> None:
         """Counts a failure of the job's link.
@@ -96,9 +94,13 @@ class LinkRecovery:
 
         beat: called after each link, and every second during waits, because many links take long.
         """
-        with closing(Database(self._settings)) as database:
-            limit = self._settings.max_retry_attempts
-            for item in recover_abandoned(database, self._queue, limit):
+        # Not with `self._client`, whose timeouts RQ has raised: rows are locked during a push.
+        with (
+            closing(Database(self._settings)) as database,
+            closing(connect(self._settings)) as client,
+        ):
+            queue, limit = RqQueue(self._settings, client), self._settings.max_retry_attempts
+            for item in recover_abandoned(database, queue, limit):
                 beat()
                 if item is None:
                     continue

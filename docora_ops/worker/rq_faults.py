@@ -83,10 +83,11 @@ def clean_registries(queue: Queue, was_abandoned: Callable[..., None]) -> None:
 
 
 def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
-    """Makes a job that a worker took but never began count as running. Returns its execution.
+    """Gives a job an execution, so that the job counts as running. Returns the execution.
 
-    RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: until RQ has failed the job, the job
-    would count as waiting. A retry would then leave the job alone, though it never runs.
+    A worker took the job, but never began it. Until RQ has failed the job (RQ 3.0,
+    `rq.intermediate_queue.IntermediateQueue.cleanup`), it would count as waiting: a retry would
+    leave it alone, though it never runs.
 
     Also deletes the time when RQ first saw the job in the intermediate list. Otherwise, RQ could
     fail the next try of the job before that try begins.

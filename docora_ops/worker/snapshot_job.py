@@ -52,7 +52,7 @@ _LARGEST_SIZE = 2**31 - 1  # the largest size of a file that Docora's column can
 _NOTHING_TO_DO: Mapping[str, str] = {
     Refusal.GONE: "the link or its app is gone",
     Refusal.BUSY: "another job is at work on it",
-    LinkStatus.SYNCED: "the link is in sync already",
+    LinkStatus.SYNCED: "the link is marked as synced",
 }
 
 

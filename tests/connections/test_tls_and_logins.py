@@ -15,6 +15,7 @@ from docora_ops.errors import ConfigurationError
 from docora_ops.queue import connect
 from docora_ops.queue.redis_client import describe
 from docora_ops.settings import Settings
+from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result
 from tests.support.own_servers import OwnRedis
 from tests.support.privileges import with_login
@@ -245,6 +246,16 @@ def test_a_login_that_is_refused_is_told_although_another_server_is_away(docora:
         refused = docora.run("failed", "--json", env={"DATABASE_URL": url})
     assert "refuses our login" in refused.json["error"], refused
     assert "check the role and the password" in refused.json["hint"]
+
+
+@pytest.mark.parametrize("command", ["status", "doctor"])
+def test_a_statement_may_take_as_long_as_was_set(docora: Docora, command: str) -> None:
+    with Proxy.before_postgres(docora.database_url) as proxy:
+        for seconds, expected in ((None, b"8"), (600, b"600")):
+            plan = proxy.plan(b"SET LOCAL statement_timeout TO '%ss'" % expected)
+            env = {"DOCORA_OPS_STATEMENT_TIMEOUT": f"{seconds}"} if seconds else {}
+            docora.run(command, env={"DATABASE_URL": proxy.url, **ONE_LOOK, **env})
+            assert plan.reached.is_set(), seconds
 
 
 def test_a_closed_docora_keeps_no_connection_and_a_renewed_one_connects_again(

@@ -11,6 +11,7 @@ from tests.doctor.test_metrics import numbers
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, scan_links
 from tests.support.docora import Docora
+from tests.support.proxy import refused_port
 from tests.support.read_only import frozen
 
 DAYS = timedelta(days=2)
@@ -81,6 +82,18 @@ def test_exactly_the_links_that_nobody_scans_are_overdue_and_are_seen_everywhere
     # The limit can be set.
     changed = docora.run("links", "--overdue", "--json", env={"DOCORA_OPS_OVERDUE_AFTER": "100000"})
     assert [each["repository_id"] for each in changed.data] == [links["very long ago"]]
+    away = {"REDIS_URL": f"redis://127.0.0.1:{refused_port()}"}
+    groups = docora.run("links", "--overdue", "--group-by", "status", "--json", env=away)
+    assert (groups.code, groups.data[0]["links"]) == (0, 3), groups
+    assert "it is unknown which apps are held" in groups.stderr
+
+
+def test_the_oldest_overdue_link_may_be_one_that_is_pending(docora: Docora) -> None:
+    for status, scanned in (("synced", timedelta(hours=2)), ("pending_snapshot", DAYS)):
+        docora.link(docora.add_app(), docora.add_repository(), status, scanned=scanned)
+    docora.age_links()
+    found = check(examine(docora), "freshness")["finding"]
+    assert found.startswith("2 links of 2 apps without a good scan for over 16m; the oldest was 2d")
 
 
 @pytest.mark.slow
@@ -160,6 +173,21 @@ def test_a_few_scans_hide_that_all_others_wait_for_three_thresholds_at_most(
     status = docora.run("status").stdout
     assert (told in status) == (state == "warning")
     assert ("a cycle takes " in status) == (slow > 0)
+
+
+def test_links_of_an_app_that_fails_do_not_make_scanning_look_slow(docora: Docora) -> None:
+    make_healthy(docora)
+    docora.connection.execute("DELETE FROM app_repositories")
+    scan_links(docora, *(9 * number + 1 for number in range(33)))  # all within 5 minutes, as asked
+    hanging = docora.add_app("Delta Hang")
+    for number, status in enumerate(("failed", "failed", "failed", "scanning")):
+        repository_id = docora.add_repository(f"octo/h{number}")
+        docora.link(hanging, repository_id, status, scanned=timedelta(minutes=14))
+        if status == "scanning":
+            docora.start_job(f"{hanging}-{repository_id}")
+    freshness = docora.run("status", "--json").data["freshness"]
+    assert (freshness["is_slow"], freshness["overdue_after_seconds"]) == (False, 960)
+    assert check(examine(docora), "freshness")["state"] == "ok"
 
 
 def test_overdue_with_a_status_that_is_never_overdue_is_refused(docora: Docora) -> None:

@@ -38,7 +38,8 @@ def ago(seconds: float) -> datetime:
 def stands(docora: Docora, **settings: object) -> bool:
     """Tells whether nothing moves."""
     with Opened(docora.settings.model_copy(update=settings)) as opened:
-        return read_freshness(opened, opened.queue_to_read.overview(1)).nothing_moves
+        freshness, _ = read_freshness(opened, opened.queue_to_read.overview(1))
+        return freshness.nothing_moves
 
 
 def record_change(docora: Docora, command: str, seconds_ago: float) -> None:
@@ -87,13 +88,22 @@ def test_a_change_or_the_end_of_a_suspension_is_no_stop(docora: Docora) -> None:
     assert not stands(docora), "the suspension has an alarm of its own"
 
 
-def test_if_redis_does_not_tell_whether_anything_moves_the_rest_is_shown(docora: Docora) -> None:
+def test_if_redis_does_not_tell_whether_anything_moves_that_is_an_error(docora: Docora) -> None:
+    make_healthy(docora)
     scan_links(docora, 2000)
     with without_rule(docora.redis, "+xrevrange", "docora-ops", docora.redis_access.command_name):
         result = docora.run("metrics")
+        status = docora.run("status")
+        diagnosis = examine(docora)
     docora.redis.acl_log_reset()
-    assert "it is unknown whether anything moves: " in result.stderr
-    assert "docora_links_overdue 1.0\n" in result.stdout
+    for run in (result, status, diagnosis):
+        assert run.code == 5, run
+    for run in (result, status):
+        assert run.stderr.count("does not permit the command xrevrange") == 1, run
+    assert "docora_links_overdue 2.0\n" in result.stdout
+    assert 'docora_up{server="redis"} 0.0\n' in result.stdout
+    assert check(diagnosis, "redis")["state"] == "critical"
+    assert "2 links of 2 apps overdue" in status.stdout
 
 
 @pytest.mark.parametrize(

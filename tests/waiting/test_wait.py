@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from docora_ops.cli import wait
+from docora_ops.cli import waiting
 from docora_ops.cli.context import Context
 from docora_ops.operations import BulkWait, JobCounts
 from tests.support.delivery_checks import events, link_row
@@ -229,10 +229,10 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
 def test_where_no_bar_can_move_a_line_tells_now_and_then_how_far_it_is(
     docora: Docora, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(wait, "_SAY_EACH", 0)
+    monkeypatch.setattr(waiting, "_SAY_EACH", 0)
     jobs = JobCounts(waiting=2, running=1)
     step = BulkWait(4, 1, 0, 3, (), seconds=9, jobs_by_state=jobs)
-    with wait.showing_wait(Context(), "8 snapshots") as show:
+    with waiting.showing_wait(Context(), "8 snapshots") as show:
         show(step, 2)
     said = capsys.readouterr().err.splitlines()
     assert said == [

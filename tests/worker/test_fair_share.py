@@ -159,6 +159,15 @@ def test_an_app_without_further_jobs_leaves_its_share_to_the_others_at_once(
         assert [at.take() for _ in range(3)] == ["a-2", "a-3", "full"]
 
 
+def test_an_app_keeps_its_share_between_two_of_its_jobs(docora: Docora) -> None:
+    """A worker that has found all apps at their shares must not forget those that wait."""
+    with desk(docora, 3) as at:
+        at.wait(*jobs("a", 10), *jobs("b", 10))
+        assert [at.take(slot) for slot in range(3)] == ["a-0", "b-0", "full"]
+        at.end("b-0")
+        assert at.take(2) == "b-1"
+
+
 def test_a_job_of_another_program_passes_all_that_must_wait(docora: Docora) -> None:
     other = "550e8400-e29b-41d4-a716-446655440000"
     with desk(docora, 2) as at:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from docora_ops.cli import options
+from docora_ops.cli.bulk_operations import RUNNER_IS_SILENT
 from docora_ops.cli.completion import complete_app_or_operation
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
-from docora_ops.cli.operations import RUNNER_IS_SILENT
 from docora_ops.cli.terminal import interrupted_code, is_interrupted, until_interrupted
 from docora_ops.errors import ServerError, UsageError
 from docora_ops.links import only_app
@@ -103,8 +103,8 @@ def wait_for_link(
 
 def _wait_for_operation(context: Context, operation_id: str) -> int:
     from docora_ops.actions.waiting import wait_for_operation
+    from docora_ops.cli.bulk_operations import operation_data, operation_screens
     from docora_ops.cli.bulk_view import wait_screens
-    from docora_ops.cli.operations import operation_data, operation_screens
 
     steps = wait_for_operation(context.docora, operation_id, timeout=context.options.timeout)
     lost, events = None, until_interrupted(steps)
