@@ -58,14 +58,14 @@ def change_links(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     Raises WrongBackendError, ServersMismatchedError, PairMismatchedError, PostgresError,
     RedisError; an unfinished batch is rolled back.
     """
-    total, dry_run, following = plan.selection.total, plan.options.dry_run, None
+    total, dry_run, is_paced = plan.selection.total, plan.options.dry_run, plan.options.is_paced
+    following, had_workers = None, False
     require_right_workers(docora)
     if total and not dry_run:
         docora.database.require_changes()
         had_workers = warn_of_workers(docora) > 0
-        if plan.options.wait or plan.options.is_paced:
-            is_paced = plan.options.is_paced
-            following = Following(docora, had_workers=had_workers, is_paced=is_paced)
+    if (plan.options.wait or is_paced) and not dry_run:  # also if there is nothing to wait for
+        following = Following(docora, had_workers=had_workers, is_paced=is_paced)
     if total:
         require_pair(docora)
     operation = _BulkOperation(docora, plan, following)
@@ -143,6 +143,7 @@ class _BulkOperation:
                 for _ in following.follow():
                     with suppress(RedisError):  # the results are in Postgres
                         log.progress(every=HEARTBEAT)
+                    self._reset_locked_circuits(wait=False)
                     yield self.step(is_waiting=not options.is_paced)
             stopped_by = None
         except ServerError as error:

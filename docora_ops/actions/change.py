@@ -74,7 +74,8 @@ class Phase(Enum):
 class Changer:
     """Changes batches of links, each batch in one transaction.
 
-    Begins in the first `Phase`. `find_misplaced` begins the second, `wait_for_rows` the last.
+    Begins in the first `Phase`. `find_misplaced` begins the second, `wait_for_rows` the last. There
+    is no first phase if no job can be misplaced (BullMQ), or in a repair, which has looked already.
 
     commands: called with the links whose jobs are pushed; returns the Redis commands to run
         atomically with the push.
@@ -95,6 +96,10 @@ class Changer:
     _phase: Phase = field(default=Phase.FIRST, init=False)
     _slow_links: int = field(default=0, init=False)
     _has_waited_in_vain: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        if self.queue.sweep is None or self.action is Action.REPAIR:
+            self._phase = Phase.SECOND
 
     def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
         """Finds misplaced jobs, and begins the second phase: these jobs are replaced from now on.

@@ -96,6 +96,8 @@ class Following:
         while self.expects_more or (self.unfinished and not self.only_lost_left):
             for _ in self.look():
                 yield self.result()
+                if self.is_late:  # a look at many links takes long
+                    break
             if self.is_late:
                 break
         left = set(self.unfinished)

@@ -1,5 +1,6 @@
 """`--reset-circuit`: closes the circuits of the repositories of the links that are queued."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -118,21 +119,37 @@ def test_a_circuit_that_is_locked_is_waited_for_once(docora: Docora, *, released
     assert (said in result.stdout) is not released
 
 
-def test_a_paced_retry_resets_a_circuit_as_soon_as_its_row_is_free(docora: Docora) -> None:
-    """It does not await the results, which Docora's scheduler would keep back."""
-    docora.add_links(1)
-    [link] = docora.links()
+@pytest.mark.parametrize("links", [1, 2])
+def test_a_paced_retry_resets_a_circuit_as_soon_as_its_row_is_free(
+    docora: Docora, links: int
+) -> None:
+    """It does not await the results, which Docora's scheduler would keep back.
+
+    Neither if another link waits for the slot, nor if all are queued and it has waited in vain.
+    """
+    docora.add_links(links)
+    link = docora.links()[0]
     open_all(docora)
+    env = {"DOCORA_OPS_LOCK_TIMEOUT": "1"} if links == 1 else PATIENT
     with psycopg.connect(docora.database_access.owner) as holder:
         holder.execute("SELECT FROM repositories FOR UPDATE")
-        process = docora.start(*RETRY.command, "--reset-circuit", "--in-flight", "1", env=PATIENT)
+        process = docora.start(*RETRY.command, "--reset-circuit", "--in-flight", "1", env=env)
         eventually(lambda: docora.waiting() == [link.job_id], "its job waits")
+        if links == 1:
+            await_locks(docora)
+            eventually(lambda: not docora.sessions("wait_event_type = 'Lock'"), "a timeout")
         assert closed(docora) == set()
         holder.rollback()
         eventually(lambda: closed(docora) == {link.repository_id}, "its circuit is closed")
-    assert docora.statuses() == {"pending_snapshot": 1}
-    docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
-    assert finish(process).code == 0
+    assert docora.statuses()["pending_snapshot"] == 1
+    while process.poll() is None:
+        docora.connection.execute(
+            "UPDATE app_repositories SET status = 'synced' WHERE status = 'pending_snapshot'"
+        )
+        time.sleep(0.1)
+    result = finish(process)
+    assert result.code == 0, result
+    assert "not reset" not in result.stdout
 
 
 def test_a_circuit_that_was_reset_late_is_held_no_longer(docora: Docora) -> None:

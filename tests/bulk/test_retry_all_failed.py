@@ -67,6 +67,9 @@ def test_nothing_to_retry_is_no_error_and_no_operation_yet_no_all_clear(docora: 
     before = docora.dump()
     document = docora.run("retry-all-failed", "--json")
     assert (document.code, document.json) == (0, bulk_document("Nothing to retry"))
+    for option in ("--wait", "--in-flight=2"):
+        waited = docora.run("retry-all-failed", option, "--json").data["waited"]
+        assert (waited["synced"], waited["failed"], waited["unfinished"]) == (0, 0, 0)
     assert docora.dump() == before
     for _ in range(3):
         docora.add_link()

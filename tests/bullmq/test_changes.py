@@ -1,11 +1,15 @@
 """Changes beside a Docora with BullMQ workers: states of jobs, circuits, results, races, ..."""
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import timedelta
 from threading import Event
 
 import pytest
+from pydantic import SecretStr
 
+from docora_ops.actions import ChangeOptions, LinkChoice, retry_all_failed
+from docora_ops.jobs import Backend
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
 from tests.support.docora import Docora, finish
@@ -254,3 +258,17 @@ def test_each_state_has_its_outcome_and_nothing_is_written_to_bullmq(
     else:
         assert docora.was_reset(link)
     assert docora.redis.keys("rq:*") == []
+
+
+def test_a_paced_retry_counts_links_whose_jobs_wait_at_once(bullmq: Bullmq) -> None:
+    """Docora's scheduler has queued all failed links, so it must not put off all of them first."""
+    docora = bullmq.docora
+    for _ in range(3):
+        bullmq.add(docora.add_link())
+    url = SecretStr(docora.redis_access.bullmq)
+    actions = docora.actions(backend=Backend.BULLMQ, redis_url=url)
+    options = ChangeOptions(in_flight=1)
+    with closing(retry_all_failed(actions.docora, LinkChoice(), options)) as steps:
+        results = (step.result for step in steps)
+        completed = [next(results).completed for _ in range(4)]
+    assert completed[-1] == 1

@@ -10,7 +10,7 @@ import pytest
 from rq.job import Job
 
 from docora_ops.actions.doctor import Diagnosis, diagnose
-from docora_ops.actions.repairs import RepairResult
+from docora_ops.actions.repairs import RepairOutcome, RepairResult
 from docora_ops.actions.repairs import repair as repair_all
 from tests.support.docora import QUEUE, Docora, Result, finish
 from tests.support.proxy import PUSH, Fault, Proxy
@@ -217,3 +217,16 @@ def test_many_orphans_are_not_kept_in_memory_twice(docora: Docora) -> None:
     assert isinstance(planned, RepairResult)
     assert diagnosis.drift.total == planned.total == count
     assert max(for_diagnosis, for_repair) < 1_100
+
+
+def test_links_queued_meanwhile_are_left_alone_in_one_batch(docora: Docora) -> None:
+    docora.add_links(5, status="scanning")
+    seen: list[object] = []
+    for event in repair_all(docora.actions(drift_grace=0).docora):
+        if isinstance(event, RepairResult) and not seen:
+            for link in docora.links():
+                docora.enqueue(link.job_id)
+        seen += [event] if isinstance(event, RepairResult) else []
+    assert isinstance(event, RepairResult)
+    assert [item.outcome for item in event.repaired] == [RepairOutcome.LEFT_ALONE] * 5
+    assert len(seen) <= 4

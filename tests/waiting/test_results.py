@@ -1,12 +1,14 @@
 """Following links to their results, with rows changed as any worker changes them."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from docora_ops.actions import snapshot_results
 from docora_ops.actions.change import LinkOutcome
 from docora_ops.actions.snapshot_results import Following
+from docora_ops.database.link_reports import SnapshotResult
 from docora_ops.links import Outcome
 from docora_ops.operations import BulkWait
 from tests.support.actions import Actions
@@ -93,3 +95,20 @@ def test_a_link_without_a_live_job_is_lost_after_some_time(docora: Docora) -> No
     assert look() == 1
     docora.hold_lock(link.job_id)
     assert (look(), look(), watch.counts.running) == (0, 0, 1)
+
+
+def test_a_look_ends_when_time_runs_out(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
+    actions = docora.actions()
+    docora.add_links(20, status="pending_snapshot")
+    followed, looked_at = follow(actions, *docora.links()), []
+
+    def read_slowly(_: object, ids: Sequence[str]) -> list[SnapshotResult]:
+        looked_at.append(ids)
+        time.sleep(0.3)
+        return []
+
+    monkeypatch.setattr(snapshot_results, "_AT_ONCE", 1)
+    monkeypatch.setattr(snapshot_results, "read_results", read_slowly)
+    followed.start(0.1)
+    assert [*followed.follow()][-1].unfinished == 20
+    assert len(looked_at) == 1
