@@ -35,7 +35,10 @@ class StoppedBy(StrEnum):
 
 @dataclass(frozen=True)
 class Results:
-    """The known results of an operation's snapshots."""
+    """The known results of an operation's snapshots.
+
+    Includes snapshots that were already running, whose links were not put to work.
+    """
 
     synced: int
     failed: int

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,6 +22,7 @@ from docora_ops.actions.drift import (
 )
 from docora_ops.actions.freshness import Freshness, read_freshness
 from docora_ops.actions.holds import with_names
+from docora_ops.actions.link_jobs import jobs_to_recover
 from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, look_at_pair
 from docora_ops.database import Database
 from docora_ops.database.link_reports import count_by_status, error_groups, links_by_group
@@ -152,7 +153,8 @@ def diagnose(
     report: DriftData | None = None
     if not (postgres.missing or redis.missing):
         with _recording_errors(postgres, redis):
-            report = _summarize((yield from find_drift(docora)))
+            findings = yield from find_drift(docora)
+            report = _summarize(findings, jobs_to_recover(docora.queue, redis.queue))
             workers = redis.queue.workers if redis.queue else ()
             may_only_read = read_only or postgres.may_only_read
             of_drift += _check_drift(docora, report, workers, read_only=may_only_read)
@@ -381,10 +383,13 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
     return server
 
 
-def _summarize(findings: Iterable[Finding]) -> DriftData:
+def _summarize(findings: Iterable[Finding], to_recover: Container[str]) -> DriftData:
+    """Counts the drift. `to_recover`: jobs whose lost or stuck links workers will soon recover."""
     counts, examples = Counter[DriftKind](), []
     for finding in findings:  # which are not kept, because there may be a million
         kind = finding.drift.kind
+        if finding.status and finding.drift.job_id in to_recover:
+            continue
         counts[kind] += 1
         if counts[kind] <= EXAMPLES_SHOWN:
             examples.append(finding.drift)

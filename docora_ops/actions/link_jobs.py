@@ -1,13 +1,13 @@
 """Looks at the jobs of links."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TypeVar
 
 from docora_ops.database import Database
 from docora_ops.database.link_rows import locked_job_ids, names_of
 from docora_ops.errors import InvalidJobIdError
-from docora_ops.jobs import JobState
+from docora_ops.jobs import JobState, QueueOverview
 from docora_ops.links import LinkFailure, LinkIds, LinkRef, batches
 from docora_ops.queue import Answer, LinkQueue
 
@@ -33,6 +33,20 @@ def look_at_jobs(
         for link, answer in zip(batch, answers, strict=True):
             is_locked = link.job_id in locked
             yield link, Answer(JobState.RUNNING) if is_locked else answer
+
+
+def jobs_to_recover(queue: LinkQueue, overview: QueueOverview | None) -> Container[str]:
+    """Returns the ids of jobs whose links are no drift even without a live job.
+
+    If their workers were killed, live workers will recover these links soon. Includes running jobs,
+    because they may expire before the next look. Call this before the last look at the links: a
+    worker may recover some in between. Raises RedisError.
+
+    overview: says whether a worker recovers links.
+    """
+    if queue.sweep and overview and overview.recovers_links:
+        return queue.sweep.recent_runs()
+    return ()
 
 
 def job_state(database: Database, queue: LinkQueue, ref: LinkRef) -> JobState:

@@ -13,7 +13,7 @@ from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, judge_
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.freshness import Freshness, read_freshness
 from docora_ops.actions.holds import with_names
-from docora_ops.actions.link_jobs import look_at_jobs
+from docora_ops.actions.link_jobs import jobs_to_recover, look_at_jobs
 from docora_ops.actions.trend import DAY, Trend, floor, trend_of_day
 from docora_ops.actions.workers import warn_of_mute_workers, warn_of_other_workers
 from docora_ops.database import Database
@@ -360,7 +360,8 @@ def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False)
     """Counts lost and stuck links; returns a lower bound if there are too many links to look at.
 
     Unlike `doctor`, trusts the status of waiting jobs instead of searching for them. Leaves out the
-    links of held apps, which need no job until the release.
+    links of held apps, which need no job until the release, and links that workers will soon
+    recover.
 
     twice: look again after `DOCORA_OPS_DRIFT_GRACE` seconds, and count only links that both looks
         find, because a link that a worker has just begun looks lost for a moment.
@@ -369,6 +370,7 @@ def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False)
     """
     database, queue = docora.database, docora.queue_to_read
     held = [app.app_id for app in overview.held]
+    to_recover = jobs_to_recover(queue, overview)
     first = _links_without_job(database, queue, held)
     if first is None:
         too_many = max(0, count_unfinished_links(database, held) - overview.unfinished)
@@ -377,6 +379,7 @@ def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False)
             jobs = queue.overview(1).unfinished
             too_many = min(too_many, max(0, count_unfinished_links(database, held) - jobs))
         return DriftCounts(too_many, 0, at_least=True)
+    first = {ref: status for ref, status in first.items() if ref.job_id not in to_recover}
     if first and twice:
         time.sleep(docora.settings.drift_grace)
         first = _links_without_job(database, queue, held, first) or {}

@@ -13,7 +13,7 @@ from docora_ops.cli.bulk_view import command_line, counted_results, stopped
 from docora_ops.cli.context import context_of
 from docora_ops.operations import HistoryEntry, HistoryState
 from docora_ops.render.columns import Column, cell, words
-from docora_ops.text import amount, inert
+from docora_ops.text import amount, inert, to_minute
 
 
 def history(
@@ -86,7 +86,8 @@ def result_of_change(entry: HistoryEntry, *, is_brief: bool = False) -> str:
 
 def _line(now: datetime, entry: HistoryEntry, width: int) -> str:
     at = _clock(entry.started_at, now)
-    if "passes" in entry.counts:
+    last = to_minute(entry.latest_at)
+    if "passes" in entry.counts and last != to_minute(entry.started_at):
         at += f" to {_clock(entry.latest_at, entry.started_at)}"
     before = f"{at} {inert(entry.who)} "
     result = inert(result_of_change(entry, is_brief=True))

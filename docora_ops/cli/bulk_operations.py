@@ -1,7 +1,7 @@
 """`operations` and `cancel`. Need only Redis."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import typer
@@ -15,7 +15,7 @@ from docora_ops.errors import UsageError
 from docora_ops.operations import BulkWait, KnownOperation, OperationRecord, OperationState
 from docora_ops.render.columns import Column, Pairs, cell, style_of
 from docora_ops.render.link_tables import failures
-from docora_ops.text import ago
+from docora_ops.text import ago, amount
 
 RUNNER_IS_SILENT = (
     "The command that runs the operation has been silent for two minutes: it was killed, or hangs. "
@@ -162,6 +162,10 @@ def operation_screens(operation: OperationRecord) -> Iterator[object]:
     """Shows the progress of one operation and the links that it could not queue."""
     rows = ((column.name, column.cell(operation)) for column in _COLUMNS)
     yield Pairs([row for row in rows if row[1] and row[0] != "Last step"])
+    results = asdict(operation.results) if operation.results else {}
+    already = sum(results.values()) - operation.put_to_work
+    if already > 0 and operation.finished:  # before, some links may not be counted yet
+        yield f"The results include {amount(already, 'snapshot')} that had already been running."
     if operation.messages:
         yield from ("", *map(cell, operation.messages))
     if operation.failures:

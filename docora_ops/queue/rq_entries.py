@@ -18,6 +18,9 @@ from docora_ops.queue.redis_client import Script, read_hashes, redis_errors, ser
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
 
 _PAGE = 5000
+# Seconds within which live workers recover the link of a killed one. Each looks for such links
+# every 30 s, but 60 s after the last time if a long job has begun meanwhile.
+_RECOVERY_TIME = 90
 
 
 class Place(StrEnum):
@@ -219,6 +222,13 @@ class QueueSweep:
             yield map(text_of, members)
             if not page:
                 break
+
+    def recent_runs(self) -> set[str]:
+        """Returns the ids of jobs that run, or whose heartbeat expired less than 90 s ago."""
+        with redis_errors(self._client):
+            since = server_time(self._client) - _RECOVERY_TIME
+            runs: Any = self._client.zrange(WIP, f"({since}", "+inf", byscore=True)
+            return {Place.WIP.job_id_of(text_of(run)) for run in runs}
 
     def search(self, job_id: str) -> Entries:
         """Finds the entries of one job in the places from which workers take jobs."""

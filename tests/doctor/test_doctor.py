@@ -43,6 +43,7 @@ from tests.support.snapshots import encrypt
 from tests.support.terminal import at_terminals, plain_data
 
 APPS = ("Acme Search", "Paper Lantern", "Quiet Harbor", "Tin Robot Notes", "Maple Review")
+LONG_AGO = "2026-01-01T00:00:00.000000Z"
 
 
 @pytest.fixture
@@ -206,6 +207,43 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     lost = check(document, "drift_lost")
     assert lost["finding"].startswith("7 lost links")
     assert lost["hint"] == "docora-ops repair"
+
+
+@pytest.mark.parametrize(
+    ("expired", "worker", "is_drift"),
+    [
+        (80, {"clock_ahead": "0"}, False),
+        (80, {"clock_ahead": "0", "state": "suspended"}, False),
+        (100, {"clock_ahead": "0"}, True),
+        (80, {"clock_ahead": "0", "no_job_reason": '{"code": "postgres"}'}, True),
+        (80, {"clock_ahead": "0", "last_heartbeat": LONG_AGO, "no_job_reason": ""}, True),
+        (80, {}, True),  # RQ's own workers do not recover links
+    ],
+)
+def test_a_link_that_live_workers_soon_recover_is_no_drift(
+    docora: Docora, expired: int, worker: dict[str, str], *, is_drift: bool
+) -> None:
+    make_healthy(docora)
+    for name, value in worker.items():
+        docora.redis.hset("rq:worker:worker-1", name, value)
+    for status in ("scanning", "pending_snapshot"):
+        docora.start_job(docora.add_link(status).job_id, heartbeat=-expired, worker="killed")
+    docora.age_links()
+    with frozen(docora):
+        diagnosis, screen, metrics, repair = docora.run_together(
+            ("doctor", "--json"),
+            ("status", "--json"),
+            ("metrics",),
+            ("repair", "--dry-run", "--json"),
+            env=ONE_LOOK,
+        )
+    counts = {"lost": int(is_drift), "stuck": int(is_drift)}
+    assert diagnosis.data["drift"]["counts"].items() >= counts.items()
+    state = "critical" if is_drift else "ok"
+    assert states(diagnosis).items() >= {"drift_lost": state, "drift_stuck": state}.items()
+    assert screen.data["drift"].items() >= counts.items()
+    assert f'docora_drift_links{{kind="stuck"}} {counts["stuck"]}' in metrics.stdout
+    assert repair.data["by_kind"].items() >= {"lost": 1, "stuck": 1}.items()
 
 
 def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora) -> None:

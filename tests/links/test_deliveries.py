@@ -13,6 +13,7 @@ from tests.support.docora import Docora, Result
 from tests.support.read_only import frozen, read_only
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
+from tests.support.terminal import at_terminals, plain_data
 
 LAST_ONLY = "records only the last delivery of each file, and no deletions"
 
@@ -103,6 +104,8 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
     )
     assert LAST_ONLY in screen.stderr
     assert all(len(line) <= 80 for line in screen.stderr.splitlines()[-2:])
+    shown = plain_data(at_terminals(docora, ["deliveries", app], columns=80, env=ONE_LOOK).data)
+    assert max(map(len, shown.splitlines())) <= 80, shown
 
 
 @pytest.mark.slow

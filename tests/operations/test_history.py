@@ -287,20 +287,22 @@ def test_a_terminal_folds_passes_of_schedule_that_follow_each_other(docora: Doco
     pass_: dict[Any, Any] = {"command": "schedule", "selection": "{}", "event": "ended"}
     counts = '{"total": 2, "queued": 1, "already_queued": 1}'
     start = 1_764_548_820_000  # 00:27 on 2025-12-01
-    for number in range(8):
-        host, ended = f"kim@ops{number % 2}", start + number * 60_000
+    passes = [(f"kim@ops{number % 2}", start + number * 60_000) for number in range(8)]
+    passes += [("kim@ops2", start + 500_000), ("kim@ops2", start + 515_000)]  # within one minute
+    for number, (host, ended) in enumerate(passes):
         entry = pass_ | {"who": host, "run": str(number), "counts": counts}
         docora.redis.xadd(STREAMS[1], {**entry, "event": "started"}, id=f"{ended - 10_000}-0")
         docora.redis.xadd(STREAMS[1], entry, id=f"{ended}-0")
     change: dict[Any, Any] = {"command": "resume", "selection": "{}", "event": "done"}
     docora.redis.xadd(STREAMS[0], {**change, "who": "kim@ops1"}, id=f"{start + 250_000}-0")
-    command = ["history", "--limit", "3"]
+    command = ["history", "--limit", "4"]
     lines = plain_data(at_terminals(docora, command, columns=90, env=NO_DATABASE).data).splitlines()
-    assert [" ".join(line.split()) for line in lines[:3]] == [
+    assert [" ".join(line.split()) for line in lines[:4]] == [
+        "2025-12-01 00:35 kim@ops2 schedule → 2 passes, 2 queued, 2 already queued",
         "2025-12-01 00:31 to 00:34 kim@ops1 schedule → 2 passes, 2 queued, 2 already queued",
         "2025-12-01 00:32 kim@ops0 schedule → 1 queued, 1 already queued",
         "2025-12-01 00:31 kim@ops1 resume",
     ]
-    assert ": 5 changes, page 1 of 2." in lines[3]
-    assert len(history(docora)) == 9
-    assert len(docora.run("history", env=NO_DATABASE).stdout.splitlines()) == 10
+    assert ": 6 changes, page 1 of 2." in lines[4]
+    assert len(history(docora)) == 11
+    assert len(docora.run("history", env=NO_DATABASE).stdout.splitlines()) == 12

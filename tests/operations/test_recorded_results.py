@@ -44,6 +44,23 @@ def test_nobody_waits_and_the_results_are_told(snapshots: Snapshots, docora: Doc
         assert "1 failed again, 1 in sync" in docora.run(*command).stdout
 
 
+def test_results_of_snapshots_that_were_running_already_are_told_apart(docora: Docora) -> None:
+    links = docora.add_link(), docora.add_link()
+    docora.start_job(links[1].job_id)
+    operation_id = docora.run("retry-all-failed", "--yes", "--json").data["operation_id"]
+    for link in links:
+        at = datetime.fromtimestamp(server_time(docora.redis), UTC)
+        ref = docora.actions().ref(link)
+        end = SnapshotOutcome(at, *link.ids, ref.id, JobEnd.FAILED)
+        record_outcome(docora.redis, end, keep_entry=True)
+    document, screen = docora.run_together(
+        ("operations", operation_id, "--json"), ("operations", operation_id)
+    )
+    assert (document.data["put_to_work"], document.data["results"]["failed"]) == (1, 2)
+    assert "2 failed again" in screen.stdout
+    assert "The results include 1 snapshot that had already been running.\n" in screen.stdout
+
+
 def test_unrecorded_results_are_unknown(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outcomes, "ENTRIES_KEPT", 100)
     client = docora.redis
