@@ -124,7 +124,7 @@ def _carry_out(
     if not lost or step.result.completed or context.as_json:
         _show(context, step, lost)
     result, codes = step.result, _codes(step.result)
-    if lost and step.is_waiting:
+    if lost and not result.left:
         return context.report(lost, next_step="the jobs go on")
     if lost:
         is_denied = isinstance(lost, PostgresDeniedError | RedisDeniedError)

@@ -21,7 +21,13 @@ from tests.support.own_servers import OwnRedis
 from tests.support.proxy import eventually, patience
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
-from tests.support.running_commands import ErrorOutput, await_line, terminate_sessions
+from tests.support.running_commands import (
+    ErrorOutput,
+    await_line,
+    only_operation,
+    progress_of,
+    terminate_sessions,
+)
 from tests.support.snapshots import Snapshots
 from tests.support.terminal import on_terminal
 from tests.support.worker_processes import running
@@ -165,14 +171,20 @@ def test_a_run_that_is_interrupted_is_not_waited_for(docora: Docora) -> None:
     docora.assert_sound()
 
 
-def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(docora: Docora) -> None:
-    link, process = waiting_for_one(docora, "retry-all-failed")
+@pytest.mark.parametrize("option", ["--wait", "--in-flight=2"])
+def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(
+    docora: Docora, option: str
+) -> None:
+    link = docora.add_link()
+    process = docora.start("retry-all-failed", option, "--json")
+    eventually(lambda: docora.was_reset(link), "its change")
+    operation = only_operation(docora)
+    eventually(lambda: progress_of(docora, operation)["completed"] == "1", "its progress")
     terminate_sessions(docora)
     result = finish(process)
     assert (result.code, result.json["code"]) == (5, "postgres"), result
     assert "the jobs go on" in result.stderr
     assert (result.data["queued"], result.data["waited"]["unfinished"]) == (1, 1)
-    assert docora.was_reset(link)
     docora.assert_sound()
 
 
