@@ -367,7 +367,7 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
 
 
 def check_freshness(
-    freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview | None, settings: Settings
+    freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview | None
 ) -> Check:
     """Checks that links are scanned, and that no hold without an end has lasted over a week.
 
@@ -384,10 +384,7 @@ def check_freshness(
         f"nothing moves: {amount(freshness.due, 'link')} due, and for over {still} no job ran, "
     )
     stands += "began or ended, and no file was delivered"
-    to_see = "docora-ops queue"
-    if queue and queue.is_idle:
-        state = judge_pass(queue.last_pass_seconds, freshness, settings)
-        to_see = to_see if state is CheckState.OK else _TIMER
+    to_see = _TIMER if queue and queue.is_idle else "docora-ops queue"
     now = queue.read_at if queue else None
     forgotten = [app for app in held if now and app.held.is_forgotten(now)]
     whose = f"{held_in_words(forgotten)} for ever, {_FORGOTTEN}" if forgotten else ""

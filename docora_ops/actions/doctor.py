@@ -208,7 +208,7 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
             pace = capacity(redis.recorded, freshness, queue, docora.settings)
             yield checks.check_capacity(pace if docora.queue.can_push else None)
     if freshness is not None:
-        yield checks.check_freshness(freshness, redis.held, queue, docora.settings)
+        yield checks.check_freshness(freshness, redis.held, queue)
     if ahead := postgres.ahead | redis.ahead:
         yield checks.check_clocks(ahead, queue.workers if queue else ())
     if latencies := postgres.latency | redis.latency:

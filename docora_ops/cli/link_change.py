@@ -77,7 +77,9 @@ def message(result: LinkResult) -> str:
     if result.outcome is Outcome.RESET:
         when = when_docora_queues(result.workers, result.scan_interval)
         return f"Link reset: Docora's scheduler queues it {when}"
-    return "Re-sync queued" if result.action is Action.RESYNC else "Retry queued"
+    if result.action is Action.RESYNC:
+        return "Re-sync queued"
+    return "Already queued" if result.outcome is Outcome.ALREADY_QUEUED else "Retry queued"
 
 
 def kept_in_words(*, only_some: bool = False) -> str:

@@ -343,7 +343,7 @@ def _tries(details: LinkDetails, text_of: Callable[[str, str], Text]) -> Iterato
 
 
 def _next_step(details: LinkDetails) -> str:
-    if details.status == LinkStatus.FAILED:
+    if details.status == LinkStatus.FAILED and not details.job.is_live:
         is_refused = details.circuit_is_open and details.backend is Backend.BULLMQ
         return "retry --reset-circuit" if is_refused else "retry"
     if details.status == LinkStatus.SYNCED:

@@ -345,8 +345,8 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
         lines.append(_heading(overdue, "docora-ops links --overdue", "red"))
     if freshness.nothing_moves:
         due = f"nothing moves: {freshness.due} due, {last}"
-        needs_pass = status.schedule_state != "ok" and status.queue and status.queue.is_idle
-        to_see = "docora-ops schedule" if needs_pass else "docora-ops queue"
+        is_idle = status.queue is not None and status.queue.is_idle
+        to_see = "docora-ops schedule" if is_idle else "docora-ops queue"
         lines.append(_heading(due, to_see, "red"))
     if freshness.is_slow:
         lines.append(cell(freshness.slow_words, "yellow"))

@@ -213,12 +213,12 @@ Arrange = Callable[[Bullmq, TestLink], None]
 
 STATES: dict[str, tuple[Arrange, str, str, str]] = {
     "none": (lambda _bullmq, _link: None, "none", "reset", "Link reset"),
-    "waiting": (Bullmq.add, "waiting", "already_queued", "Retry queued"),
-    "paused": (Bullmq.pause, "waiting", "already_queued", "Retry queued"),
-    "delayed": (Bullmq.delay, "waiting", "already_queued", "Retry queued"),
+    "waiting": (Bullmq.add, "waiting", "already_queued", "Already queued"),
+    "paused": (Bullmq.pause, "waiting", "already_queued", "Already queued"),
+    "delayed": (Bullmq.delay, "waiting", "already_queued", "Already queued"),
     "completed": (Bullmq.complete, "finished", "reset", "Link reset"),
     "failed": (Bullmq.fail, "stale", "reset", "Link reset"),
-    "failed once": (Bullmq.fail_once, "waiting", "already_queued", "Retry queued"),
+    "failed once": (Bullmq.fail_once, "waiting", "already_queued", "Already queued"),
     "active": (Bullmq.start, "running", "already_running", "Snapshot already running"),
     "stalled": (Bullmq.stall, "running", "already_running", "Snapshot already running"),
 }

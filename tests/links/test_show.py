@@ -194,6 +194,9 @@ def test_it_says_if_only_a_retry_queues_a_link_again(docora: Docora) -> None:
     assert f"Next\tdocora-ops retry {' '.join(left.ids)}\nNext\t{told}\n" in (
         show(docora, left).stdout
     )
+    docora.enqueue(left.job_id)
+    assert f"Next\tdocora-ops wait {' '.join(left.ids)}\n" in show(docora, left).stdout
+    docora.queue.remove(left.job_id)
     assert told not in show(docora, queued).stdout
     until = "a retry, or until git succeeds for another link of the repository"
     assert docora.run("failed").stderr.endswith(

@@ -54,11 +54,14 @@ def test_each_outcome_succeeds_and_has_its_table_and_its_json(
     assert docora.waiting() == (waiting if is_kept else [link.job_id, *waiting])
     assert ("keeps its place" in result.stderr) is (outcome == "already_queued")
     assert (result.code, table.code) == (0, 0), (result, table)
-    is_running = outcome == "already_running"
+    messages = {
+        "already_running": "Snapshot already running",
+        "already_queued": "Already queued",
+    }
     none = ("circuit_open_until", "circuit_reset", "deliveries_cleared")
     assert result.json == {
         "data": {
-            "message": "Snapshot already running" if is_running else "Retry queued",
+            "message": messages.get(outcome, "Retry queued"),
             "job_id": f"{APP}-{REPOSITORY}",
             "outcome": outcome,
             "app_id": APP,
