@@ -79,7 +79,7 @@ class Trend:
     """The numbers of snapshots by period and outcome, and how the number of failures changes.
 
     periods: oldest first; the last period has not ended yet. Empty if none is recorded.
-    failures_per_hour: in the last 20 to 30 minutes.
+    failures_per_hour: in the last 20 to 30 minutes, or since the record began if that is later.
     before_per_hour: in the hour before that.
     direction: None if the record is too short, or there is none.
     reaches_back_to: the start of the record, if earlier periods were asked for.
@@ -175,7 +175,9 @@ def _trend(
     failures = [(each.started_at, each.count) for each in counts if each.outcome in FAILURES]
     recent = sum(count for at, count in failures if at >= since)
     before = sum(count for at, count in failures if since - _BEFORE <= at < since)
-    seconds, before_seconds = max(1.0, (now - since).total_seconds()), _BEFORE.total_seconds()
+    # Of a record that has just begun, 10 minutes count, because one failure makes no rate.
+    seconds = max(float(PERIOD), (now - max(since, begin or since)).total_seconds())
+    before_seconds = _BEFORE.total_seconds()
     is_known = begin is None or begin <= since - _BEFORE
     totals: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
     for each in counts:

@@ -141,6 +141,9 @@ def test_where_too_little_is_recorded_it_says_so(docora: Docora, now: datetime) 
     later = docora.run("trend", "--since", "5m", "--by", "10m").stderr
     assert re.match(r"No link failed since \d\S+Z\.\n", later), later
     docora.redis.flushdb()
+    record(docora, spread(now, [4] * 3))  # the rate is that of the time that is recorded
+    assert 12 <= docora.run("trend", "--json").data["failures_per_hour"] <= 18
+    docora.redis.flushdb()
     record(docora, spread(now, [30] * 20))
     young = docora.run("trend", "--json")
     assert young.data["direction"] is None
