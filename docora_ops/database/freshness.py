@@ -20,11 +20,12 @@ _LINKS = """docora.app_repositories l LEFT JOIN (
 _RECENTLY = 900
 """Seconds before the last scan in which the pace of scanning is measured."""
 
-_AT_PACE = """l.status = 'synced' AND l.last_scanned_at <= now()
-    AND l.last_scanned_at > (SELECT since FROM last)"""
+_AT_PACE = f"""l.status = 'synced' AND l.last_scanned_at <= now()
+    AND l.last_scanned_at > (SELECT since FROM last)
+    AND {CIRCUIT_IS_CLOSED} AND {NOT_HELD}"""
 
 # A scan in the future (after a clock was set back) does not count as the last scan yet. The pace is
-# that of synced links: the last good scan of a link that fails now says nothing about it.
+# that of links that are scanned regularly: the last good scan of others says nothing about it.
 READ_SCANS = f"""
 WITH last AS MATERIALIZED (
     SELECT max(last_scanned_at) AS at, max(last_scanned_at) - %(recently)s * interval '1 second'
@@ -108,7 +109,7 @@ class Scans:
 
     read_at: datetime
     last_scanned_at: datetime | None
-    before_last: int  # synced links scanned in the minutes up to the last scan
+    before_last: int  # links with a pace that were scanned in the minutes up to the last scan
     first_at: datetime | None  # the oldest of these scans
     scanned_recently: int  # links scanned in the minutes up to now
     wanted: int  # links that should be scanned regularly

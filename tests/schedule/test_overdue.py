@@ -190,14 +190,21 @@ def test_links_of_an_app_that_fails_do_not_make_scanning_look_slow(docora: Docor
     assert check(examine(docora), "freshness")["state"] == "ok"
 
 
-def test_links_of_held_apps_do_not_make_a_cycle_longer(docora: Docora) -> None:
+@pytest.mark.parametrize(("why", "links"), [("holds", 2), ("holds", 100), ("circuits", 2)])
+def test_links_that_are_not_scanned_on_purpose_do_not_make_a_cycle_longer(
+    docora: Docora, why: str, links: int
+) -> None:
     make_healthy(docora)
     docora.connection.execute("DELETE FROM app_repositories")
     scan_links(docora, *(9 * number + 1 for number in range(33)))
-    held = docora.add_app("Quiet Harbor")
-    for number in range(300):
-        docora.link(held, docora.add_repository(f"octo/q{number}"), "synced", scanned=DAYS)
-    docora.redis.hset("docora-ops:holds", held, '{"until": null}')
+    for minutes, app in ((14, "Quiet Harbor"), (9, "Paper Lantern")):
+        app_id = docora.add_app(app)
+        is_open = timedelta(minutes=16) if why == "circuits" else None
+        for _ in range(links):
+            repository_id = docora.add_repository(circuit_open_for=is_open)
+            docora.link(app_id, repository_id, "synced", scanned=timedelta(minutes=minutes))
+        if why == "holds":
+            docora.redis.hset("docora-ops:holds", app_id, '{"until": null}')
     assert docora.run("status", "--json").data["freshness"]["overdue_after_seconds"] == 960
     assert docora.run("links", "--overdue", "--json").data == []
 
