@@ -47,7 +47,9 @@ def arranged(docora: Docora) -> Callable[..., Result]:
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("role", ["docora_ops", "docora_monitor"])
+@pytest.mark.parametrize(
+    "role", ["docora_ops", pytest.param("docora_monitor", marks=pytest.mark.slow)]
+)
 def test_without_any_one_grant_a_command_is_refused_and_doctor_says_what_to_grant(
     docora: Docora, role: str, subtests: pytest.Subtests
 ) -> None:

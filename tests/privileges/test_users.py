@@ -190,7 +190,9 @@ def test_the_narrower_user_runs_all_that_reads_and_no_other_script(docora: Docor
 
 @pytest.mark.usefixtures("subcommands")
 @pytest.mark.matrix
-@pytest.mark.parametrize("user", ["docora-ops", "docora-monitor"])
+@pytest.mark.parametrize(
+    "user", ["docora-ops", pytest.param("docora-monitor", marks=pytest.mark.slow)]
+)
 def test_without_any_one_rule_a_command_is_refused(
     docora: Docora, user: str, subtests: pytest.Subtests
 ) -> None:
