@@ -266,6 +266,7 @@ def test_targets_are_listed_without_any_server(docora: Docora, env: Env, write: 
     assert "put NAME.env into /nowhere/docora-ops/targets" in nowhere.stderr
 
 
+@pytest.mark.slow
 def test_a_check_shows_all_and_fails_for_a_problem(docora: Docora, env: Env, write: Write) -> None:
     make_healthy(docora)
     for _ in range(3):

@@ -189,6 +189,7 @@ def test_a_redis_that_does_not_answer_locks_the_row_for_five_seconds_at_most(
     assert docora.audit_entries() == []
 
 
+@pytest.mark.slow
 def test_the_grant_of_its_own_is_needed_and_may_be_left_out(docora: Docora) -> None:
     app_id = docora.add_app()
     both = ["base_url", "updated_at"]
