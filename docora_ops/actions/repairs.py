@@ -109,7 +109,7 @@ class RepairResult:
 
 STUCK_ERROR = "the snapshot was cut off: its worker's heartbeat stopped"
 """Error of a link whose scan ended without a result."""
-_JOBS_AT_ONCE = 1000
+_JOBS_AT_ONCE = 500
 """Jobs per transaction. For each transaction, Redis reads the whole list; with 500,000 entries,
 this takes as long as removing these jobs."""
 _UNFINISHED = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING)
