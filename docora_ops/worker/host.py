@@ -179,12 +179,16 @@ def use_authorities(settings: Settings, base: Path | None) -> None:
                 new.write_bytes(content)
                 new.replace(path)
         except OSError as error:
-            raise HostFaultError(
-                f"can't write the authorities for git to {str(folder)!r}: {words_of(error)}",
-                hint="see that there is room and that the folder can be written to, or set "
-                "GIT_SSL_CAINFO",
-            ) from error
+            raise authorities_fault(repr(str(folder)), error) from error
         os.environ["GIT_SSL_CAINFO"] = str(path)
+
+
+def authorities_fault(folder: str, error: OSError) -> HostFaultError:
+    """Returns the fault of a host on which the authorities for git can't be written."""
+    return HostFaultError(
+        f"can't write the authorities for git to {folder}: {words_of(error)}",
+        hint="free space and make the folder writable, or set GIT_SSL_CAINFO",
+    )
 
 
 @cache

@@ -138,7 +138,10 @@ def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
     needs_file = for_git and (settings.node_extra_ca_certs or before["NODE_EXTRA_CA_CERTS"])
     try:
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(TemporaryDirectory())) if needs_file else None
+            try:
+                folder = Path(stack.enter_context(TemporaryDirectory())) if needs_file else None
+            except OSError as error:
+                raise host.authorities_fault("a temporary folder", error) from error
             host.use_authorities(settings, folder)
             if for_git:
                 host.limit_memory(settings)

@@ -2,6 +2,7 @@
 
 import os
 import ssl
+import tempfile
 import time
 from base64 import b64decode
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 import trustme
 from cryptography import x509
+from pydantic import SecretStr
 
 from docora_ops.actions import Docora as Api
 from docora_ops.actions.checks import CheckState
+from docora_ops.errors import HostFaultError
 from docora_ops.worker.probe import probe
 from tests.support.docora import Docora, Result
 from tests.support.git_over_http import GitHandler, GitSite, basic
@@ -214,6 +217,20 @@ def test_each_answer_says_what_it_means_and_who_can_mend_it(docora: Docora, app_
         assert told == (0, state, f"HTTP {status}{note}"), status
         assert part in {None, "note"} or part in step["hint"], step
         assert (step["hint"] is None) == (state == "ok"), step
+
+
+def test_a_host_without_a_usable_temporary_folder_is_told_so(
+    docora: Docora, app_id: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    docora.link(app_id, docora.add_repository("octo/api"))
+    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(tmp_path / "ca.pem"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    settings = docora.settings.model_copy(update={"encryption_key": SecretStr(KEY.hex())})
+    with (
+        Api(settings) as api,
+        pytest.raises(HostFaultError, match="for git to a temporary folder: No such file"),
+    ):
+        probe(api, app_id, "octo/api")
 
 
 @pytest.mark.slow
