@@ -76,7 +76,8 @@ class Slots:
         passed = 0  # consecutive apps without a free slot
         while passed < len(self._turns) and len(self._app_ids) < self._most:
             share = max(1, self.limit // len(self._left))
-            if sum(min(count, share) for count in by_app.values()) >= self.limit:
+            # Passing over an app takes no slot, so slots are counted only once per link.
+            if not passed and sum(min(count, share) for count in by_app.values()) >= self.limit:
                 break
             app_id = self._turns[0]
             self._turns.rotate(-1)
