@@ -17,7 +17,13 @@ from rq.job import Job
 from docora_ops.jobs import Hold
 from docora_ops.operations import Change
 from docora_ops.queue.audit_stream import AuditEvent, add_entry, audit_entry
-from docora_ops.queue.redis_client import mapping_of, moment_of_timestamp, redis_errors, text_of
+from docora_ops.queue.redis_client import (
+    is_wrong_type,
+    mapping_of,
+    moment_of_timestamp,
+    redis_errors,
+    text_of,
+)
 from docora_ops.text import mask
 
 HOLDS = "docora-ops:holds"
@@ -100,7 +106,7 @@ def find_hold(client: redis.Redis, job_id: str, now: float) -> Hold | None:
     try:
         value = cast("bytes | None", client.hget(HOLDS, app_id))
     except redis.ResponseError as error:
-        if "WRONGTYPE" not in str(error):
+        if not is_wrong_type(error):
             raise
         return _hold_of(b"")  # a hold of the app may have stood there
     if value is None:

@@ -139,6 +139,11 @@ class Script:
         return [reply.decode(errors="replace") for reply in replies]
 
 
+def is_wrong_type(answer: object) -> bool:
+    """Tells whether this is the error of a command whose key is of another type."""
+    return isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
+
+
 def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
     """Runs a pipeline. Returns the replies, with None for each WRONGTYPE error.
 
@@ -148,7 +153,7 @@ def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
     """
     answers = []
     for answer in pipeline.execute(raise_on_error=False):
-        is_other = isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
+        is_other = is_wrong_type(answer)
         is_kept = keeps_denials and isinstance(answer, exceptions.NoPermissionError)
         if isinstance(answer, Exception) and not (is_other or is_kept):
             raise answer
