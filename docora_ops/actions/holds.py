@@ -9,7 +9,7 @@ from docora_ops.actions.workers import require_rq
 from docora_ops.database import Database, Selection
 from docora_ops.database.names import app_names
 from docora_ops.database.selections import keep_links
-from docora_ops.errors import HoldNotObeyedError
+from docora_ops.errors import DocoraOpsError, HoldNotObeyedError
 from docora_ops.jobs import HeldApp, Hold
 from docora_ops.links import App, AppCount
 from docora_ops.operations import Change
@@ -110,6 +110,11 @@ def release(docora: Docora, app: str, *, reason: str | None = None) -> ReleaseRe
     released = release_app(docora.redis, found.app_id, change)
     live, _ = docora.queue_to_read.jobs_of_apps([found.app_id], 1)
     return ReleaseResult(found.app_id, found.app_name, released, live)
+
+
+def warn_of_unknown_holds(docora: Docora, error: DocoraOpsError) -> None:
+    """Warns that it is unknown which apps are held. `error`: why."""
+    docora.warn(f"it is unknown which apps are held: {error.message}")
 
 
 def held_apps(docora: Docora) -> list[HeldApp]:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.holds import with_names
+from docora_ops.actions.holds import warn_of_unknown_holds, with_names
 from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
 from docora_ops.actions.pages import Page, page_of
@@ -159,7 +159,7 @@ def link_groups(
     """
     held, error = _read_held(docora, choice)
     if error:
-        docora.warn(f"it is unknown which apps are held: {error.message}")
+        warn_of_unknown_holds(docora, error)
     database, (which, _) = docora.database, choose_links(docora, choice, held=held)
     if group is LinkGroup.ERROR:
         return page_of(lists.error_groups(database, which), page, limit)
@@ -188,7 +188,7 @@ def apps(
         holds = docora.read_holds()
         rows = [replace(app, held=holds.get(app.app_id)) for app in rows]
     except RedisError as error:
-        docora.warn(f"it is unknown which apps are held: {error.message}")
+        warn_of_unknown_holds(docora, error)
     shown = page_of(rows, page, limit)
     contacts = lists.read_contacts(database, [app.app_id for app in shown.rows])
     return replace(shown, rows=[replace(app, email=contacts[app.app_id][0]) for app in shown.rows])

@@ -12,7 +12,7 @@ from sys import intern
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Suspects, pause_between_looks
-from docora_ops.actions.holds import held_apps
+from docora_ops.actions.holds import held_apps, warn_of_unknown_holds
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.database import Database
 from docora_ops.database.link_rows import names_of
@@ -213,7 +213,7 @@ def _held_among(docora: Docora, app_ids: set[str]) -> list[HeldApp] | None:
     try:
         return [app for app in held_apps(docora) if app.app_id in app_ids]
     except (ConfigurationError, RedisError) as error:
-        docora.warn(f"it is unknown which apps are held: {error.message}")
+        warn_of_unknown_holds(docora, error)
         return None
 
 
