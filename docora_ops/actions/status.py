@@ -242,10 +242,10 @@ def read_status(
             good_until_seconds=latest.good_until_seconds if latest else None,
             oldest_scan_seconds=max((it.oldest_scan_seconds or 0 for it in known), default=None),
         )
+    if lost:
+        errors.append(lost)
     with keeping_errors(errors):
-        if lost:
-            raise lost
-        if overview := status.queue:
+        if (overview := status.queue) and not lost:
             if not for_metrics:
                 status = _beside_queue(docora, status, overview)
             # The links of a standby may be older than their jobs.

@@ -39,7 +39,7 @@ _SIGMAS, _LEAST_CHANGE = 2, 0.25
 
 
 class Direction(StrEnum):
-    """Whether failures rise, fall or stay the same."""
+    """The direction of the failures: falling, steady or rising."""
 
     NONE = "none"  # no failures for at least 80 minutes
     FALLING = "falling"
