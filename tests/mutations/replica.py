@@ -104,11 +104,12 @@ class Replica:
         # Without the seed among the options of the project, which the plug-in would have to know.
         added = "addopts=--import-mode=importlib --hypothesis-profile=fixed"
         options = ("-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-o", added)
+        # Each copy starts its own servers. A test that is skipped can kill no mutation.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("TEST_")}
         with subprocess.Popen(
             [self._python, "-m", "pytest", *options, *tests],
             cwd=self.project,
-            # Each copy starts its own servers.
-            env={name: value for name, value in os.environ.items() if not name.startswith("TEST_")},
+            env=env | {"TEST_REQUIRE_TOOLS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
