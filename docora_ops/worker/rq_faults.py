@@ -24,7 +24,7 @@ _RECOVERY_TTL = 90  # seconds for which a job counts as running while it is reco
 def register_again(worker: Worker, pipeline: Pipeline) -> None:
     """Adds the whole registration of a worker to the pipeline of its heartbeat.
 
-    RQ 3.0, `rq.worker.BaseWorker.heartbeat`: a worker remains unseen after Redis was emptied.
+    RQ 3.0, `rq.worker.BaseWorker.heartbeat`: a worker is no longer listed once Redis was emptied.
     """
     fields = worker.serialize() | {"state": worker.get_state()}
     pipeline.hset(worker.key, mapping=fields)
@@ -53,9 +53,8 @@ def clean_registries(queue: Queue, was_abandoned: Callable[..., None]) -> None:
     """Cleans the registries of a queue: queues or fails the jobs of killed workers, one by one.
 
     RQ 3.0, `rq.registry.StartedJobRegistry.cleanup`: the failures of all these jobs are counted
-    before the first job is queued again. In between, the jobs do not count as live, so a command
-    could queue them as well. This function lets each job count as running from before RQ reads it
-    until RQ has queued or failed it.
+    before the first job is queued again. Meanwhile, no job counts as live, so a command could queue
+    it, too. This function makes each job count as running until RQ has queued or failed it.
 
     was_abandoned: called with each job of a killed worker, to count its failure.
     """
@@ -83,14 +82,13 @@ def clean_registries(queue: Queue, was_abandoned: Callable[..., None]) -> None:
 
 
 def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
-    """Gives a job an execution, so that the job counts as running. Returns the execution.
+    """Makes a job that a worker took but never began count as running. Returns its new execution.
 
-    A worker took the job, but never began it. Until RQ has failed the job (RQ 3.0,
-    `rq.intermediate_queue.IntermediateQueue.cleanup`), it would count as waiting: a retry would
-    leave it alone, though it never runs.
+    RQ 3.0, `rq.intermediate_queue.IntermediateQueue.cleanup`: while RQ fails such a job, the job
+    counts as waiting. So a retry would keep the job, although it never runs.
 
-    Also deletes the time when RQ first saw the job in the intermediate list. Otherwise, RQ could
-    fail the next try of the job before that try begins.
+    Also deletes the time at which RQ first saw the job in the intermediate list. Otherwise, RQ
+    could fail the job's next try before it begins.
     """
     intermediate: IntermediateQueue = queue.intermediate_queue
     with worker.connection.pipeline() as pipeline:

@@ -42,8 +42,8 @@ _OF_HOST, _OF_LINK = b"h", b"l"
 class JobRunner(Worker):
     """RQ's worker of one queue. Its work-horse runs many jobs, one after another.
 
-    A fork for each job would take as long as a job without changes. The comment above each override
-    says what RQ does in its place.
+    A fork for each job would take as long as a snapshot without changes. The comment above each
+    override says what RQ does in its place.
 
     reasons: is told of faults that keep the worker from taking jobs.
     watchdog: is told that the worker is alive.
@@ -195,9 +195,9 @@ class JobRunner(Worker):
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Performs this job, then each job that the worker sends.
 
-        Ends when the worker sends no more, or after a failure, which may have left a connection
-        with half an answer. Also ends when the process has grown by `_MOST_GROWTH`, because the
-        next job would have less memory.
+        Ends when the worker sends no more. Also ends after a failure, which may have left an
+        unread answer in a connection, and when the process has grown by `_MOST_GROWTH`, because
+        the next job would have less memory.
         """
         limit = _peak_memory() + _MOST_GROWTH
         while super().perform_job(job, queue, execution) and _peak_memory() < limit:
