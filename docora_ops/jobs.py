@@ -133,8 +133,8 @@ class JobState(StrEnum):
 class QueuedJob:
     """A live job. Fields that the queue does not record are None.
 
-    files_sent, files_total: of a running job, once it knows which files to send. Not reported by
-        BullMQ's workers, nor by older versions of docora-ops.
+    files_sent, files_total: None until a running job knows which files to send. BullMQ's workers
+        and older versions of docora-ops do not report them.
     error_message: the error of a delayed job's last try, from Postgres.
     """
 
@@ -190,7 +190,7 @@ class NoJobCode(StrEnum):
 
 @dataclass(frozen=True)
 class NoJobReason:
-    """Why a worker takes no job, as it reports. Of RQ's own workers, only a suspension is known."""
+    """Why a worker takes no job, as reported. RQ's own workers report only a suspension."""
 
     code: NoJobCode
     message: str  # in a few words, such as `clock 3,600 s ahead`
@@ -286,9 +286,9 @@ class Hold:
     reason: str | None
 
     def is_forgotten(self, now: datetime) -> bool:
-        """Tells whether a hold that does not end by itself has lasted for over a week.
+        """Tells whether a hold without an end has lasted for over a week.
 
-        Also true if nobody knows since when it has lasted, as with an unreadable entry.
+        Also true if its beginning is unknown, because its entry in Redis can't be read.
         """
         return not self.until_at and (self.since_at is None or now - self.since_at > _WEEK)
 
@@ -384,8 +384,8 @@ class QueueOverview:
     def has_scheduler(self) -> bool:
         """Tells whether anything queues RQ's delayed jobs when they are due.
 
-        RQ's scheduler and each worker of docora-ops do so. Of all workers, only those of docora-ops
-        report `clock_ahead_seconds`.
+        RQ's scheduler does so, and each worker of docora-ops, which alone reports
+        `clock_ahead_seconds`.
         """
         ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
         return ours or self.scheduler is not None
@@ -394,7 +394,7 @@ class QueueOverview:
     def recovers_links(self) -> bool:
         """Tells whether a live worker of docora-ops recovers the links of killed workers.
 
-        Suspended workers do so, too.
+        Suspended workers recover links, too.
         """
         return any(
             worker.clock_ahead_seconds is not None
@@ -405,9 +405,10 @@ class QueueOverview:
 
     @property
     def spare_slots(self) -> int:
-        """Counts the idle workers that take no waiting job, because its app has its full share.
+        """Counts the idle workers if a job has waited for at least 10 s.
 
-        Any other waiting job is taken within a second or two.
+        The workers leave the job because its app already has its full share. They take any other
+        job within a second or two.
         """
         if (self.oldest_waiting_seconds or 0) < _LONG:
             return 0
@@ -463,11 +464,11 @@ def backlog_of(queue: QueueOverview) -> Backlog | None:
 
     Names the repository with the most long jobs, unless an app has more; then names the app.
 
-    Leaves out workers that are silent. A busy one counts as silent here after 45 s: if it was
-    killed, its job is no cause.
+    Leaves out the jobs of silent workers, which may have been killed. Here, a worker is silent if
+    its last heartbeat is over 45 s old.
 
-    Returns None if there is no long job, if no other job has waited for 10 s, or with BullMQ, whose
-    jobs do not name their workers.
+    Returns None if there is no long job, or if no other job has waited for 10 s. Always returns
+    None with BullMQ, whose jobs do not name their workers.
     """
     if not queue.waiting or (queue.oldest_waiting_seconds or 0) < _LONG:
         return None
