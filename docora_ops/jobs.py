@@ -160,7 +160,7 @@ class QueuedJob:
 
     @property
     def files_words(self) -> str | None:
-        """Returns `2,311 of 60,000`; None if unknown."""
+        """Returns how many files a running job has sent: `2,311 of 60,000`; None if unknown."""
         if self.files_sent is None or self.files_total is None:
             return None
         return f"{self.files_sent:,} of {self.files_total:,}"
@@ -294,7 +294,7 @@ class Hold:
 
     @property
     def until(self) -> str:
-        """Returns `2026-12-01T08:00Z`, or `for ever`."""
+        """Returns when the hold ends: `2026-12-01T08:00Z`, or `for ever`."""
         return to_minute(self.until_at) if self.until_at else "for ever"
 
     @property
@@ -366,9 +366,9 @@ class QueueOverview:
 
     @property
     def lost_words(self) -> str | None:
-        """Returns `last heartbeat 1m15s ago; w1 is gone`, or one half of it.
+        """Says which workers are silent or gone: `last heartbeat 1m15s ago; w1 is gone`.
 
-        None if no worker is silent or gone.
+        Returns None if no worker is silent or gone.
         """
         silences = (worker.silent_seconds for worker in self.workers)
         silent = [seconds for seconds in silences if seconds is not None]
@@ -384,9 +384,9 @@ class QueueOverview:
     def has_scheduler(self) -> bool:
         """Tells whether anything queues RQ's delayed jobs when they are due.
 
-        RQ's scheduler does so, and each worker of docora-ops, which alone reports
-        `clock_ahead_seconds`.
+        RQ's scheduler and each worker of docora-ops do so.
         """
+        # Only workers of docora-ops report their clock.
         ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
         return ours or self.scheduler is not None
 

@@ -317,7 +317,7 @@ class LinkWait:
 
 @dataclass(frozen=True)
 class JobCounts:
-    """The jobs of followed links by state. A job counts as lost once it is missing for a while."""
+    """Counts of the jobs of followed links. A missing job counts as lost only after a while."""
 
     waiting: int = 0
     running: int = 0

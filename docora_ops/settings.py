@@ -36,7 +36,7 @@ _SERVERS = ("DATABASE_URL", "REDIS_URL")
 SYSTEM_FOLDER = Path("/etc/docora-ops/targets")
 _TARGET_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 READ_FROM_FILES = (*_SERVERS, "ENCRYPTION_KEY")
-"""Variables that NAME_FILE can replace by the path of a file with the value."""
+"""Variables whose value may be in a file: NAME_FILE is the path of the file with NAME's value."""
 _EXPOSED = "has a password, and every user can read it"
 _PASSWORD = re.compile("://[^/?#@]*:.+@|password=.", re.IGNORECASE)
 

@@ -54,7 +54,7 @@ def bulk_data(result: BulkResult, wait: BulkWait | None = None) -> BulkData:
 
 
 def message(result: BulkResult) -> str:
-    """Returns the result in a few words; where possible, in those of Docora's dashboard."""
+    """Returns the result in a few words, if possible with the text of Docora's dashboard."""
     done, none = _MESSAGES[result.action]
     if result.action is Action.SCHEDULE and result.left:
         done = "Schedule pass stopped"

@@ -67,7 +67,7 @@ class Redrawing:
     _size: ConsoleDimensions | None = None
 
     def draw(self, text: str) -> None:
-        """Replaces the text. If it is too long, shows only its beginning and its last line."""
+        """Replaces the text. Of a text that is too long, shows the beginning and the last line."""
         lines, size = text.splitlines(), make_console(sys.stdout).size
         if len(lines) > (most := max(2, size.height - 1)):
             lines = [*lines[: most - 1], lines[-1]]

@@ -132,7 +132,7 @@ class RepositoryLock:
     def renew(self) -> None:
         """Resets the TTL of the lock if this process holds the lock.
 
-        Raises RedisError, and SnapshotError if the lock has expired.
+        Raises SnapshotError if the lock has expired; RedisError.
         """
         if self._lock.local.token is None:
             return
@@ -168,8 +168,8 @@ class Clone:
     def sync(self) -> Commit | None:
         """Brings the clone to the newest commit, and returns the commit.
 
-        Returns None, and leaves the clone as it is, if the repository shows no branch. Raises
-        RedisError, SnapshotError, and GitError if the repository cannot be fetched.
+        If the repository shows no branch, returns None, and leaves the clone as it is. Raises
+        GitError if the repository can't be fetched; RedisError, SnapshotError.
         """
         commit = newest_commit(self._git)
         if commit is None or self._local_head() == commit.sha:
@@ -251,8 +251,8 @@ class Objects:
     def list_files(self, commit: str) -> list[tuple[str, str]]:
         """Returns path and object id of the regular files of a commit, in byte order of the paths.
 
-        Logs and leaves out files with unsafe paths. Raises BrokenCloneError, and GitError if the
-        commit has too many paths, or a path that is too long.
+        Logs and leaves out files with unsafe paths. Raises GitError if the commit has too many
+        paths, or a path that is too long; BrokenCloneError.
         """
         files = []
         paths = 0

@@ -92,7 +92,7 @@ class Sender:
     settings: Settings
 
     def send(self, change: Change) -> None:
-        """Sends a change. Raises BrokenCloneError, and DeliveryError unless the answer is 2xx."""
+        """Sends a change. Raises DeliveryError unless the answer is 2xx; BrokenCloneError."""
         try:
             for body in self._bodies(change):
                 self.look()

@@ -222,7 +222,7 @@ def _descendants(pid: int) -> list[int]:
 def target_on_same_server(url: str, location: str) -> str:
     """Returns the URL of the repository to which the repository at `url` redirects.
 
-    location: the target of the server's redirect of a request for `info/refs`.
+    location: the Location header with which the server answers a request for `info/refs`.
 
     Raises GitError, without the name of the other host, if the redirect leads to another scheme,
     host or port, or to something other than a repository.

@@ -53,7 +53,7 @@ _measured_at = 0.0  # by the host's clock, which goes on while the host is suspe
 
 
 def measure_clock(client: Redis) -> None:
-    """Sets the clock of `timestamp` and `now` to Redis's time. Raises the client's RedisError."""
+    """Sets the clock of `timestamp` and `now` to Redis's time. Raises redis.RedisError."""
     global _offset, _measured_at  # noqa: PLW0603 - one clock for all that a process writes
     before = time.monotonic()
     redis_time = server_time(client)
@@ -62,7 +62,7 @@ def measure_clock(client: Redis) -> None:
 
 
 def keep_clock(client: Redis) -> None:
-    """Calls `measure_clock` if the last call was over 10 s ago. Raises the client's RedisError."""
+    """Calls `measure_clock` if the last call was over 10 s ago. Raises redis.RedisError."""
     if not 0 <= time.time() - _measured_at < _OFFSET_TTL:
         measure_clock(client)
 
@@ -115,7 +115,7 @@ def words_of(error: OSError) -> str:
 
 
 def find_fault(base: Path) -> HostFaultError | None:
-    """Writes 4 MiB below `base` and starts a process, as each job must be able to.
+    """Checks that jobs can write and start processes: writes 4 MiB below `base`, and forks.
 
     Returns an error if either fails.
 

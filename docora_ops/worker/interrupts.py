@@ -25,7 +25,7 @@ def handle_ending(handler: Callable[[int, FrameType | None], None]) -> dict[sign
 def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
     """Delays the handlers of these signals until the `with` block ends.
 
-    Unlike `blocked`, does not keep the signals from programs that the block starts.
+    Unlike `blocked`, has no effect on programs that the block starts.
     """
     came: list[int] = []
     before = {

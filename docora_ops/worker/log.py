@@ -1,4 +1,4 @@
-"""The log of workers and jobs on stderr, as text or JSON, and their record of outcomes in Redis."""
+"""The log of workers and jobs on stderr, as text or JSON; the record of outcomes in Redis."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ _END_FIELDS = ("outcome", "seconds", "files", "error_message")
 
 
 class OneLineHandler(logging.Handler):
-    """Writes our events, and RQ's warnings and errors. Each is one line of inert text."""
+    """Writes our events, and RQ's warnings and errors, each as one line of inert text."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         super().__init__()

@@ -156,7 +156,7 @@ def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
 
 
 class _App:
-    """Probes an app step by step. Ends after the first critical step."""
+    """Probes an app step by step, up to the first step that fails."""
 
     def __init__(self, app: App, base_url: str, settings: Settings) -> None:
         self.app_id = app.app_id
@@ -268,7 +268,7 @@ def _shake_hands(connection: HTTPConnection) -> str:
 
 
 def _certificate(der: bytes | None) -> tuple[str, datetime | None]:
-    """Returns a certificate's issuer and last day in words, and the end of its validity."""
+    """Returns a certificate's issuer and last day in words, and its expiry; None if unreadable."""
     with suppress(ValueError, x509.InvalidVersion):  # the server may send anything
         certificate = x509.load_der_x509_certificate(der or b"")
         issuer, end = certificate.issuer.rfc4514_string(), certificate.not_valid_after_utc
@@ -301,7 +301,7 @@ def _within(seconds: float, call: Callable[[], str]) -> str:
 
 
 def _decrypted(settings: Settings, links: Sequence[LinkToken], cleaner: Cleaner) -> _Tokens:
-    """Decrypts the tokens. Raises ConfigurationError if a link has one and there is no key."""
+    """Decrypts the tokens of links. Raises ConfigurationError for tokens without a key."""
     tokens: dict[tuple[str | None, str], list[App]] = {}
     for link in links:
         token, problem = link.encrypted, ""

@@ -46,7 +46,7 @@ class Bar:
     """A reason why a worker takes no job.
 
     message: a few words for lists of workers.
-    error: what the worker logs. With --burst, this error ends the worker, except for SUSPENDED.
+    error: what the worker logs. A worker with --burst ends with this error, unless suspended.
     """
 
     code: NoJobCode
@@ -178,7 +178,7 @@ class Reasons:
         return Bar(NoJobCode.WRONG_CLOCK, message, error)
 
     def _try_postgres(self) -> Bar | None:
-        """Checks that Postgres takes changes, and that our ENCRYPTION_KEY decrypts auth keys."""
+        """Checks that Postgres accepts changes, and that our ENCRYPTION_KEY decrypts auth keys."""
         with closing(Database(self._settings)) as database:
             with database.transaction():
                 pass

@@ -90,8 +90,8 @@ class SnapshotWorker(JobRunner):
             jobs are held.
         grace: seconds from the signal until the current job is cut off; None lets it finish.
 
-        Raises WorkerNameTakenError and the client's RedisError. A burst also raises the error that
-        keeps the worker from taking jobs, unless workers are suspended.
+        Raises WorkerNameTakenError, redis.RedisError. A burst also raises the error that keeps the
+        worker from taking jobs, unless workers are suspended.
         """
         self._grace = grace
         self._reasons.look_at_permissions()  # part of the registration

@@ -329,9 +329,10 @@ class _Snapshot:
             return
 
     def end_without_success(self, error: Exception) -> None:
-        """Counts a failure of the link, and raises SnapshotError unless `_fail` returns.
+        """Ends the job after an error: counts a failure of the link.
 
         If the host, a hold or another job is to blame, counts none, and has RQ queue the job again.
+        Raises SnapshotError, unless `_fail` finds that there is nothing to do.
         """
         self.session.close()  # releases the link's lock, which the updates of the link need
         message = self.cleaner.clean(self._describe(error))
@@ -347,7 +348,7 @@ class _Snapshot:
         self._fail(error, message)
 
     def _open_database(self) -> Database:
-        """Returns a connection that waits up to a minute for the locks of the closed session."""
+        """Returns a connection that waits up to a minute for locks, as of the job's old session."""
         return Database(self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT}))
 
     def _give_back(self, message: str, end: JobEnd, when: str, pause: int = 0) -> NoReturn:

@@ -24,7 +24,7 @@ def silence_limit(settings: Settings) -> int:
 
 
 class Watchdog:
-    """Passes on the heartbeats of one or several workers, each in a process of its own.
+    """Passes on the heartbeats of worker processes to systemd and to the heartbeat file.
 
     Each worker writes the time of its heartbeat into shared memory. The main process passes on the
     oldest of these times, so that a single worker that hangs is noticed.

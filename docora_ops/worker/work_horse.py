@@ -260,7 +260,7 @@ class JobRunner(Worker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        """Records a failure, unless RQ already has.
+        """Records a failure, unless RQ has already recorded it.
 
         execution: None for a job that never began. Such a job is first made to count as running.
         """
