@@ -212,10 +212,10 @@ class Pairs:
 
     def lines(self) -> Iterator[str]:
         """Yields the lines for a pipe: name, tab, value."""
-        known = ""
+        last_name = ""
         for name, value in self.rows:
-            known = name or known
-            yield f"{known}\t{value.plain.strip()}"
+            last_name = name or last_name
+            yield f"{last_name}\t{value.plain.strip()}"
 
     def __rich__(self) -> Table:
         """Returns the table for a terminal."""

@@ -59,11 +59,11 @@ def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list
     by_name = {file.path: file for file in files}
     deletions, creations, updates = [], [], []
     for path, sha in delivered:
-        known = by_name.pop(path, None)
-        if known is None:
+        current = by_name.pop(path, None)
+        if current is None:
             deletions.append(Change("delete", path, sha))
-        elif known.sha != sha:
-            updates.append(Change("update", path, known.sha, known, sha))
+        elif current.sha != sha:
+            updates.append(Change("update", path, current.sha, current, sha))
     for name, file in by_name.items():
         if len(name) <= LONGEST_PATH and fits_index(name):
             creations.append(Change("create", name, file.sha, file))
@@ -224,11 +224,11 @@ def _encoded(file: File, content: Iterable[bytes]) -> Iterator[bytes]:
 
 def _resized(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
     """Yields the same bytes in pieces of `size` bytes; the last piece may be smaller."""
-    held = bytearray()
+    buffer = bytearray()
     for piece in pieces:
-        held += piece
-        while len(held) >= size:
-            yield bytes(held[:size])
-            del held[:size]
-    if held:
-        yield bytes(held)
+        buffer += piece
+        while len(buffer) >= size:
+            yield bytes(buffer[:size])
+            del buffer[:size]
+    if buffer:
+        yield bytes(buffer)

@@ -97,7 +97,7 @@ class _NothingToDoError(Exception):
 class _Snapshot:
     """One job.
 
-    about: the names of app and repository for the log. `work` updates them from the database.
+    about: ids and names of app and repository, for the log. `work` reads them from the database.
     """
 
     def __init__(

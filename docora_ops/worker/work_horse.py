@@ -33,9 +33,9 @@ from docora_ops.worker.watchdog import Watchdog
 _WORKER_TTL = 45  # seconds; RQ adds a minute, after which the name of a killed worker is free
 _POLL = 0.2  # seconds between two looks whether a job is to be cut off
 _MOST_GROWTH = 1 << 15  # KiB by which a work-horse may grow before it is replaced
-# What a work-horse sends to its worker: its job has succeeded; is the error the host's fault?
+# Messages of a work-horse: its job has succeeded; is the error of its job the host's fault?
 _SUCCEEDED, _ASKS = b"1", b"?"
-# The answers to the question.
+# The worker's answers to that question: the host's fault; the link's fault.
 _OF_HOST, _OF_LINK = b"h", b"l"
 
 
