@@ -128,10 +128,7 @@ class Sender:
     def _frame(
         self, change: Change, file: File, chunk: dict[str, dict[str, object]]
     ) -> tuple[bytes, bytes]:
-        """Returns the parts of a body before and after the content of a created or updated file.
-
-        chunk: the fields of a chunk; empty if the body has the whole file.
-        """
+        """Returns the parts of a body before and after the content of a created or updated file."""
         encoding = {} if file.is_text else {"content_encoding": "base64"}
         content = {"size": file.size, "content": "", **encoding, **chunk}
         # No value can contain this, because quotes in values are escaped.

@@ -115,9 +115,7 @@ def words_of(error: OSError) -> str:
 
 
 def find_fault(base: Path) -> HostFaultError | None:
-    """Checks that jobs can write and start processes: writes 4 MiB below `base`, and forks.
-
-    Returns an error if either fails.
+    """Writes 4 MiB below `base` and forks, as jobs must be able to. Returns an error if they can't.
 
     base: the folder of the clones.
     """

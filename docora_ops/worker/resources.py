@@ -56,11 +56,7 @@ class Resources:
         return self._webhooks[app]
 
     def leave(self, session: Session, *, succeeded: bool, has_locks: bool = True) -> None:
-        """Releases the locks of a job, and closes its connections unless another job can use them.
-
-        succeeded: False closes the connections in any case.
-        has_locks: False if the job has already released its locks.
-        """
+        """Releases a job's locks, if any. After a success, keeps its connections for other jobs."""
         if succeeded and self._is_shared:
             with suppress(DocoraOpsError):  # the link is synced, so the job has not failed
                 if has_locks:

@@ -278,7 +278,6 @@ class _Snapshot:
     def _deliver(
         self, link: Link, objects: Objects, commit: Commit, files: Sequence[File], auth_key: str
     ) -> None:
-        """Sends the changes that the app needs, and records each delivery."""
         changes = compare(files, scans.read_deliveries(self.session, link.ref))
         counts = Counter(change.event for change in changes)
         text = ", ".join(f"{counts[event]} to {event}" for event in ("delete", "create", "update"))
@@ -354,8 +353,7 @@ class _Snapshot:
     def _give_back(self, message: str, end: JobEnd, when: str, pause: int = 0) -> NoReturn:
         """Makes the link pending, and raises SnapshotError, so that RQ queues the job again.
 
-        when: says in the log when the job is queued again.
-        pause: seconds until the job is queued again.
+        when, pause: when the job is queued again, as text for the log and in seconds.
         """
         self.tries.give_back(pause)
         # If this fails, the next try updates the link.
