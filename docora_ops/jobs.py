@@ -464,11 +464,11 @@ def backlog_of(queue: QueueOverview) -> Backlog | None:
 
     Names the repository with the most long jobs, unless an app has more; then names the app.
 
-    Leaves out the jobs of silent workers, which may have been killed. Here, a worker is silent if
-    its last heartbeat is over 45 s old.
+    Leaves out workers that are silent. A busy one counts as silent here after 45 s: if it was
+    killed, its job is no cause.
 
-    Returns None if there is no long job, or if no other job has waited for 10 s. Always returns
-    None with BullMQ, whose jobs do not name their workers.
+    Returns None if there is no long job, if no other job has waited for 10 s, or with BullMQ, whose
+    jobs do not name their workers.
     """
     if not queue.waiting or (queue.oldest_waiting_seconds or 0) < _LONG:
         return None
