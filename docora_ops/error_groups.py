@@ -110,12 +110,13 @@ def fold(text: str) -> str:
 def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
     """Groups links by folded error (see `fold`), most links first.
 
-    A group shows its error without the file, folded if its links differ in that.
+    A group shows its error without the file. If the errors of its links still differ, the group
+    shows the folded error.
 
     rows: each describes links of one app that have the same error: the app's id and name (None if
         unknown), the first LONGEST + 1 characters of the error, the number of links and,
         optionally, `good_until_at`, `good_until_seconds` and `oldest_scan_seconds` of the failed
-        ones.
+        links.
     """
     links: defaultdict[str | None, Counter[tuple[str, str | None]]] = defaultdict(Counter)
     files: defaultdict[str | None, set[int]] = defaultdict(set)  # hashes, for a million links
@@ -155,8 +156,8 @@ def group_failures(failures: Iterable[LinkFailure]) -> list[ErrorGroup]:
 def typable(error: str) -> str:
     """Returns the beginning of an error, without secrets, as a pattern for `--error`.
 
-    `*` replaces text that is hard to type, such as control characters and outer blanks, and
-    everything after the first LONGEST characters.
+    `*` replaces text that is hard to type, such as control characters and outer blanks. `*` also
+    replaces everything after the first LONGEST characters.
     """
     text = mask_cut(error) if len(error) > LONGEST else mask(error)
     if len(error) > LONGEST or len(text) > LONGEST:

@@ -133,8 +133,8 @@ class JobState(StrEnum):
 class QueuedJob:
     """A live job. Fields that the queue does not record are None.
 
-    files_sent, files_total: of a running job, once it knows which files to send. Not reported by
-        BullMQ's workers, nor by older versions of docora-ops.
+    files_sent, files_total: None until a running job knows which files to send. BullMQ's workers
+        and older versions of docora-ops do not report them.
     error_message: the error of a delayed job's last try, from Postgres.
     """
 
@@ -160,7 +160,7 @@ class QueuedJob:
 
     @property
     def files_words(self) -> str | None:
-        """Returns `2,311 of 60,000`; None if unknown."""
+        """Returns how many files a running job has sent: `2,311 of 60,000`; None if unknown."""
         if self.files_sent is None or self.files_total is None:
             return None
         return f"{self.files_sent:,} of {self.files_total:,}"
@@ -190,7 +190,7 @@ class NoJobCode(StrEnum):
 
 @dataclass(frozen=True)
 class NoJobReason:
-    """Why a worker takes no job, as it reports. Of RQ's own workers, only a suspension is known."""
+    """Why a worker takes no job, as reported. RQ's own workers report only a suspension."""
 
     code: NoJobCode
     message: str  # in a few words, such as `clock 3,600 s ahead`
@@ -286,15 +286,15 @@ class Hold:
     reason: str | None
 
     def is_forgotten(self, now: datetime) -> bool:
-        """Tells whether a hold that does not end by itself has lasted for over a week.
+        """Tells whether a hold without an end has lasted for over a week.
 
-        Also true if nobody knows since when it has lasted, as with an unreadable entry.
+        Also true if its beginning is unknown, because its entry in Redis can't be read.
         """
         return not self.until_at and (self.since_at is None or now - self.since_at > _WEEK)
 
     @property
     def until(self) -> str:
-        """Returns `2026-12-01T08:00Z`, or `for ever`."""
+        """Returns when the hold ends: `2026-12-01T08:00Z`, or `for ever`."""
         return to_minute(self.until_at) if self.until_at else "for ever"
 
     @property
@@ -366,9 +366,9 @@ class QueueOverview:
 
     @property
     def lost_words(self) -> str | None:
-        """Returns `last heartbeat 1m15s ago; w1 is gone`, or one half of it.
+        """Says which workers are silent or gone: `last heartbeat 1m15s ago; w1 is gone`.
 
-        None if no worker is silent or gone.
+        Returns None if no worker is silent or gone.
         """
         silences = (worker.silent_seconds for worker in self.workers)
         silent = [seconds for seconds in silences if seconds is not None]
@@ -384,9 +384,9 @@ class QueueOverview:
     def has_scheduler(self) -> bool:
         """Tells whether anything queues RQ's delayed jobs when they are due.
 
-        RQ's scheduler and each worker of docora-ops do so. Of all workers, only those of docora-ops
-        report `clock_ahead_seconds`.
+        RQ's scheduler and each worker of docora-ops do so.
         """
+        # Only workers of docora-ops report their clock.
         ours = any(worker.clock_ahead_seconds is not None for worker in self.workers)
         return ours or self.scheduler is not None
 
@@ -394,7 +394,7 @@ class QueueOverview:
     def recovers_links(self) -> bool:
         """Tells whether a live worker of docora-ops recovers the links of killed workers.
 
-        Suspended workers do so, too.
+        Suspended workers recover links, too.
         """
         return any(
             worker.clock_ahead_seconds is not None
@@ -405,9 +405,10 @@ class QueueOverview:
 
     @property
     def spare_slots(self) -> int:
-        """Counts the idle workers that take no waiting job, because its app has its full share.
+        """Counts the idle workers if a job has waited for at least 10 s.
 
-        Any other waiting job is taken within a second or two.
+        The workers leave the job because its app already has its full share. They take any other
+        job within a second or two.
         """
         if (self.oldest_waiting_seconds or 0) < _LONG:
             return 0

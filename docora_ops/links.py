@@ -261,9 +261,9 @@ class AppCount(App):
 
 @dataclass(frozen=True)
 class LinkFilter:
-    """A filter for links: one value of each field must match. An empty field matches all links.
+    """A filter for links: a link must match one value of each field. Empty fields match all links.
 
-    exclude_app_ids, exclude_errors: no value may match.
+    exclude_app_ids, exclude_errors: a link must match none of the values.
     """
 
     app_ids: Sequence[str] = ()

@@ -37,7 +37,7 @@ class StoppedBy(StrEnum):
 class Results:
     """The known results of an operation's snapshots.
 
-    Includes snapshots that were already running, whose links were not put to work.
+    Includes snapshots that were already running when the operation reached their links.
     """
 
     synced: int
@@ -51,9 +51,8 @@ class KnownOperation:
     """A bulk operation that is still in Redis.
 
     started_at, who, command, reason: None for operations of Docora's dashboard.
-    taken_over: how many of the completed links the operation did not queue, because another
-        producer had queued them, or because they no longer qualified. 0 except for a retry
-        with `--in-flight`.
+    taken_over: the number of completed links that another producer queued or changed first. Always
+        0 except for a retry with `--in-flight`.
     """
 
     operation_id: str
@@ -139,7 +138,7 @@ class HistoryEntry:
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
-    target: str | None = None  # what the user who made the change called this Docora
+    target: str | None = None  # the name of the target for the user who made the change
 
     @property
     def latest_at(self) -> datetime:
@@ -223,9 +222,9 @@ NO_OPTIONS = ChangeOptions()
 
 @dataclass(frozen=True)
 class RunningOperation(KnownOperation):
-    """A bulk operation at work on some links of a selection.
+    """A running bulk operation that shares links with the selection of another command.
 
-    links: how many of these links still wait for the operation to queue them, or for a result.
+    links: how many of the shared links the operation has not queued yet, or has no result for.
     """
 
     links: int
@@ -251,7 +250,7 @@ class BulkResult:
     circuits_reset, circuits_locked: None without `--reset-circuit`.
     planned_links: None without `--dry-run`.
     running_operations: operations that were at work on the same links before this one began.
-    failures: one list that all results share. The operation keeps adding to it.
+    failures: a list that all results of the operation share, and that the operation adds to.
     """
 
     action: Action
@@ -318,7 +317,7 @@ class LinkWait:
 
 @dataclass(frozen=True)
 class JobCounts:
-    """The jobs of followed links by state. A missing job counts only after a while, as lost."""
+    """Counts of the jobs of followed links. A missing job counts as lost only after a while."""
 
     waiting: int = 0
     running: int = 0

@@ -36,7 +36,7 @@ _SERVERS = ("DATABASE_URL", "REDIS_URL")
 SYSTEM_FOLDER = Path("/etc/docora-ops/targets")
 _TARGET_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 READ_FROM_FILES = (*_SERVERS, "ENCRYPTION_KEY")
-"""Variables whose value may be in the file that NAME_FILE names."""
+"""Variables whose value may be in a file: NAME_FILE is the path of the file with NAME's value."""
 _EXPOSED = "has a password, and every user can read it"
 _PASSWORD = re.compile("://[^/?#@]*:.+@|password=.", re.IGNORECASE)
 
@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     def hurried(self, seconds: int, *, keeps_set: bool = False) -> Self:
         """Returns a copy that waits at most `seconds` to connect, and for each server reply.
 
-        keeps_set: keep the statement timeout if it was set.
+        keeps_set: keep a statement timeout that the user has set.
         """
         names = {"connect_timeout", "statement_timeout"}
         if keeps_set and "statement_timeout" in self.model_fields_set:
@@ -290,12 +290,12 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
 
 
 def _usable(variables: Mapping[str, str], place: str) -> dict[str, str | None]:
-    """Returns the variables that are settings and not empty.
+    """Returns the settings among the variables, without empty ones.
 
     Reads DATABASE_URL or REDIS_URL from a file if DATABASE_URL_FILE or REDIS_URL_FILE names one.
-    If either ENCRYPTION_KEY or ENCRYPTION_KEY_FILE is set, returns the other as None, to override
-    its value in another place. Raises ConfigurationError if a variable and its _FILE are both set,
-    or if a file gives no value.
+    If either ENCRYPTION_KEY or ENCRYPTION_KEY_FILE is set, returns None for the other one, so that
+    another place can't add it. Raises ConfigurationError if a variable and its _FILE are both set,
+    or if a file is empty or can't be read.
 
     place: the name of the environment or the file, for errors.
     """
@@ -348,9 +348,9 @@ def _read_target(target: str) -> dict[str, str | None]:
 
 
 def _protection(file: Path, variables: Mapping[str, str]) -> str | None:
-    """Returns a command that hides the file from other users.
+    """Returns the command that hides a file with secrets from other users.
 
-    None if the file has no secrets, or if other users can't read it.
+    Returns None if the file has no secrets, or if other users can't read it.
     """
     if not variables.get("ENCRYPTION_KEY") and not any(map(_PASSWORD.search, variables.values())):
         return None
@@ -386,7 +386,7 @@ def _read(file: Path, place: str) -> dict[str, str]:
 def _text_of(file: Path, name: str) -> str:
     """Returns the text of a regular file, or of a pipe.
 
-    Raises ConfigurationError if it can't be read, if it is longer than 64 KiB, or if a pipe does
+    Raises ConfigurationError if the file can't be read or is longer than 64 KiB, or if a pipe does
     not end within 5 s.
 
     name: the name of the file, for errors.

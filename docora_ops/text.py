@@ -81,7 +81,7 @@ def to_minute(when: datetime) -> str:
 
 @dataclass(frozen=True)
 class TimeOfDay:
-    """A time of day in UTC: its latest occurrence."""
+    """The latest occurrence of a time of day in UTC."""
 
     at: time
 
@@ -129,7 +129,7 @@ def seconds_of(text: str, *, shortest: int = 1, longest: int = 7 * _DAY) -> int:
 def duration(seconds: float) -> str:
     """Returns `45s`, `8m10s`, `12m`, `3h5m` or `2d`, as kubectl writes ages.
 
-    Only a number below 10 is followed by the next smaller unit.
+    Adds the next smaller unit only to a number below 10.
     """
     left = int(min(max(0, seconds), _LONGEST))
     units = [(size, unit) for size, unit in _UNITS if left >= size] or [(1, "s")]
@@ -154,7 +154,7 @@ def good_until(at: datetime | None, seconds: int | None, oldest: int | None = No
     there is no good scan.
 
     at, seconds: the latest of the links' last good scans, and the seconds since then.
-    oldest: the seconds since the earliest of them; None if there is only one.
+    oldest: the seconds since the earliest of these scans; None if there is only one.
     """
     if at is None or seconds is None:
         return "never good"
@@ -173,5 +173,5 @@ def good_until_in_words(at: datetime | None, seconds: int | None, oldest: int | 
 
 
 def are_far_apart(seconds: int, oldest: int) -> bool:
-    """Tells whether `oldest` is more than twice `seconds`, so that one can't stand for both."""
+    """Tells whether two ages, in seconds, differ too much to show only one of them."""
     return 2 * seconds < oldest

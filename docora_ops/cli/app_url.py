@@ -44,9 +44,8 @@ def set_url(
 ) -> int:
     """Change the base_url of an app.
 
-    Workers of docora-ops use the new URL from their next job on. BullMQ jobs keep the URL with
-    which they were queued, and running jobs the URL with which they began. Names the links that
-    become synced although their files went to the old URL, and the resync that they need. Needs a
+    Workers of docora-ops use the new URL from their next job on. Running jobs and queued BullMQ
+    jobs keep the old URL. Names the links of these jobs, which need a resync afterwards. Needs a
     separate grant: see docora-ops help privileges.
     """
     context = context_of(typer_context)
@@ -115,7 +114,7 @@ def _remains(change: UrlChange) -> str:
 
 
 def _next_commands(change: UrlChange) -> Iterator[tuple[str, str]]:
-    """Yields the next commands to run, as pairs: words that say when, and the command."""
+    """Yields the next commands to run, each after the words that say when to run it."""
     app_id = arguments(change.app_id)
     if change.dry_run or not change.changed:
         return

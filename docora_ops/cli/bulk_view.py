@@ -54,7 +54,7 @@ def bulk_data(result: BulkResult, wait: BulkWait | None = None) -> BulkData:
 
 
 def message(result: BulkResult) -> str:
-    """Returns the result in a few words; where possible, in those of Docora's dashboard."""
+    """Returns the result in a few words, if possible with the text of Docora's dashboard."""
     done, none = _MESSAGES[result.action]
     if result.action is Action.SCHEDULE and result.left:
         done = "Schedule pass stopped"
@@ -123,7 +123,7 @@ def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
 
 
 def stopped(stopped_by: StoppedBy | None, cancelled_by: str | None) -> str:
-    """Returns why an operation queues no further link."""
+    """Returns, in words, why an operation queues no more links."""
     if cancelled_by and stopped_by in {None, StoppedBy.CANCELLED}:
         return f"cancelled by {cancelled_by}"
     return words(stopped_by or StoppedBy.CANCELLED)
@@ -154,7 +154,7 @@ def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
     """Counts the snapshots by result, and the jobs of unfinished snapshots by state.
 
     left: the number of links not queued yet.
-    limit: how many snapshots may be in flight now.
+    limit: how many snapshots may be in flight now; None without `--in-flight`.
     """
     jobs = asdict(wait.jobs_by_state)
     label = "still to come"

@@ -48,7 +48,7 @@ def complete_app(typer_context: typer.Context, incomplete: str) -> list[str]:
 def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
     """Returns the repositories whose name or id begins with the typed text.
 
-    If the command line names apps, only their repositories.
+    If the command line names apps, returns only repositories of these apps.
     """
     from docora_ops.actions.lookup import resolve_app
     from docora_ops.database.names import repositories_by_prefix
@@ -92,10 +92,7 @@ def complete_page(typer_context: typer.Context, incomplete: str) -> list[str]:
 
 
 def _docora(typer_context: typer.Context) -> Docora:
-    """Returns the Docora with timeouts of 1 s.
-
-    Thus, Postgres soon cancels the statement of a completion that was abandoned.
-    """
+    """Returns the Docora with timeouts of 1 s, so that Postgres soon ends abandoned completions."""
     from docora_ops.actions.docora import Docora
     from docora_ops.settings import load_settings
 
@@ -111,7 +108,7 @@ def _offer(names: Mapping[str, str], incomplete: str) -> list[str]:
 
     Spells the beginning as it was typed, even if the case differs: Typer drops other spellings.
 
-    names: by id.
+    names: the names of apps or repositories by id.
     """
     from docora_ops.text import inert, mask
 

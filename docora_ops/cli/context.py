@@ -352,7 +352,7 @@ def confirmation(typer_context: typer.Context, context: Context) -> Terminal | N
 
 
 def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> LinkChoice:
-    """Returns the choice of links, from the command line."""
+    """Returns the choice of links that the command line makes. `statuses`: empty means all."""
     from docora_ops.actions.lookup import LinkChoice
 
     parameters = typer_context.params

@@ -136,7 +136,7 @@ def _style(repository: RepositoryDeliveries) -> str:
 
 
 _REPOSITORIES: Sequence[Column[RepositoryDeliveries]] = (
-    Column("Repository", lambda it: it.repository_name or it.repository_id, narrowest=14),
+    Column("Repository", lambda repo: repo.repository_name or repo.repository_id, narrowest=14),
     Column("Files", lambda repository: repository.files, is_number=True),
     Column("First (UTC)", lambda repository: _at(repository.first_at)),
     Column("Last (UTC)", lambda repository: _at(repository.last_at)),

@@ -118,7 +118,7 @@ class Messages(TextIOBase):
         self._kept: deque[str] = deque(maxlen=MESSAGES_KEPT)
 
     def write(self, text: str) -> int:
-        """Stores each line with the current time. If Redis is down, the next call stores it."""
+        """Stores each line with the current time. While Redis is down, the lines wait."""
         now = moment(datetime.now(UTC))
         self._kept += [f"{now} {line.strip()}" for line in text.splitlines() if line.strip()]
         keep_messages(self._docora, self._operation_id, list(self._kept))

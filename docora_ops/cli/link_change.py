@@ -69,7 +69,7 @@ def link_data(result: LinkResult | Link, workers: int, wait: LinkWait | None = N
 
 
 def message(result: LinkResult) -> str:
-    """Returns the result in a few words; where possible, in those of Docora's dashboard."""
+    """Returns the result in a few words, if possible with the text of Docora's dashboard."""
     if result.dry_run:
         return "Dry run"
     if result.outcome is Outcome.ALREADY_RUNNING:

@@ -109,8 +109,8 @@ def _lines(
     errors: the errors of unusable servers.
     with_proof: whether `--verify` was given.
     """
-    what = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
-    yield from (f"# Report of {what}", "")
+    subject = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
+    yield from (f"# Report of {subject}", "")
     yield f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
     yield from map(context.addressed, _open_now(report, errors))
     yield from _timeline(context, report)

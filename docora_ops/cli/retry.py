@@ -165,11 +165,11 @@ def schedule(
 ) -> int:
     """Queue all due links once.
 
-    For cron or a timer; with --repeat, for a container. Links become due for their first snapshot,
-    a rescan, or a retry if they are failed. Changes no link. Keeps live jobs. Replaces stale jobs,
-    and jobs that are marked as waiting but missing from the queue. Excludes links whose circuit is
-    open; failed links whose circuit was open, until git succeeds again; and links that a running
-    command with --in-flight will queue.
+    Run this from cron or a timer, or with --repeat in a container. A link is due for its first
+    snapshot, for a rescan or, if it is failed, for a retry. Changes no link. Keeps live jobs.
+    Replaces stale jobs, and jobs that are marked as waiting but missing from the queue. Excludes
+    links that a running command with --in-flight will queue, and links whose circuit is open. Once
+    a circuit has been open, its failed links stay excluded until git succeeds again.
     """
     context = context_of(typer_context)
     if repeat and (as_json or dry_run):

@@ -308,7 +308,8 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         good = good_until_in_words(
             status.good_until_at, status.good_until_seconds, status.oldest_scan_seconds
         )
-        by_app = [(it.links, f"{it.app_name} ({it.app_id})") for it in status.failed_by_app or ()]
+        failed_apps = status.failed_by_app or ()
+        by_app = [(app.links, f"{app.app_name} ({app.app_id})") for app in failed_apps]
         by_error = [(group.links, group.error_message) for group in status.failed_by_error or ()]
         apps, errors = status.failed_apps or 0, status.failed_errors or 0
         in_apps = f"{failed} in {amount(apps, 'app')}, {good}"

@@ -141,7 +141,7 @@ def rate(per_hour: float) -> str:
 
 
 def trend_of_day_words(found: Trend, *, with_bars: bool) -> str:
-    """Returns `▁▁▂▇█▅▂▁ (24 h)  3/h in the last 20 to 30m, falling`. Only 0 has the lowest bar.
+    """Returns `▁▁▂▇█▅▂▁ (24 h)  3/h in the last 20 to 30m, falling`. Only 0 gets the lowest bar.
 
     with_bars: begin with a bar for each period if there are several.
     """
@@ -157,7 +157,7 @@ def trend_of_day_words(found: Trend, *, with_bars: bool) -> str:
 
 
 def _bar(count: int, most: int) -> str:
-    """Returns a bar, which is longest for `most` and empty only for 0."""
+    """Returns a bar for a count. The bar is longest for `most`, and empty only for 0."""
     if not _has_blocks():
         return "#" * -(-count * _WIDTH // max(1, most))
     full, eighths = divmod(-(-count * _WIDTH * 8 // max(1, most)), 8)

@@ -144,7 +144,7 @@ def _how_to_resync(links: Sequence[DifferingLink]) -> str:
 
 
 def _which(links: Sequence[DifferingLink]) -> str:
-    """Returns the only link or the only app as arguments; an empty text for several apps."""
+    """Returns the only link or the only app as arguments; empty if there are several apps."""
     return links[0].words if len(links) == 1 else only_app({link.app_id for link in links})
 
 

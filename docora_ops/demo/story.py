@@ -145,8 +145,8 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
     """Starts the servers in a temporary folder; always stops them and removes the folder.
 
     Delays signals while starting and stopping, because an interrupted start would leave a server
-    behind. The servers inherit SIGINT as blocked, because Ctrl-C in the terminal must not end a
-    server that a command still uses. They do not inherit SIGTERM as blocked, because it stops them.
+    behind. The servers start with SIGINT blocked, because Ctrl-C in the terminal must not end a
+    server that a command still uses. SIGTERM stops the servers.
     """
     stack, ending = ExitStack(), {signal.SIGTERM, signal.SIGHUP}
     try:

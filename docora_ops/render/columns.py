@@ -153,11 +153,11 @@ class Column(Generic[Row]):
     If a list is too wide for the terminal, it is narrowed in these steps, until it fits:
 
     1. Long texts are narrowed.
-    2. Columns are left out, lowest `left_out` first, until each one that could still be left out
-        has a `narrowest`.
-    3. Columns are narrowed to `narrowest`, from right to left. In a compact list, long texts are
-        narrowed further, before and after that.
+    2. Columns with a `left_out` are left out, lowest first, while any of them has no `narrowest`.
+    3. Columns are narrowed to `narrowest`, from right to left.
     4. The remaining columns with a `left_out` are left out, lowest first.
+
+    In a compact list, long texts keep 36 characters in steps 1 and 2, and 16 in steps 3 and 4.
 
     value: returns a text, a number or a time; None is an empty cell. A terminal shows each item of
         a tuple on its own line.
@@ -212,10 +212,10 @@ class Pairs:
 
     def lines(self) -> Iterator[str]:
         """Yields the lines for a pipe: name, tab, value."""
-        known = ""
+        last_name = ""
         for name, value in self.rows:
-            known = name or known
-            yield f"{known}\t{value.plain.strip()}"
+            last_name = name or last_name
+            yield f"{last_name}\t{value.plain.strip()}"
 
     def __rich__(self) -> Table:
         """Returns the table for a terminal."""

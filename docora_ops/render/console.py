@@ -71,7 +71,7 @@ class Redrawing:
         lines, size = text.splitlines(), make_console(sys.stdout).size
         if len(lines) > (most := max(2, size.height - 1)):
             lines = [*lines[: most - 1], lines[-1]]
-        # After a change of its size, the terminal may have wrapped the lines or moved them.
+        # A terminal whose size has changed may have wrapped or moved the lines.
         moved = "\x1b[H" if self._size not in {None, size} else "\x1b[1A" * self._lines
         self._lines, self._size = len(lines), size
         sys.stdout.write(f"{moved}\x1b[J" + "".join(f"{line}\n" for line in lines))

@@ -67,8 +67,7 @@ _COLUMNS: Mapping[LinkGroup, Sequence[Column[Any]]] = {
 def group_columns(group: LinkGroup, *, of_failed: bool = False) -> Sequence[Column[Any]]:
     """Returns the columns of a list that counts links by a field.
 
-    of_failed: the list counts only failed links. If it counts them by error, it gets the column
-        `Good until`.
+    of_failed: the list counts only failed links. A list by error then has the column `Good until`.
     """
     columns = [column for column in _COLUMNS[group] if of_failed or column.name != GOOD_UNTIL]
     return [Column[Any]("Links", lambda count: count.links, is_number=True), *columns]

@@ -2,7 +2,7 @@
 
 
 def snapshot(**arguments: str) -> None:
-    """Brings one link up to date: see `snapshot_job.snapshot`. RQ calls it by this name."""
+    """Runs `snapshot_job.snapshot`. RQ finds this function by the name that is in each job."""
     from docora_ops.worker import snapshot_job  # `worker --check` does not need it
 
     snapshot_job.snapshot(**arguments)

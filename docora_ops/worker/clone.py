@@ -41,8 +41,8 @@ _ID_LENGTH = 20  # bytes of an object id in a tree
 # git creates no such paths, but accepts them from a server.
 _UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 _SCAN = "docora-ops-scan"
-_LONGEST_WRITE = 3600  # seconds; a scan that was not stored by then never will be
-# To be changed whenever a scan records something else about the same file.
+_LONGEST_WRITE = 3600  # seconds; an older unfinished scan belongs to a killed job
+# Change this whenever a scan records something else about the same file.
 _VERSION = 5
 
 
@@ -59,7 +59,7 @@ class File(NamedTuple):
 
     path: as Docora writes it, with U+FFFD in place of bytes that are not UTF-8.
     sha: SHA-256 of the content, in hex.
-    is_text: True for UTF-8 without NUL, PDF excepted; other files are sent as base64.
+    is_text: the file is sent as text: it is UTF-8 without NUL, and not a PDF.
     """
 
     path: str
@@ -93,7 +93,7 @@ def newest_commit(git: Git) -> Commit | None:
 
 
 class RepositoryLock:
-    """The lock of a repository, in Redis because hosts may share the volume of the clones.
+    """The lock of a repository. It is in Redis because several hosts may share the clones.
 
     full_name: `owner/name` of the repository.
     owner: id of the job that takes the lock.
@@ -132,7 +132,7 @@ class RepositoryLock:
     def renew(self) -> None:
         """Resets the TTL of the lock if this process holds the lock.
 
-        Raises RedisError, and SnapshotError if the lock has expired.
+        Raises SnapshotError if the lock has expired; RedisError.
         """
         if self._lock.local.token is None:
             return
@@ -145,11 +145,10 @@ class RepositoryLock:
 
 
 class Clone:
-    """The clone of one repository, in a folder of our own below `base_path`.
+    """The clone of one repository, in docora-ops's own folder below `base_path`.
 
-    The clone may hold private code, so other users can't read it. A job takes the lock only to
-    fetch into the clone or to remove it; `scan` stores its result without the lock.
-    Raises SnapshotError for an unsafe owner or name.
+    Other users can't read the clone, because the code may be private. A job takes the lock only to
+    fetch into the clone or to remove the clone. Raises SnapshotError for an unsafe owner or name.
     """
 
     def __init__(
@@ -169,8 +168,8 @@ class Clone:
     def sync(self) -> Commit | None:
         """Brings the clone to the newest commit, and returns the commit.
 
-        Returns None, and leaves the clone as it is, if the repository shows no branch. Raises
-        RedisError, SnapshotError, and GitError if the repository cannot be fetched.
+        If the repository shows no branch, returns None, and leaves the clone as it is. Raises
+        GitError if the repository can't be fetched; RedisError, SnapshotError.
         """
         commit = newest_commit(self._git)
         if commit is None or self._local_head() == commit.sha:
@@ -234,9 +233,9 @@ class Clone:
 
 
 class Objects:
-    """Reads the objects of a clone with one `git cat-file`, started when first needed.
+    """Reads the objects of a clone through one `git cat-file`, which the first read starts.
 
-    Raises BrokenCloneError, possibly after a part of an object was read.
+    Reading raises BrokenCloneError, possibly in the middle of an object.
     """
 
     def __init__(self, git: Git, clone: Path) -> None:
@@ -252,8 +251,8 @@ class Objects:
     def list_files(self, commit: str) -> list[tuple[str, str]]:
         """Returns path and object id of the regular files of a commit, in byte order of the paths.
 
-        Logs and leaves out files with unsafe paths. Raises BrokenCloneError, and GitError if the
-        commit has too many paths, or a path that is too long.
+        Logs and leaves out files with unsafe paths. Raises GitError if the commit has too many
+        paths, or a path that is too long; BrokenCloneError.
         """
         files = []
         paths = 0
@@ -334,8 +333,8 @@ def _entries(tree: bytes) -> Iterator[tuple[bytes, bytes, str]]:
 def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
     """Returns the regular files of the commit, sorted by path. Stores this list in the clone.
 
-    If the stored list is of the same commit, returns the stored list. Otherwise, reads only files
-    that are new or changed compared with the stored list. Raises BrokenCloneError, SnapshotError.
+    If a list of this commit is stored, returns that list. If a list of another commit is stored,
+    reads only files that are new or changed. Raises BrokenCloneError, SnapshotError.
     """
     stored = clone / _SCAN
     known: dict[tuple[str, str], File] = {}

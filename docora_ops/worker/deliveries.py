@@ -1,7 +1,7 @@
 """Compares a commit with the files that an app has received, and sends the differences.
 
-Receivers check the signature over `JSON.stringify(JSON.parse(body))`, so a body is byte for byte
-what JavaScript prints: compact, with the keys in Docora's order, and with the same escapes.
+Receivers check the signature over `JSON.stringify(JSON.parse(body))`. So each body is exactly what
+`JSON.stringify` prints: compact, with JavaScript's escapes, and with the keys in Docora's order.
 """
 
 import base64
@@ -36,9 +36,9 @@ _SYNC_FAILED_TIMEOUT = 10  # seconds
 class Change:
     """A file to create, update or delete at an app.
 
-    sha: SHA-256 of the content; the last delivered one if the file is to be deleted.
-    file: None if the file is to be deleted.
-    previous_sha: SHA-256 of the last delivered content, if the file is to be updated.
+    sha: SHA-256 of the new content or, for a deletion, of the last delivered content.
+    file: None for a deletion.
+    previous_sha: for an update, SHA-256 of the last delivered content; otherwise None.
     """
 
     event: Literal["create", "update", "delete"]
@@ -52,18 +52,18 @@ def compare(files: Iterable[File], delivered: Iterable[tuple[str, str]]) -> list
     """Returns the changes that an app needs: first deletions, then creations, then updates.
 
     Logs and leaves out new files whose path is too long for Docora's tables. If several files have
-    the same path, because bytes that are not UTF-8 were replaced, keeps the last.
+    the same path, because invalid bytes in their names were replaced, keeps the last file.
 
     delivered: path and SHA-256 of each file that the app has received.
     """
     by_name = {file.path: file for file in files}
     deletions, creations, updates = [], [], []
     for path, sha in delivered:
-        known = by_name.pop(path, None)
-        if known is None:
+        current = by_name.pop(path, None)
+        if current is None:
             deletions.append(Change("delete", path, sha))
-        elif known.sha != sha:
-            updates.append(Change("update", path, known.sha, known, sha))
+        elif current.sha != sha:
+            updates.append(Change("update", path, current.sha, current, sha))
     for name, file in by_name.items():
         if len(name) <= LONGEST_PATH and fits_index(name):
             creations.append(Change("create", name, file.sha, file))
@@ -81,7 +81,7 @@ def fits_index(path: str) -> bool:
 class Sender:
     """Sends changes of one repository at one commit to an app.
 
-    look: called before each POST. To prevent the POST, it raises an error.
+    look: called before each POST; may raise an error to prevent the POST.
     """
 
     webhook: Webhook
@@ -92,7 +92,7 @@ class Sender:
     settings: Settings
 
     def send(self, change: Change) -> None:
-        """Sends a change. Raises BrokenCloneError, and DeliveryError unless the answer is 2xx."""
+        """Sends a change. Raises DeliveryError unless the answer is 2xx; BrokenCloneError."""
         try:
             for body in self._bodies(change):
                 self.look()
@@ -103,7 +103,7 @@ class Sender:
             raise DeliveryError(reason) from error
 
     def _bodies(self, change: Change) -> Iterator[Body]:
-        """Yields the body of a change, or one for each chunk of a large binary file."""
+        """Yields the body of a change; for a large binary file, one body per chunk."""
         file, size = change.file, self.settings.binary_chunk_size_bytes
         if file is None:
             yield self._encode(change, {})
@@ -128,7 +128,7 @@ class Sender:
     def _frame(
         self, change: Change, file: File, chunk: dict[str, dict[str, object]]
     ) -> tuple[bytes, bytes]:
-        """Returns what stands before and after the content in a creation or an update."""
+        """Returns the parts of a body before and after the content of a created or updated file."""
         encoding = {} if file.is_text else {"content_encoding": "base64"}
         content = {"size": file.size, "content": "", **encoding, **chunk}
         # No value can contain this, because quotes in values are escaped.
@@ -221,11 +221,11 @@ def _encoded(file: File, content: Iterable[bytes]) -> Iterator[bytes]:
 
 def _resized(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
     """Yields the same bytes in pieces of `size` bytes; the last piece may be smaller."""
-    held = bytearray()
+    buffer = bytearray()
     for piece in pieces:
-        held += piece
-        while len(held) >= size:
-            yield bytes(held[:size])
-            del held[:size]
-    if held:
-        yield bytes(held)
+        buffer += piece
+        while len(buffer) >= size:
+            yield bytes(buffer[:size])
+            del buffer[:size]
+    if buffer:
+        yield bytes(buffer)

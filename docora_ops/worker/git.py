@@ -1,4 +1,4 @@
-"""Runs git without a shell, without prompts, and with no configuration but our own."""
+"""Runs git without a shell, without prompts, and without the configuration of user or system."""
 
 import os
 import re
@@ -60,11 +60,11 @@ def require_git() -> None:
 class Git:
     """Runs git for one repository. Calls raise GitError; an unsafe URL raises SnapshotError.
 
-    token: the login at the server, None for a public repository.
-    protocols: the only ones that git may use, separated by commas.
-    timeout: seconds that a call may take.
-    keep_alive: called every 20 s during a call. An error of `keep_alive` ends git and the call.
-    location: the URL to which the server redirects; `url` if it does not.
+    token: the login at the server; None for a public repository.
+    protocols: the protocols that git may use, separated by commas.
+    timeout: the maximum duration of a call, in seconds.
+    keep_alive: called every 20 s during a call. If `keep_alive` raises an error, git is ended.
+    location: the URL after all redirects; without a redirect, `url`.
     """
 
     url: str
@@ -81,10 +81,9 @@ class Git:
     def list_refs(self, *patterns: str) -> str:
         """Returns the server's refs that match, as `git ls-remote --symref` prints them.
 
-        Follows redirects on the same server, because a renamed repository answers with one, and
-        sets `location` to their target. git itself can only follow redirects to all hosts, or no
-        redirects at all. Raises GitError if a redirect leads to another server or to no repository,
-        or if the answer is not git's.
+        Follows redirects within the same server, as of a renamed repository, and sets `location`.
+        git itself can only follow redirects to any server, or none. Raises GitError if a redirect
+        leads to another server or to no repository, or if the answer is not git's.
         """
         self.location, end = self.url, time.monotonic() + self.timeout
         for _ in range(_MOST_REDIRECTS + 1):
@@ -210,20 +209,20 @@ def stop(process: subprocess.Popen[Any]) -> None:
 def _descendants(pid: int) -> list[int]:
     """Returns the ids of all descendants of a process; none without /proc.
 
-    A git that is killed leaves its children running. git and its children have no process group of
-    their own, because they must end when the process group of the job is killed.
+    git leaves its children running when it is killed. git gets no process group of its own, because
+    it must end when the process group of the job is killed.
     """
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
     except OSError:
         return []
-    return [one for child in map(int, children) for one in (child, *_descendants(child))]
+    return [pid for child in map(int, children) for pid in (child, *_descendants(child))]
 
 
 def target_on_same_server(url: str, location: str) -> str:
     """Returns the URL of the repository to which the repository at `url` redirects.
 
-    location: where the server redirects a request for `info/refs`.
+    location: the Location header with which the server answers a request for `info/refs`.
 
     Raises GitError, without the name of the other host, if the redirect leads to another scheme,
     host or port, or to something other than a repository.

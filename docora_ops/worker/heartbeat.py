@@ -42,9 +42,9 @@ class Heartbeat:
 
 
 def heartbeat_path(settings: Settings) -> Path:
-    """Returns the path that the settings name.
+    """Returns the path of the heartbeat file.
 
-    If they name none, returns a path that depends on the user and the URLs of Postgres and Redis.
+    By default, the path depends on the user and on the URLs of Postgres and Redis.
     """
     if settings.heartbeat_file is not None:
         return settings.heartbeat_file
@@ -56,7 +56,7 @@ def heartbeat_path(settings: Settings) -> Path:
 
 
 def write_heartbeat(path: Path, heartbeat: Heartbeat) -> None:
-    """Replaces the file in one step. Raises OSError."""
+    """Replaces the heartbeat file atomically. Raises OSError."""
     new = path.parent / f"{path.name}.{heartbeat.pid}"  # `with_name` refuses `/`
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW  # others may write to /tmp, too
     with os.fdopen(os.open(new, flags, 0o600), "w", encoding="utf-8") as file:
@@ -69,7 +69,7 @@ def write_heartbeat(path: Path, heartbeat: Heartbeat) -> None:
 
 
 def read_heartbeat(path: Path) -> Heartbeat | None:
-    """Reads the file; returns None if it is missing or unusable."""
+    """Reads the heartbeat file; returns None if the file is missing or unusable."""
     with suppress(OSError, ValueError, TypeError):
         heartbeat = Heartbeat(**json.loads(path.read_text(encoding="utf-8")))
         heartbeat.is_recent  # noqa: B018 - raises TypeError if a field is not a number

@@ -41,7 +41,7 @@ _SCARCE = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN),
 }
-# The same in the words of git, which runs in the locale C, and of our own errors.
+# The same errors in the words of git, which runs in the locale C, and in our own messages.
 _SCARCE_WORDS = re.compile(
     "out of memory|({})(?! [(]publickey)".format("|".join(map(os.strerror, _SCARCE))), re.IGNORECASE
 )
@@ -53,7 +53,7 @@ _measured_at = 0.0  # by the host's clock, which goes on while the host is suspe
 
 
 def measure_clock(client: Redis) -> None:
-    """Sets the clock of `timestamp` and `now` to Redis's time. Raises the client's RedisError."""
+    """Sets the clock of `timestamp` and `now` to Redis's time. Raises redis.RedisError."""
     global _offset, _measured_at  # noqa: PLW0603 - one clock for all that a process writes
     before = time.monotonic()
     redis_time = server_time(client)
@@ -62,7 +62,7 @@ def measure_clock(client: Redis) -> None:
 
 
 def keep_clock(client: Redis) -> None:
-    """Calls `measure_clock` if the last call was over 10 s ago. Raises the client's RedisError."""
+    """Calls `measure_clock` if the last call was over 10 s ago. Raises redis.RedisError."""
     if not 0 <= time.time() - _measured_at < _OFFSET_TTL:
         measure_clock(client)
 
@@ -78,14 +78,14 @@ def now() -> datetime:
 
 
 def seconds_ahead() -> float:
-    """Returns by how much the clock of this host is ahead of Redis's."""
+    """Returns by how many seconds the clock of this host is ahead of Redis's."""
     return time.time() - timestamp()
 
 
 def limit_memory(settings: Settings) -> None:
     """Limits the memory of this process, and of each process that it starts.
 
-    A repository, or an answer of a server, may be of any size.
+    Without a limit, a huge repository or HTTP answer could take all memory of the host.
     """
     limit = _MOST_MEMORY + _CHUNKS * settings.binary_chunk_size_bytes
     # Not RLIMIT_AS: git maps packs of any size, which take no memory of their own.
@@ -95,9 +95,9 @@ def limit_memory(settings: Settings) -> None:
 
 
 def is_scarcity(error: BaseException | None) -> bool:
-    """Tells whether an error or its cause may come from a host that lacks what jobs need.
+    """Tells whether an error, or one of its causes, may mean that the host lacks a resource.
 
-    Jobs need file descriptors, processes, memory, and a disk that has room and permits writes.
+    Resources are file descriptors, processes, memory, and a writable disk with free space.
     """
     while error is not None:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SCARCE:
@@ -115,9 +115,9 @@ def words_of(error: OSError) -> str:
 
 
 def find_fault(base: Path) -> HostFaultError | None:
-    """Tries what each job needs: writes 4 MiB below the folder of the clones, and forks.
+    """Writes 4 MiB below `base` and forks, as jobs must be able to. Returns an error if they can't.
 
-    Returns the first failure; None if both succeed.
+    base: the folder of the clones.
     """
     folder = base.absolute() / FOLDER
     failing = f"can't write to {str(folder)!r}"
@@ -143,10 +143,10 @@ def find_fault(base: Path) -> HostFaultError | None:
 def use_authorities(settings: Settings, base: Path | None) -> None:
     """Makes this process, and git, trust the certificate authorities that the settings name.
 
-    Sets the environment variables that `AUTHORITY_VARIABLES` lists: the settings may come from an
-    env file, which OpenSSL and git do not read. For git, writes the authorities of the system and
-    of NODE_EXTRA_CA_CERTS into one file, unless GIT_SSL_CAINFO is set. If NODE_EXTRA_CA_CERTS can't
-    be used, warns and ignores it, as Node does.
+    Sets the environment variables that `AUTHORITY_VARIABLES` lists, because OpenSSL and git do not
+    read Docora's env file. For git, writes the authorities of the system and of NODE_EXTRA_CA_CERTS
+    into one file, unless GIT_SSL_CAINFO is set. If NODE_EXTRA_CA_CERTS can't be used, warns and
+    ignores it, as Node does.
 
     base: the folder of the clones, below which the file for git is written; None for no file.
 
@@ -184,7 +184,7 @@ def use_authorities(settings: Settings, base: Path | None) -> None:
 
 
 def authorities_fault(folder: str, error: OSError) -> HostFaultError:
-    """Returns the fault of a host on which the authorities for git can't be written."""
+    """Returns the error for a folder to which the authorities for git can't be written."""
     return HostFaultError(
         f"can't write the authorities for git to {folder}: {words_of(error)}",
         hint="free space and make the folder writable, or set GIT_SSL_CAINFO",
@@ -203,7 +203,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 def certificate_hint(problem: str) -> str:
-    """Returns what to do about a certificate. `problem`: what OpenSSL or git says about it."""
+    """Returns a hint for a problem with a certificate, as reported by OpenSSL or git."""
     if "expired" in problem:
         return EXPIRED_HINT
     if "not yet valid" in problem:

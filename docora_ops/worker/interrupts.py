@@ -23,10 +23,9 @@ def handle_ending(handler: Callable[[int, FrameType | None], None]) -> dict[sign
 
 @contextmanager
 def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
-    """Runs the handlers of these signals only after the `with` block.
+    """Delays the handlers of these signals until the `with` block ends.
 
-    Programs that the block starts receive the signals at once. With `blocked`, in contrast, the
-    signals are blocked in the programs, too.
+    Unlike `blocked`, has no effect on programs that the block starts.
     """
     came: list[int] = []
     before = {
@@ -45,7 +44,7 @@ def deferred(signals: Iterable[signal.Signals]) -> Iterator[None]:
 def blocked(signals: Iterable[signal.Signals] = _ENDING) -> Iterator[set[int | signal.Signals]]:
     """Blocks signals until the `with` block ends. Yields the previous mask.
 
-    In threads and processes that start within the `with` block, the signals stay blocked.
+    Threads and processes that start within the `with` block keep the signals blocked.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:

@@ -1,4 +1,4 @@
-"""The log of workers and jobs on stderr, as text or JSON, and their record of outcomes in Redis."""
+"""The log of workers and jobs on stderr, as text or JSON; the record of outcomes in Redis."""
 
 import logging
 import os
@@ -30,7 +30,7 @@ _END_FIELDS = ("outcome", "seconds", "files", "error_message")
 
 
 class OneLineHandler(logging.Handler):
-    """Writes our events, and RQ's warnings and errors. Each is one line of inert text."""
+    """Writes our events, and RQ's warnings and errors, each as one line of inert text."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class OneLineHandler(logging.Handler):
             self.setFormatter(JsonFormatter(fields, rename_fields=names))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes the line to stderr, without a buffer: a signal handler may log meanwhile."""
+        """Writes a line to stderr, unbuffered, because a signal handler may log meanwhile."""
         if record.name != NAME:
             if record.levelno < logging.WARNING or str(record.msg).startswith(_REPORTED_BY_US):
                 return
@@ -71,7 +71,7 @@ def tell(
     """Logs an event of a link's job. Masks secrets in the names of app and repository.
 
     about: the app_id and repository_id of the link; app_name, owner and name if known.
-    outcome: how the job has ended, if the event is its end.
+    outcome: None unless the event is the end of the job.
     """
     ref = LinkRef("", str(about.get("app_id")), str(about.get("repository_id")))
     title = f"{ref.app_id} {ref.repository_id}"
@@ -94,7 +94,7 @@ def record(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool = True) 
 
     Logs errors and raises none, because the link already has its new status.
 
-    keep_entry: False to only count the outcome.
+    keep_entry: whether to add an entry for this job. The outcome is counted in any case.
     """
     try:
         record_outcome(client, outcome, keep_entry=keep_entry)

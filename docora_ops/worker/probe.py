@@ -69,8 +69,8 @@ _HINTS = {
     **dict.fromkeys((502, 503, 504), _DOWN_HINT),
 }
 
-# Apps by the token of their links, and by the reason why it can't be used (empty if it can). The
-# token is None if a link has none, or if the token can't be used.
+# Apps by the token of their links (None without a usable token), and by the reason why the token is
+# not usable (otherwise empty).
 _Tokens = Mapping[tuple[str | None, str], list[App]]
 
 
@@ -81,9 +81,9 @@ def probe(
     *,
     new_url: str | None = None,
 ) -> Probe:
-    """Probes an app's base_url, or a repository with the token of each of its links, or both.
+    """Probes an app's base_url, a repository with the tokens of its links, or both.
 
-    If both are given, uses only the token of the link between them. Takes at most a minute.
+    With an app and a repository, uses only the token of their link. Takes at most a minute.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -156,7 +156,7 @@ def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
 
 
 class _App:
-    """Probes an app step by step. Ends after the first critical step."""
+    """Probes an app step by step, up to the first step that fails."""
 
     def __init__(self, app: App, base_url: str, settings: Settings) -> None:
         self.app_id = app.app_id
@@ -210,7 +210,7 @@ class _App:
         return ProbeStep(name, state, self.cleaner.clean(finding), self.hint, seconds)
 
     def ask(self, route: Route, connection: HTTPConnection) -> str:
-        """Sends an unsigned HEAD, which only proves that requests arrive. Returns the finding."""
+        """Sends an unsigned HEAD, to prove that requests arrive. Returns the answer in words."""
         target = route.request_target(route.url.path or "/")
         connection.request("HEAD", target, headers=route.headers, preload_content=False)
         with closing(connection.getresponse()) as answer:
@@ -241,7 +241,7 @@ def _hint_of(status: int) -> str | None:
 
 
 def _resolve(route: Route) -> str:
-    """Resolves the host of the app, or of the proxy."""
+    """Resolves the host name of the app, or of the proxy. Returns the addresses in words."""
     name, port = route.endpoint
     answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answers))
@@ -249,7 +249,7 @@ def _resolve(route: Route) -> str:
 
 
 def _connect(route: Route, end: float) -> str:
-    """Connects, and hangs up."""
+    """Opens and closes a TCP connection. Returns the address in words. `end`: the deadline."""
     with socket.create_connection(route.endpoint, end - time.monotonic()) as connection:
         address, port, *_ = connection.getpeername()
     return f"connected to {address} port {port}"
@@ -268,7 +268,7 @@ def _shake_hands(connection: HTTPConnection) -> str:
 
 
 def _certificate(der: bytes | None) -> tuple[str, datetime | None]:
-    """Returns who has signed a certificate, in words, and until when it is valid."""
+    """Returns a certificate's issuer and last day in words, and its expiry; None if unreadable."""
     with suppress(ValueError, x509.InvalidVersion):  # the server may send anything
         certificate = x509.load_der_x509_certificate(der or b"")
         issuer, end = certificate.issuer.rfc4514_string(), certificate.not_valid_after_utc
@@ -277,10 +277,9 @@ def _certificate(der: bytes | None) -> tuple[str, datetime | None]:
 
 
 def _within(seconds: float, call: Callable[[], str]) -> str:
-    """Returns the result of a function that may take `seconds`.
+    """Calls a function; raises TimeoutError if the function takes longer than `seconds`.
 
-    Calls it in a thread, because nothing can interrupt a wait for a name server. Raises
-    TimeoutError, and the error of the function.
+    Calls the function in a thread, because nothing can interrupt a wait for a name server.
     """
     answers: SimpleQueue[str | Exception] = SimpleQueue()
 
@@ -302,7 +301,7 @@ def _within(seconds: float, call: Callable[[], str]) -> str:
 
 
 def _decrypted(settings: Settings, links: Sequence[LinkToken], cleaner: Cleaner) -> _Tokens:
-    """Decrypts the tokens. Raises ConfigurationError if a link has one and there is no key."""
+    """Decrypts the tokens of links. Raises ConfigurationError for tokens without a key."""
     tokens: dict[tuple[str | None, str], list[App]] = {}
     for link in links:
         token, problem = link.encrypted, ""

@@ -24,7 +24,7 @@ _PAUSE = 1.0  # seconds before a killed child is replaced
 
 
 def prepare(settings: Settings) -> None:
-    """Makes this process, and all that it starts, trust the authorities that the settings name.
+    """Prepares this process for jobs, and trusts the certificate authorities of the settings.
 
     Raises DocoraOpsError if every job would fail on this host or with these settings.
     """

@@ -35,9 +35,9 @@ from docora_ops.worker.log import log
 _LOOK_INTERVAL = 2  # seconds between two looks at Redis: its clock, its mark, BullMQ workers
 _POSTGRES_INTERVAL = 30  # seconds between two looks at Postgres if nothing is suspected
 _PAUSE, _LONGEST_PAUSE = 1, 10  # seconds between two looks at a fault that goes on
-# Seconds between the clocks of a worker and of Redis, so at most twice that between two workers. RQ
-# renews a job's heartbeat every 30 s. Another worker judges by its own clock whether the heartbeat
-# has expired, which is 60 s or more after the renewal.
+# Seconds between the clocks of a worker and of Redis; the clocks of two workers may differ by twice
+# as much. RQ renews a job's heartbeat every 30 s; it expires 60 s or more after that, by the clock
+# of another worker.
 _LARGEST_CLOCK_DIFFERENCE = 20
 
 
@@ -46,7 +46,7 @@ class Bar:
     """A reason why a worker takes no job.
 
     message: a few words for lists of workers.
-    error: what the worker logs. With --burst, this error ends the worker, except for SUSPENDED.
+    error: what the worker logs. A worker with --burst ends with this error, unless suspended.
     """
 
     code: NoJobCode
@@ -75,7 +75,7 @@ _BESIDE_BULLMQ = Bar(
 
 
 class Doubt:
-    """Checks for a fault when it is suspected, then again after pauses until it is gone."""
+    """Checks for a suspected fault, then again after pauses until the fault is gone."""
 
     def __init__(self, check: Callable[[], Bar | None], *, is_suspected: bool = False) -> None:
         self._check = check
@@ -150,11 +150,11 @@ class Reasons:
 
     @property
     def may_compare(self) -> bool:
-        """Tells whether our user of Redis may read which database Redis belongs to."""
+        """Tells whether our Redis user may read the mark, which names the database."""
         return self._mark.is_permitted
 
     def look_at_permissions(self) -> None:
-        """Finds out what our user of Redis may do. Warns once if it may not record outcomes."""
+        """Reads the permissions of our Redis user. Warns once if outcomes can't be recorded."""
         self.obeys_holds = permits(self._client, ("HGETALL", HOLDS))
         before, self.may_record = self.may_record, may_record(self._client)
         if before and not self.may_record:
@@ -178,7 +178,7 @@ class Reasons:
         return Bar(NoJobCode.WRONG_CLOCK, message, error)
 
     def _try_postgres(self) -> Bar | None:
-        """Checks that Postgres takes changes, and that our ENCRYPTION_KEY decrypts auth keys."""
+        """Checks that Postgres accepts changes, and that our ENCRYPTION_KEY decrypts auth keys."""
         with closing(Database(self._settings)) as database:
             with database.transaction():
                 pass

@@ -34,11 +34,11 @@ class LinkRecovery:
         self._client = client
 
     def count_killed_job(self, job: Job, reason: str) -> None:
-        """Counts a failure of the job's link.
+        """Counts a failure of the job's link, unless the job itself has counted one.
 
-        Counts no failure if the job itself has counted one, or had not begun and has tries left.
-        Ends the tries of the job if the link is failed now, or gone. If the link can't be updated,
-        logs the error, and makes sure that another try follows.
+        Counts none for a job that had not begun and has tries left. If the link is now failed or
+        gone, no further try follows. If the link can't be updated, logs the error, and makes sure
+        that another try follows.
         """
         if (ids := _ids(job)) is None:  # of another program
             log.warning("job %s: failed: %s", inert(job.id), reason)

@@ -18,7 +18,7 @@ _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 class Resources:
     """The settings and connections of a process.
 
-    client: a client of Redis. None if the process runs a single job, after which `leave` closes the
+    client: a client of Redis. None if the process runs a single job: `leave` then closes all
         connections.
     """
 
@@ -56,7 +56,7 @@ class Resources:
         return self._webhooks[app]
 
     def leave(self, session: Session, *, succeeded: bool, has_locks: bool = True) -> None:
-        """Releases the locks of a job. Closes its connections unless another job may use them."""
+        """Releases a job's locks, if any. After a success, keeps its connections for other jobs."""
         if succeeded and self._is_shared:
             with suppress(DocoraOpsError):  # the link is synced, so the job has not failed
                 if has_locks:
@@ -75,7 +75,7 @@ _resources: Resources | None = None
 
 
 def use_settings(settings: Settings, client: Redis | None = None) -> None:
-    """Sets the settings, and a client of Redis if there is one, for the jobs of this process."""
+    """Makes all jobs of this process share these settings and connections; see `Resources`."""
     global _resources  # noqa: PLW0603 - RQ calls a plain function
     _resources = Resources(settings, client)
 

@@ -24,7 +24,8 @@ _RECOVERY_TTL = 90  # seconds for which a job counts as running while it is reco
 def register_again(worker: Worker, pipeline: Pipeline) -> None:
     """Adds the whole registration of a worker to the pipeline of its heartbeat.
 
-    RQ 3.0, `rq.worker.BaseWorker.heartbeat`: a worker remains unseen after Redis was emptied.
+    Fault of RQ 3.0, in `rq.worker.BaseWorker.heartbeat`: after Redis was emptied, the worker is no
+    longer listed.
     """
     fields = worker.serialize() | {"state": worker.get_state()}
     pipeline.hset(worker.key, mapping=fields)
@@ -34,7 +35,8 @@ def register_again(worker: Worker, pipeline: Pipeline) -> None:
 def maintenance_lock(client: Redis, queue: Queue) -> Lock:
     """Returns RQ's lock for maintenance, with a TTL of two minutes.
 
-    RQ 3.0, `rq.worker.BaseWorker.clean_registries`: the lock of a killed worker lasts 15 minutes.
+    Fault of RQ 3.0, in `rq.worker.BaseWorker.clean_registries`: a killed worker keeps the lock for
+    15 minutes.
     """
     return Lock(client, queue.registry_cleaning_key, timeout=_MAINTENANCE_TTL)
 
@@ -42,9 +44,10 @@ def maintenance_lock(client: Redis, queue: Queue) -> Lock:
 def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) -> None:
     """Removes a job from RQ's intermediate list, in the pipeline that ends the job's execution.
 
-    The list holds the jobs that a worker has taken but not begun. RQ 3.0,
-    `rq.executions.cleanup_execution`: the id of a job that was killed before it began stays in the
-    list. RQ would fail the job a minute later.
+    The list holds the jobs that a worker has taken but not begun.
+
+    Fault of RQ 3.0, in `rq.executions.cleanup_execution`: the id of a job that was killed before it
+    began stays in the list, and RQ fails the job a minute later.
     """
     pipeline.lrem(queue.intermediate_queue_key, 1, job.id)
 
@@ -52,10 +55,9 @@ def remove_from_intermediate_list(job: Job, queue: Queue, pipeline: Pipeline) ->
 def clean_registries(queue: Queue, was_abandoned: Callable[..., None]) -> None:
     """Cleans the registries of a queue: queues or fails the jobs of killed workers, one by one.
 
-    RQ 3.0, `rq.registry.StartedJobRegistry.cleanup`: the failures of all these jobs are counted
-    before the first job is queued again. In between, the jobs do not count as live, so a command
-    could queue them as well. This function lets each job count as running from before RQ reads it
-    until RQ has queued or failed it.
+    Fault of RQ 3.0, in `rq.registry.StartedJobRegistry.cleanup`: counts the failures of all these
+    jobs before it queues the first one again. Meanwhile, the jobs do not count as live, so a
+    command could queue them, too. Here, each job counts as running until RQ has handled it.
 
     was_abandoned: called with each job of a killed worker, to count its failure.
     """
@@ -83,14 +85,13 @@ def clean_registries(queue: Queue, was_abandoned: Callable[..., None]) -> None:
 
 
 def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
-    """Gives a job an execution, so that the job counts as running. Returns the execution.
+    """Makes a job that a worker took but never began count as running. Returns its new execution.
 
-    A worker took the job, but never began it. Until RQ has failed the job (RQ 3.0,
-    `rq.intermediate_queue.IntermediateQueue.cleanup`), it would count as waiting: a retry would
-    leave it alone, though it never runs.
+    Fault of RQ 3.0, in `rq.intermediate_queue.IntermediateQueue.cleanup`: until RQ has failed the
+    job, the job counts as waiting. So a retry would keep the job, although it never runs.
 
-    Also deletes the time when RQ first saw the job in the intermediate list. Otherwise, RQ could
-    fail the next try of the job before that try begins.
+    Also deletes the time at which RQ first saw the job in the intermediate list. Otherwise, RQ
+    could fail the job's next try before it begins.
     """
     intermediate: IntermediateQueue = queue.intermediate_queue
     with worker.connection.pipeline() as pipeline:
@@ -103,8 +104,8 @@ def begin_stuck_job(worker: Worker, job: Job, queue: Queue) -> Execution:
 def is_queued_again(client: Redis, job: Job, execution: Execution) -> bool:
     """Tells whether the failure of an execution is recorded, and the job waits for its next try.
 
-    RQ 3.0, `rq.worker.Worker.monitor_work_horse`: if a process is killed just after it has recorded
-    a failure, RQ records the failure again, and queues the job twice.
+    Fault of RQ 3.0, in `rq.worker.Worker.monitor_work_horse`: if a process is killed just after it
+    has recorded a failure, RQ records the failure again, and queues the job twice.
     """
     if client.zscore(job.started_job_registry.key, execution.composite_key) is not None:
         return False

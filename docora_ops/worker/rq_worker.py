@@ -76,7 +76,7 @@ class SnapshotWorker(JobRunner):
         self._is_told_to_end = False
         self._told_at = float("inf")
         self._grace: int | None = None
-        self._due_at: dict[str, float] = {}  # by the name of what is repeated
+        self._due_at: dict[str, float] = {}  # by the name of the task; see `_is_due`
         self._bar: Bar | None = None
         self._misses_redis = False
         self._redis_pause = _PAUSE  # before the next attempt
@@ -84,18 +84,17 @@ class SnapshotWorker(JobRunner):
     # The loop
 
     def run_jobs(self, *, burst: bool, grace: int | None = None) -> None:
-        """Works until a signal comes.
+        """Runs jobs until a signal comes. Waits while Redis is away or no job may be taken.
 
-        A burst also ends when the queue is empty, or the apps of all waiting jobs are held. Waits
-        while Redis is away or no job may be taken; a burst ends instead.
-
+        burst: end instead of waiting, and also when the queue is empty, or the apps of all waiting
+            jobs are held.
         grace: seconds from the signal until the current job is cut off; None lets it finish.
 
-        Raises WorkerNameTakenError and the client's RedisError; in a burst also the error that
-        keeps the worker from taking jobs, unless workers are suspended.
+        Raises WorkerNameTakenError, redis.RedisError. A burst also raises the error that keeps the
+        worker from taking jobs, unless workers are suspended.
         """
         self._grace = grace
-        self._reasons.look_at_permissions()  # which the registration tells
+        self._reasons.look_at_permissions()  # part of the registration
         host.measure_clock(self.connection)
         handle_ending(self.handle_signal)
         try:
@@ -166,7 +165,7 @@ class SnapshotWorker(JobRunner):
         if bar is None or is_suspended:  # queues jobs, but takes none
             if self._is_due("maintenance", _MAINTENANCE_INTERVAL):
                 self.maintain()
-                return None  # it may have found that Postgres is away
+                return None  # maintenance may have found that Postgres is away
             self._queue_due_jobs()
         if bar is not None:
             time.sleep(_PAUSE)
@@ -202,7 +201,7 @@ class SnapshotWorker(JobRunner):
         else:
             log.warning("worker %s: takes jobs again", self.name)
             self.set_state(WorkerStatus.IDLE)
-        self._due_at.pop("heartbeat", None)  # it tells the reason
+        self._due_at.pop("heartbeat", None)  # the heartbeat includes the reason
         self.heartbeat()
 
     def _wait(self, seconds: float) -> None:
@@ -213,14 +212,14 @@ class SnapshotWorker(JobRunner):
             time.sleep(_PAUSE)
 
     def _miss_redis(self, error: RedisError) -> None:
-        """Says once that Redis does not answer."""
+        """Logs that Redis does not answer, once per outage."""
         if not self._misses_redis:
             self._misses_redis = True
             lost = explained(self.connection, error).message
             log.warning("worker %s: %s; waits until it answers", self.name, lost)
 
     def _find_redis(self) -> None:
-        """Says that Redis answers again."""
+        """Logs that Redis answers again."""
         self._misses_redis, self._redis_pause = False, _PAUSE
         log.warning("worker %s: Redis answers again: goes on", self.name)
 
@@ -266,7 +265,7 @@ class SnapshotWorker(JobRunner):
 
         RQ's own scheduler is a process that outlives a killed worker.
         """
-        # The first call queues in any case, to show whether Redis permits all commands for that.
+        # The first call always queues, to show whether Redis permits all commands that this needs.
         is_first = "schedule" not in self._due_at
         if not self._is_due("schedule", _PAUSE):
             return
@@ -287,8 +286,8 @@ class SnapshotWorker(JobRunner):
     def handle_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Lets the job finish at the first signal, and cuts it off at the second.
 
-        Raises nothing: an exception could lose a job that was just taken. A worker that waits ends
-        within about a second.
+        Raises nothing: an exception could lose a job that was just taken. A worker without a job
+        ends within about a second.
         """
         moment = time.monotonic()
         if self._is_told_to_end:
@@ -318,7 +317,7 @@ class SnapshotWorker(JobRunner):
     # RQ's fields do not tell how far ahead the host's clock is, why the worker takes no job, what
     # its user of Redis may do, or whether its process is gone.
     def serialize(self) -> dict[Any, Any]:
-        """Returns the fields of the registration."""
+        """Returns the fields that register the worker in Redis."""
         reason = json.dumps(asdict(self._bar.reason)) if self._bar else ""
         return super().serialize() | {
             "clock_ahead": round(host.seconds_ahead()),
@@ -348,7 +347,7 @@ class SnapshotWorker(JobRunner):
 
     # RQ gives up a job during which Redis is away, and runs maintenance between two jobs only.
     def maintain_heartbeats(self, job: Job, execution: Execution) -> None:
-        """Sends the heartbeats of a job, and runs maintenance when due: a job may take an hour.
+        """Sends the heartbeats of a job. Runs maintenance when due, as a job may take an hour.
 
         Logs errors of Redis and raises none.
         """

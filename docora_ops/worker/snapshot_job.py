@@ -57,11 +57,11 @@ _NOTHING_TO_DO: Mapping[str, str] = {
 
 
 def snapshot(*, app_id: str, repository_id: str, **names: object) -> None:
-    """Brings the link of an app to a repository up to date. Each job calls this.
+    """Brings the link of an app to a repository up to date. Each job calls this function.
 
-    Reads everything but the two ids from the database, since it may have changed. Does nothing if
-    the link or the app is gone, or if another job is scanning the link. Raises SnapshotError,
-    without secrets, if the link could not be brought up to date.
+    Reads the link from the database, because the job's other arguments may be outdated. Does
+    nothing if the link or the app is gone, or if another job is scanning the link. Raises
+    SnapshotError, without secrets, if the link could not be brought up to date.
 
     names: the other arguments of the job; only the log uses them.
     """
@@ -97,7 +97,7 @@ class _NothingToDoError(Exception):
 class _Snapshot:
     """One job.
 
-    about: the arguments of the job, which `work` replaces by what it reads from the database.
+    about: ids and names of app and repository, for the log. `work` reads them from the database.
     """
 
     def __init__(
@@ -184,8 +184,8 @@ class _Snapshot:
         """Takes the lock of the link, and sets the link to `scanning`.
 
         Returns the link as it was before, and its payload. Raises _NothingToDoError if the link is
-        gone or is being scanned. If another session holds the lock of a link that is not being
-        scanned, waits for the lock, and raises SnapshotError after a minute.
+        gone or is being scanned. If the link is locked without being scanned, waits for the lock,
+        and raises SnapshotError after a minute.
         """
         end = time.monotonic() + LOCK_TIMEOUT
         while (begun := scans.begin_scan(self.session, *self.ids)) is Refusal.LOCKED:
@@ -257,8 +257,8 @@ class _Snapshot:
     def _fetch(self, clone: Clone, objects: Objects) -> tuple[Commit, Sequence[File]] | None:
         """Fetches and scans the newest commit. Returns None if there has never been a commit.
 
-        Raises GitError if the repository shows no branch, but had a commit before: to git, the
-        empty answer of a gateway looks the same, and must not cause deletions at the apps.
+        Raises GitError if a repository that had a commit before shows no branch. The empty answer
+        of a gateway looks the same to git, and must not delete files at the apps.
         """
         self.reads_repository = True
         self.commit = commit = clone.sync()
@@ -278,7 +278,6 @@ class _Snapshot:
     def _deliver(
         self, link: Link, objects: Objects, commit: Commit, files: Sequence[File], auth_key: str
     ) -> None:
-        """Sends the changes that the app needs, and records each delivery."""
         changes = compare(files, scans.read_deliveries(self.session, link.ref))
         counts = Counter(change.event for change in changes)
         text = ", ".join(f"{counts[event]} to {event}" for event in ("delete", "create", "update"))
@@ -299,7 +298,7 @@ class _Snapshot:
                 self._go_on_unless(Refusal.GONE)
 
     def _record_files(self, total: int) -> None:
-        """Records how many files the job has sent: at the beginning, then at most once a second.
+        """Records in Redis how many of `total` files the job has sent, at most once a second.
 
         After an error of Redis, records no more. The job goes on.
         """
@@ -313,7 +312,7 @@ class _Snapshot:
     def _obey_hold(self) -> None:
         """Raises AppHeldError if the app is held.
 
-        While Redis gives no answer, waits: the app may have been held meanwhile.
+        Waits while Redis gives no answer, because the app may be held by then.
         """
         job_id = LinkRef("", *self.ids).job_id
         while True:
@@ -329,9 +328,10 @@ class _Snapshot:
             return
 
     def end_without_success(self, error: Exception) -> None:
-        """Counts a failure or, if the link is not to blame, has RQ queue the job again.
+        """Ends the job after an error: counts a failure of the link.
 
-        Raises SnapshotError, unless a failure is to be counted and the link is gone.
+        If the host, a hold or another job is to blame, counts none, and has RQ queue the job again.
+        Raises SnapshotError, unless `_fail` finds that there is nothing to do.
         """
         self.session.close()  # releases the link's lock, which the updates of the link need
         message = self.cleaner.clean(self._describe(error))
@@ -347,11 +347,14 @@ class _Snapshot:
         self._fail(error, message)
 
     def _open_database(self) -> Database:
-        """Returns a connection that waits for the locks of the job's own session."""
+        """Returns a connection that waits up to a minute for locks, as of the job's old session."""
         return Database(self.settings.model_copy(update={"lock_timeout": LOCK_TIMEOUT}))
 
     def _give_back(self, message: str, end: JobEnd, when: str, pause: int = 0) -> NoReturn:
-        """Makes the link pending, and has the job queued again by raising SnapshotError."""
+        """Makes the link pending, and raises SnapshotError, so that RQ queues the job again.
+
+        when, pause: when the job is queued again, as text for the log and in seconds.
+        """
         self.tries.give_back(pause)
         # If this fails, the next try updates the link.
         with suppress(DocoraOpsError), closing(self._open_database()) as database:
@@ -364,10 +367,10 @@ class _Snapshot:
     def _fail(self, error: Exception, message: str) -> None:
         """Counts a failure of the link, and raises SnapshotError.
 
-        A GitError also counts for the circuit; tells the apps if the circuit opens. Ends the tries
-        if the link is failed now. If the failure can't be counted, makes sure that another try
-        follows. If the link is gone, or another job has brought it up to date, logs and records
-        this, and does not raise.
+        A GitError also counts for the circuit. If the circuit opens, tells the apps. If the link is
+        failed now, no further try follows. If the failure can't be counted, makes sure that another
+        try follows. If the link is gone or marked as synced, only logs and records that there is
+        nothing to do.
         """
         settings, circuit, ending = self.settings, None, None
         limit = settings.max_retry_attempts
@@ -385,7 +388,7 @@ class _Snapshot:
             except ServerError as trouble:
                 text = f"its link can't be marked: {trouble.message}"
                 tell(self.about, text, logging.WARNING)
-        # First: the limit of the job's time may cut off what follows.
+        # Comes first, because the job's time limit may cut off the rest.
         end = self.tries.settle(ending, limit, self.link.status if self.link else None)
         if circuit is not None and circuit.opened and self.link is not None:
             text = f"the circuit is open until {moment(circuit.open_until)}"

@@ -93,9 +93,9 @@ class Tries:
         self.job.retry_intervals = self.job.retry_intervals or [_KEPT_DELAY]
 
     def may_blame_host(self) -> bool:
-        """Counts an error of the job that is the host's fault. Returns True for the first two.
+        """Counts an error that is the host's fault. Returns True for the job's first two errors.
 
-        From the third on, the error is to count as a failure of the link: a repository that is too
+        From the third on, errors count as failures of the link, because a repository that is too
         large for the host must not stop all workers.
         """
         with suppress(RedisError):
@@ -106,13 +106,15 @@ class Tries:
     def settle(self, ending: Ending | None, limit: int, was: str | None = None) -> JobEnd:
         """Decides whether another try follows, and returns how the job ends.
 
-        No try follows if none is left, or if the link is failed now, or gone, or in sync since this
-        try began. Returns FAILED_AGAIN in place of FAILED if the link was failed before the job was
-        queued or when this try began, or has more than `limit` failures.
+        Another try follows if one is left, unless the link is failed or gone, or became synced
+        during this try.
 
-        ending: the link after the failure. None if unknown: then another try follows.
+        Returns FAILED_AGAIN instead of FAILED if the link has more than `limit` failures, or was
+        failed when the job was queued or when this try began.
+
+        ending: the link after the failure. If None, it is unknown, and another try follows.
         limit: `MAX_RETRY_ATTEMPTS`.
-        was: the link's status when this try began; None if it may not have begun.
+        was: the link's status when this try began; None if the try may not have begun.
         """
         if ending is None:
             self.keep()

@@ -18,16 +18,16 @@ _CALLS = 5  # calls to a slow server, one after another, between two heartbeats
 
 
 def silence_limit(settings: Settings) -> int:
-    """Returns for how many seconds a worker may be silent while a server is slow."""
+    """Returns how many seconds a worker may be silent before it counts as hanging."""
     longest_call = settings.connect_timeout + settings.statement_timeout
     return max(_SHORTEST_LIMIT, _CALLS * longest_call)
 
 
 class Watchdog:
-    """Passes on the heartbeats of one or several workers, each in a process of its own.
+    """Passes on the heartbeats of worker processes to systemd and to the heartbeat file.
 
-    Each worker writes the time into memory that the processes share. The main process passes on the
-    oldest of these times, if it has changed. So a single worker that hangs is noticed.
+    Each worker writes the time of its heartbeat into shared memory. The main process passes on the
+    oldest of these times, so that a single worker that hangs is noticed.
     """
 
     def __init__(self, name: str, count: int, settings: Settings) -> None:

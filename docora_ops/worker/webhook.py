@@ -256,8 +256,8 @@ class Webhook:
     def _watch(self) -> None:
         """Shuts the socket down at the deadline.
 
-        The timeout of a socket limits each wait, not their sum. It would never end an exchange with
-        an app that sends a byte now and then.
+        The timeout of a socket limits only each single wait. It would never end an exchange with an
+        app that sends a byte now and then.
         """
         # The timer of the job must interrupt the main thread, which waits for the app.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())

@@ -33,17 +33,17 @@ from docora_ops.worker.watchdog import Watchdog
 _WORKER_TTL = 45  # seconds; RQ adds a minute, after which the name of a killed worker is free
 _POLL = 0.2  # seconds between two looks whether a job is to be cut off
 _MOST_GROWTH = 1 << 15  # KiB by which a work-horse may grow before it is replaced
-# What a work-horse sends to its worker: its job has succeeded; is the error the host's fault?
+# Messages of a work-horse: its job has succeeded; is the error of its job the host's fault?
 _SUCCEEDED, _ASKS = b"1", b"?"
-# The answers to the question.
+# The worker's answers to that question: the host's fault; the link's fault.
 _OF_HOST, _OF_LINK = b"h", b"l"
 
 
 class JobRunner(Worker):
     """RQ's worker of one queue. Its work-horse runs many jobs, one after another.
 
-    A fork for each job would take as long as a job without changes. The comment above each override
-    says what RQ does in its place.
+    A fork for each job would take as long as a snapshot without changes. The comment above each
+    override says what RQ does in its place.
 
     reasons: is told of faults that keep the worker from taking jobs.
     watchdog: is told that the worker is alive.
@@ -195,9 +195,9 @@ class JobRunner(Worker):
     def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
         """Performs this job, then each job that the worker sends.
 
-        Ends when the worker sends no more, or after a failure, which may have left a connection
-        with half an answer. Also ends when the process has grown by `_MOST_GROWTH`, because the
-        next job would have less memory.
+        Ends when the worker sends no more. Also ends after a failure, which may have left an
+        unread answer in a connection, and when the process has grown by `_MOST_GROWTH`, because
+        the next job would have less memory.
         """
         limit = _peak_memory() + _MOST_GROWTH
         while super().perform_job(job, queue, execution) and _peak_memory() < limit:
@@ -260,7 +260,7 @@ class JobRunner(Worker):
         exc_string: str = "",
         execution: Execution | None = None,
     ) -> None:
-        """Records a failure, unless RQ already has.
+        """Records a failure, unless RQ has already recorded it.
 
         execution: None for a job that never began. Such a job is first made to count as running.
         """
