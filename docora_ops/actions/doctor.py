@@ -72,7 +72,7 @@ class Diagnosis:
 
     state: the worst state of all checks; a check that was not made counts as a warning.
     drift: None if doctor could not look for it.
-    needs: what was missing for checks that were not made, such as `Postgres`; empty if all were.
+    needs: what the checks that were not made need, such as `Postgres`; empty if all were made.
     changes: None without `--changes`.
     """
 
@@ -125,6 +125,10 @@ class _Server:
 
     def record(self, seconds: float, clock: float, where: str) -> None:
         """Records the latency and the clock of the server.
+
+        seconds: the latency.
+        clock: the server's time, in seconds since 1970.
+        where: the server, as an error message names it.
 
         Raises PostgresError or RedisError if the server is too slow.
         """
@@ -319,7 +323,7 @@ def _examine_postgres(
 def _check_pooling(settings: Settings, server: _Server) -> None:
     """Checks whether the proxy before Postgres pools transactions.
 
-    A single look can prove that the proxy does, but not that it does not.
+    One look can show that the proxy pools transactions, but can't rule it out.
     """
     pools = pools_transactions(settings, tries=1)
     pooling = "a proxy that pools transactions: commands work, and a worker refuses to start"
@@ -384,7 +388,11 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
 
 
 def _summarize(findings: Iterable[Finding], to_recover: Container[str]) -> DriftData:
-    """Counts the drift. `to_recover`: jobs whose lost or stuck links workers will soon recover."""
+    """Counts the drift.
+
+    to_recover: ids of jobs whose lost or stuck links don't count, because workers will soon recover
+        these links.
+    """
     counts, examples = Counter[DriftKind](), []
     for finding in findings:  # which are not kept, because there may be a million
         kind = finding.drift.kind

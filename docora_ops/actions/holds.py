@@ -136,7 +136,7 @@ def without_held_apps(
     """Removes the links of held apps from a selection. Adds a notice if any links were removed.
 
     holds: ids of the held apps.
-    limit: the maximum number of links to keep.
+    limit: the maximum number of links to keep; None keeps all.
     """
     left_out = [app for app in selection.by_app if app.app_id in holds]
     if left_out:

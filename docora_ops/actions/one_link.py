@@ -38,10 +38,11 @@ def retry(
 ) -> LinkResult:
     """Resets one failed link and queues its job, or does neither.
 
-    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Also
-    replaces a waiting job that no worker would take, according to two looks
-    `DOCORA_OPS_DRIFT_GRACE` seconds apart. With `options.now`, exempts the job from the hold of its
-    app. This also works for a waiting job of a link that is not failed; the link stays as it is.
+    If the job is running, changes nothing. Replaces a stale job. Keeps a waiting job, unless two
+    looks, `DOCORA_OPS_DRIFT_GRACE` seconds apart, find that no worker would take it.
+
+    With `options.now`, also exempts the job from the hold of its app. A waiting job is exempted
+    even if its link is not failed; then, the link stays as it is.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.

@@ -36,7 +36,7 @@ class TargetState:
 
 
 def read_targets(*, check: bool = False) -> Sequence[TargetState]:
-    """Returns the targets, sorted by name. Never raises for a single target; see `problem`.
+    """Returns the targets, sorted by name. An error of a target becomes its `problem`.
 
     check: make the checks of `doctor` that need only read privileges, for all targets in parallel.
     """
