@@ -65,7 +65,7 @@ class ProbeStep:
 class Probe:
     """The result of a probe of an app, a repository or both, as a worker on this host sees them.
 
-    The fields of an app or a repository that was not probed are None.
+    If the app or the repository was not probed, its fields are None.
     """
 
     host: str

@@ -37,7 +37,7 @@ class Capacity:
 
     @property
     def words(self) -> str:
-        """Returns `40 snapshots a minute, 120 due: 10 more slots are needed`."""
+        """Returns a text such as `40 snapshots a minute, 120 due: 10 more slots are needed`."""
         due = f"{self.due_per_minute:,}".removesuffix(".0")
         if self.managed_per_minute is None:
             return f"{due} snapshots a minute due; the pace is not known"

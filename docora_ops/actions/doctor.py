@@ -147,7 +147,7 @@ def diagnose(
 
     Yields Suspects until the second look for drift, and finally the Diagnosis.
 
-    max_failed: more failed links than this are critical.
+    max_failed: more failed links than this are critical; None sets no limit.
     read_only: expect only read privileges, and try nothing that could write.
     """
     postgres = _ask_postgres(docora, max_failed, read_only=read_only)

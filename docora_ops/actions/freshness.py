@@ -97,7 +97,7 @@ class Freshness:
 
     @property
     def overdue_words(self) -> str:
-        """Returns `2 links of 1 app`, or `at least 100000 links of 12 apps`."""
+        """Returns a text such as `2 links of 1 app`, or `at least 100000 links of 12 apps`."""
         of_apps = f"{amount(self.overdue, 'link')} of {amount(self.overdue_apps, 'app')}"
         return f"at least {of_apps}" if self.overdue_at_least else of_apps
 

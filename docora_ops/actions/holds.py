@@ -147,7 +147,7 @@ def without_held_apps(
 
 
 def held_in_words(apps: Sequence[AppCount | HeldApp]) -> str:
-    """Returns `Acme Search, Quiet Harbor are held`. `apps`: at least one."""
+    """Returns a text such as `Acme Search, Quiet Harbor are held`. `apps`: at least one."""
     names = ", ".join(mask(app.app_name or app.app_id) for app in apps)
     return f"{names} {'is' if len(apps) == 1 else 'are'} held"
 
