@@ -140,7 +140,7 @@ class Script:
 
 
 def is_wrong_type(answer: object) -> bool:
-    """Tells whether this is the error of a command whose key is of another type."""
+    """Tells whether a reply is the error WRONGTYPE: the key is of another type."""
     return isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
 
 
@@ -179,7 +179,7 @@ def require_acceptance(client: redis.Redis, *commands: Command) -> None:
 
 
 def permits(client: redis.Redis, *commands: Command) -> bool:
-    """Tells whether our user may run these commands. Raises the client's RedisError."""
+    """Tells whether our user may run these commands; runs none. Raises the client's RedisError."""
     try:
         require_acceptance(client, *commands)
     except exceptions.NoPermissionError:
@@ -312,7 +312,7 @@ def _first_line(text: str) -> str:
 
 
 def explain_refused_write(error: redis.RedisError) -> tuple[str, str] | None:
-    """Returns why Redis refuses writes, and a hint; None if the error is another one."""
+    """Returns why Redis refuses writes, and a hint; None for any other error."""
     text = str(error)  # an error in a script has no class of its own, only the code in its text
     if isinstance(error, exceptions.OutOfMemoryError) or re.search(r"\bOOM\b", text):
         return "refuses writes: it is out of memory", "free memory or raise maxmemory"

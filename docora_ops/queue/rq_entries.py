@@ -242,11 +242,11 @@ class QueueSweep:
             positions = zip(_TAKEN_FROM, pipeline.execute(), strict=True)
         return Entries({place: {job_id: 1} for place, at in positions if at is not None})
 
-    def _read_apart(self, job_ids: set[str]) -> Entries:
-        """Drops from the set `job_ids` the jobs that RQ takes regardless of their status.
+    def _drop_placed(self, job_ids: set[str]) -> Entries:
+        """Drops jobs from `job_ids` that are in a place from which RQ takes jobs of any status.
 
-        The dropped jobs are not misplaced. Returns the entries in places from which RQ takes only
-        jobs of one status. Keeps no entries of the list, which may be long.
+        Such jobs are not misplaced. Returns the entries in the other places from which RQ takes
+        jobs; from each of them, it takes only jobs of one status.
         """
         entries = {}
         with redis_errors(self._client):
@@ -277,7 +277,7 @@ class QueueSweep:
         if not (left := set(job_ids)):
             return {}
         if entries is None:
-            entries = self.search(*left) if len(left) == 1 else self._read_apart(left)
+            entries = self.search(*left) if len(left) == 1 else self._drop_placed(left)
         left.difference_update(entries.by_place.get(Place.LIST, ()))
         return {
             job_id: facts.evidence

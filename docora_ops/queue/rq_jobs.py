@@ -66,7 +66,7 @@ _RECORD_FIELDS = (
 def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
     """Returns the pickled call of a link's job.
 
-    It is not compressed: RQ accepts that, and compression would take as long as the push.
+    Does not compress the call, as RQ would: compression would take as long as the push.
     """
     # dataclasses.asdict would take several times as long.
     arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
@@ -195,7 +195,7 @@ def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
 
 
 def job_id_of(execution: bytes) -> str:
-    """Returns the job id of a member of `WIP` or of a worker's executions."""
+    """Returns the job id in a member of `WIP` or of a worker's executions."""
     return text_of(execution).partition(":")[0]
 
 

@@ -1,6 +1,6 @@
 """The RQ queue of link jobs, for a Docora whose workers are RQ's.
 
-Its reading methods write nothing and unpickle nothing. RQ's own do both.
+Reading methods write nothing and unpickle nothing, unlike RQ's own.
 """
 
 import json
@@ -288,7 +288,10 @@ class RqQueue(LinkQueue):
     ) -> list[QueuedJob]:
         """Returns the first waiting jobs of apps that are not held.
 
-        Searches the list if `first` has few of them, because jobs of held apps stay at the head.
+        Searches the list if `first` has few such jobs, because jobs of held apps stay at the head.
+
+        first: the first waiting jobs.
+        holds: ids of the held apps.
         """
         jobs = [job for job in first if job.app_id not in holds]
         if len(jobs) >= min(LEAST_WAITING, len(first)):
