@@ -24,8 +24,6 @@ class AppPage(AppSummary):
     """Everything about one app.
 
     email, created_at: None if the role may not read them.
-    good_until_at, good_until_seconds, oldest_scan_seconds: of all failed links of the app; see
-        `ErrorGroup`.
     held: the hold of the app; None if the app is not held, or if Redis could not be used.
     overdue: the number of overdue links; 0 if the app is held.
     tried_by_error: links whose last try failed and that will be tried again, by error.

@@ -92,7 +92,7 @@ class UrlChange(App):
     jobs_with_old_url: the number of BullMQ jobs (waiting, delayed or running) whose URL is not the
         new one; None if unknown.
     links_to_resync: the links whose files a job may have sent, or may still send, to the old URL.
-    scanned_since: the time with which `--last-scan-after` selects these links, once their jobs have
+    scanned_since: the value for `--last-scan-after` to select these links, once their jobs have
         ended; None before the change, or without links to resync.
     has_failed_links: whether the app has failed links; None if unknown.
     next_commands: the commands to run next; only `set-url` sets them.

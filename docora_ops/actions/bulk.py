@@ -159,7 +159,7 @@ class _BulkOperation:
         for batch in self._batches():
             if batch is None:
                 log.progress(every=_IDLE)
-                # Docora's scheduler takes no link whose circuit is open, so its slot stays taken.
+                # Docora's scheduler queues no link whose circuit is open: its slot stays taken.
                 self._reset_locked_circuits(wait=False)
                 yield self.step()
             elif isinstance(batch, StoppedBy):

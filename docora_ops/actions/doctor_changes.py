@@ -31,7 +31,7 @@ class ProblemChanges:
     over: critical before; checked now, and no longer critical.
     ongoing: critical before; now still critical, or not checked.
     is_reminder: all problems are ongoing, and the last report is too old.
-    told_at: the time of the last report; now if this is a report.
+    told_at: when problems were last reported, which may be now.
     """
 
     new: Sequence[Problem]

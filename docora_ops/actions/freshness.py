@@ -155,7 +155,7 @@ def read_freshness(
 ) -> tuple[Freshness, RedisError | None]:
     """Returns the freshness of the links, and the error if Redis fails. Raises PostgresError.
 
-    If Redis fails, `nothing_moves` and `schedule_stopped` are false unless already known.
+    If Redis fails, `nothing_moves` is False, although it is unknown whether anything moves.
 
     queue: None if Redis can't be used. Then, no app counts as held, and no alarm but `overdue` is
         possible.

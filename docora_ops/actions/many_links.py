@@ -130,7 +130,7 @@ def resync_all(
 def _select(
     docora: Docora, which: LinkFilter, options: ChangeOptions, limit: int | None = None
 ) -> Selection:
-    """Selects links, except of held apps and, with BullMQ, links whose circuit stays open."""
+    """Selects links. Leaves out held apps and, with BullMQ, links whose circuit stays open."""
     # Docora's scheduler would not queue links with an open circuit.
     skip = not (docora.queue.can_push or options.reset_circuit)
     holds = docora.read_holds()
@@ -176,10 +176,10 @@ def operations_at_work(
 ) -> tuple[list[RunningOperation], Mapping[str, str]]:
     """Returns the operations that have yet to queue a selected link, or that await its result.
 
-    Also returns the links that `schedule` leaves to an operation, as ids of operations by row id of
-    the link. `schedule` leaves two kinds of links to an operation with `in_flight`: links that the
-    operation has yet to queue, and links that failed again in it. `schedule` queues all other links
-    of the operation if they are due, for example because their job was lost.
+    Also returns, by row id, the links that `schedule` leaves to an operation, and the id of the
+    operation. To an operation with `in_flight`, `schedule` leaves the links that the operation has
+    yet to queue, and links that failed again in it. It queues other links of the operation that are
+    due, for example because their job was lost.
 
     Raises PostgresError, RedisError.
     """
@@ -207,9 +207,9 @@ def repeat_schedule(
 ) -> Generator[Generator[BulkStep] | ServerError | UnclearBackendError]:
     """Yields a generator of steps for each pass of `schedule`, every `SCAN_INTERVAL_MS`.
 
-    Exhaust the steps of a pass before asking for the next pass. Yields an error in place of a pass
-    that changes nothing because a server failed before its first change, or because the backend has
-    become unclear, for example while all workers restart. Sleeps and reconnects between the passes.
+    Exhaust the steps of a pass before asking for the next pass. If a server fails before the first
+    change of a pass, or if the backend has become unclear, for example while all workers restart,
+    the pass changes nothing: yields the error instead. Sleeps and reconnects between the passes.
 
     Raises the errors of `schedule`. However, raises PostgresError, RedisError and
     UnclearBackendError only in the first pass, and only if they will not go away by themselves,

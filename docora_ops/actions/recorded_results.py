@@ -1,4 +1,4 @@
-"""Fills in the results of snapshots that no command awaited. Reads the record of outcomes.
+"""Fills in the results of snapshots that no command awaited, from the record of outcomes.
 
 Needs only Redis.
 """

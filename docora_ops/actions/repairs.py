@@ -66,7 +66,7 @@ class AppDrift:
 
 @dataclass(frozen=True)
 class RepairResult:
-    """The drift, and the outcomes of its repair so far, or the expected ones of a dry run."""
+    """The drift, and the outcomes of its repair: those so far or, in a dry run, those expected."""
 
     drifts: Sequence[Drift]
     repaired: Sequence[Repaired] = ()

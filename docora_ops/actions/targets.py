@@ -21,7 +21,7 @@ _AT_ONCE = 16  # targets
 class TargetState:
     """A target and, with `targets --check`, its state. Unknown fields are None.
 
-    problem: why its file or a server can't be used, or what is critical.
+    problem: why the target's file or a server can't be used, or what is critical; None if nothing.
     """
 
     target: str

@@ -156,7 +156,7 @@ def read_trend(
 
 
 def trend_of_day(record: Counts, now: datetime) -> Trend:
-    """Returns the trend of the last 24 hours, in 8 periods. `record`: the counts since then."""
+    """Returns the trend of the last 24 hours, in 8 periods. `record`: the counts of that time."""
     first = floor(now, _OF_DAY) - timedelta(seconds=DAY - _OF_DAY)
     return _trend(record.counts, (), first, _OF_DAY, now, record.reaches_back_to)
 

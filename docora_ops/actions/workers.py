@@ -42,7 +42,7 @@ def require_rq_for_front(docora: Docora) -> None:
 def require_right_workers(docora: Docora, *, alone: bool = False) -> None:
     """Raises WrongBackendError if only workers of the other backend are running.
 
-    Links that workers of the other backend scan would look stuck, because their jobs are not read.
+    Jobs of the other backend are not known, so links that its workers scan would look stuck.
 
     alone: also raise the error if workers of both backends are running.
     """

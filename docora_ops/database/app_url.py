@@ -46,7 +46,7 @@ ORDER BY a.app_name, app_id
 
 @dataclass(frozen=True, slots=True)
 class LinkToResync(LinkIds):
-    """A link whose job may send files to the old URL of the app, and still end as `synced`."""
+    """A link whose job may send files only to the app's old URL, yet set the link to `synced`."""
 
     app_id: str
     repository_id: str

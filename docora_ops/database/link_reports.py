@@ -75,8 +75,9 @@ class StatusCount:
 class AppSummary(App):
     """An app, the number of its links by status, and the time of the last good scan of any link.
 
-    `good_until_at`, `good_until_seconds` and `oldest_scan_seconds`: of its failed links; see
-    `ErrorGroup`.
+    good_until_at: the latest of the failed links' last good scans; None if there is none.
+    good_until_seconds: the seconds since `good_until_at`.
+    oldest_scan_seconds: the seconds since the earliest of the failed links' last good scans.
     """
 
     base_url: str
@@ -221,7 +222,7 @@ def count_links(database: Database, which: LinkFilter) -> int:
 
 
 def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
-    """Returns id, name and number of links per group, most links first. Statuses have no id."""
+    """Returns a row per group, most links first: id (unless a status), name, number of links."""
     return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 

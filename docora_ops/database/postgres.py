@@ -406,12 +406,12 @@ class Database:
     def _open(self) -> Connection:
         """Connects to the first server in DATABASE_URL that accepts the connection."""
         wanted = self._parameters.get("target_session_attrs", "any")
-        # libpq can't prefer a server to others of which it is not told.
+        # libpq is told of one server at a time, so it can't prefer a standby itself.
         rounds = ("standby", "any") if wanted == "prefer-standby" else (wanted,)
         by_server: dict[str, PostgresError] = {}
         for accepted, (name, server) in product(rounds, self._servers):
             if name in by_server and "not in hot standby mode" not in by_server[name].message:
-                continue  # it does not work, and may not answer for just as long again
+                continue  # it has just failed, and may take as long to fail again
             options = self._parameters | server | {"target_session_attrs": accepted}
             try:
                 # A prepared statement may be unknown in the next session of a pooling proxy.

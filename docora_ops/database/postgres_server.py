@@ -209,7 +209,7 @@ def require_session(settings: Settings) -> None:
 def read_role(database: Database) -> Role:
     """Reads the role of the connection and its privileges on Docora's tables.
 
-    Call it within a transaction, or a pool may run each of its statements in another session.
+    Call it within a transaction: otherwise, a pool may run each statement in another session.
     """
     needed = dict.fromkeys(granted("docora_ops") + granted("docora_worker"))
     names, tables, columns = (list(values) for values in zip(*needed, strict=True))

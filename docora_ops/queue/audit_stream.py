@@ -137,7 +137,7 @@ class AuditEntries:
 
 
 def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
-    """Returns the changes, newest first. Raises RedisError.
+    """Reads the changes from the audit entries, newest first. Raises RedisError.
 
     schedule: include the passes of `schedule`.
     """

@@ -190,7 +190,7 @@ class LinkQueue(ABC):
 
     @cached_property
     def use(self) -> QueueUse:
-        """Returns who used the queue when this was last read. Reads it on the first use."""
+        """Returns who used the queue at the last `read_use`. The first access reads it, too."""
         with redis_errors(self._client):
             signs, self._signs = self._signs or read_signs(self._client), None
             mine, others = (signs.rq, signs.bullmq) if self.can_push else (signs.bullmq, signs.rq)
@@ -257,7 +257,7 @@ class LinkQueue(ABC):
     def seconds_until_others_forgotten(self) -> int | None:
         """Returns how many seconds Redis would keep the other backend's workers if all died now.
 
-        Returns None if there are none, or if Redis forgets dead workers at once.
+        Returns None if there are no such workers, or if Redis forgets dead workers at once.
         """
 
     @abstractmethod

@@ -77,7 +77,7 @@ def read_operation(
 ) -> OperationRecord:
     """Returns an operation. Raises NotFoundError if it is unknown or expired.
 
-    of_the_week: also return an operation of which only the record is left.
+    of_the_week: also return an operation of which only the record is left, kept for a week.
     """
     with redis_errors(client), client.pipeline(transaction=False) as pipeline:
         pipeline.time()
@@ -251,7 +251,7 @@ def write_progress(
     failed_links: Sequence[LinkFailure] = (),
     audit: AuditEntry | None = None,
 ) -> str | None:
-    """Stores the counts and the record of an operation. Renews their TTLs, and that of its links.
+    """Stores the counts and the record of an operation. Renews all TTLs, also of claimed links.
 
     If the operation has stopped early, also marks it as cancelled, for the dashboard. Returns who
     cancelled the operation, empty if unknown; None if it is not cancelled.

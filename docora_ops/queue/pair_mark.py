@@ -106,9 +106,8 @@ def mark_to_leave(
 ) -> Mapping[str, Mapping[str, object]]:
     """Returns the part of a script's configuration that makes the script leave a mark.
 
-    was: the raw value of the mark to replace; empty if there is none. If Redis has another mark by
-        then, the script leaves none.
-    entry: the audit entry to write with the mark, if any.
+    was: the raw value of the mark to replace; empty if there is none. The script replaces no other.
+    entry: the audit entry to write if `was` names another database.
     """
     mark = {"key": PAIR_KEY, "text": _encoded(identity, who), "was": was}
     return {"mark": mark | ({"entry": entry} if entry else {})}

@@ -18,8 +18,8 @@ from docora_ops.queue.redis_client import Script, read_hashes, redis_errors, ser
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
 
 _PAGE = 5000
-# Seconds within which live workers recover the link of a killed one. Each looks for such links
-# every 30 s, but 60 s after the last time if a long job has begun meanwhile.
+# Seconds within which live workers recover the link of a killed worker. Each worker looks for such
+# links every 30 s, but up to 60 s after its last look if a long job has begun meanwhile.
 _RECOVERY_TIME = 90
 
 
@@ -146,10 +146,10 @@ class Entries:
         return Removal(job_id, facts.evidence, kept, is_orphan=True)
 
     def duplicate(self, job_id: str, facts: JobFacts) -> Removal | None:
-        """Returns the removal of the job's duplicates; None if it has none, or if the job is gone.
+        """Returns the removal of the job's duplicates; None without any, or if the job is gone.
 
         If the job is in the list, its later entries there and its entry in the scheduled registry
-        are duplicates. Otherwise, it has none.
+        are duplicates. Otherwise, there are no duplicates.
         """
         in_list = self.by_place[Place.LIST].get(job_id, 0)
         is_scheduled = job_id in self.by_place[Place.SCHEDULED]
@@ -289,8 +289,8 @@ class QueueSweep:
     def remove(self, removals: Sequence[Removal], audit: AuditEntry | None = None) -> list[str]:
         """Removes jobs and entries that have not changed since they were read.
 
-        Returns for each removal `removed`, `changed` or `unreadable:REASON`. Call it with the rows
-        of the orphans' repositories locked in Postgres.
+        Returns for each removal `removed`, `changed` or `unreadable:REASON`. Call it while the rows
+        of the orphans' repositories are locked in Postgres.
 
         audit: the audit entry to write if anything is removed.
         """

@@ -116,7 +116,7 @@ def keep_files(client: Redis, job: Job, sent: int, total: int) -> None:
 
 
 def _files_of(value: bytes | None, started_at: bytes | None) -> tuple[int | None, int | None]:
-    """Parses the numbers of files sent and of all files to send.
+    """Parses the number of files sent, and the number of all files to send.
 
     Returns None for both unless the numbers are of the try that began at `started_at`.
     """

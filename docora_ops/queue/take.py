@@ -1,7 +1,7 @@
 """Takes jobs from RQ's list for a worker: obeys holds, and shares the slots among the apps.
 
 Each worker that takes jobs is a slot, because it runs one job at a time. The share of an app is an
-equal part of the slots. take.lua sees which apps have running jobs. Each worker looks only now and
+equal part of the slots. take.lua sees which apps have running jobs. Each worker reads only now and
 then which apps have waiting jobs, because this takes long if the list is long.
 """
 
