@@ -119,7 +119,7 @@ def answers_of_script(job_ids: Sequence[str], replies: Sequence[str]) -> list[An
 
 
 def arguments_of(commands: Sequence[Command]) -> list[str | int | bytes]:
-    """Encodes commands for a script: for each command, the number of its words, then the words."""
+    """Returns arguments of a script: for each command, the number of its words, then the words."""
     return [argument for command in commands for argument in (len(command), *command)]
 
 

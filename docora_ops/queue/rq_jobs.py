@@ -66,7 +66,7 @@ _RECORD_FIELDS = (
 def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
     """Returns the pickled call of a link's job.
 
-    Does not compress the call, as RQ would: compression would take as long as the push.
+    It is not compressed: RQ accepts that, and compression would take as long as the push.
     """
     # dataclasses.asdict would take several times as long.
     arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
