@@ -22,7 +22,6 @@ class Slots:
     """
 
     def __init__(self, following: Following, options: ChangeOptions) -> None:
-        """Hands out nothing yet. `following`: follows the links that were queued."""
         self._following, self._options = following, options
         self._most = options.in_flight or 0
         self.limit = self._fewest = min(self._most, _FEWEST)

@@ -113,10 +113,9 @@ def script_of(*names: str) -> str:
 
 
 class Script:
-    """A Lua script of this package."""
+    """A script of this package, joined from Lua files."""
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
-        """Joins the files `names` into one script."""
         self._client = client
         self._script = client.register_script(script_of(*names))
 

@@ -124,7 +124,7 @@ class RqQueue(LinkQueue):
     def common_fields(self) -> list[str]:
         """Returns the fields that all jobs' hashes share, with names and values alternating.
 
-        They come from one job that RQ builds, because building one for each link would be slow.
+        Takes the fields from one job that RQ builds: building a job for each link would be slow.
         """
         settings = self._settings
         delays = settings.retry_delays
