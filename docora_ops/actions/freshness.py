@@ -47,9 +47,9 @@ class Freshness:
         circuit has delayed the scan, the time runs from when the circuit closed. If no link at all
         was scanned in this time, links that are pending or were never scanned also count. For a
         link that was never scanned, the time runs from its creation.
-    is_slow: workers take jobs, but too slowly: a job waits, a cycle takes longer than the rescan
-        interval plus two scan intervals, and a synced link has waited that long for its scan.
-        False if `nothing_moves` or `schedule_stopped`.
+    is_slow: workers take jobs, and yet a job waits, a cycle takes longer than the rescan interval
+        plus two scan intervals, and the last good scan of a synced link is that long ago. False if
+        nothing moves or `schedule` has stopped, which have alarms of their own.
     oldest_scan_seconds: the seconds since the earliest of the links' last good scans. Only synced
         and overdue links count, and only while their circuit is closed. If a circuit closed later
         than the scan, the time runs from then.

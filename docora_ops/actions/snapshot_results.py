@@ -54,7 +54,7 @@ class Following:
         self.start(None)
 
     def start(self, timeout: float | None) -> None:
-        """Starts the clock. `timeout`: the maximum number of seconds to wait from now on."""
+        """Starts the clock. `timeout`: the maximum seconds to wait from now on; None: no limit."""
         self._began = time.monotonic()
         self._ends_at = inf if timeout is None else self._began + timeout
 

@@ -32,7 +32,7 @@ class Selection:
     refs: Sequence[LinkRef]
     by_app: Sequence[AppCount]
     claiming: Claiming
-    open_circuits_left_out: int | None = None
+    open_circuits_left_out: int | None = None  # links with an open circuit; None: not left out
     left_to_operations: Sequence[LeftToOperation] = ()
     held_left_out: Sequence[AppCount] = ()  # held apps, whose links were left out
 
