@@ -1,7 +1,4 @@
-"""Changes the base_url of an app to a URL that Docora's onboarding would accept.
-
-Also defines the results of probes.
-"""
+"""Changes the base_url of an app as Docora's onboarding would allow; has the results of probes."""
 
 import re
 import socket

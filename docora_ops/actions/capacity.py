@@ -56,14 +56,10 @@ def capacity(
 ) -> Capacity:
     """Compares how many snapshots the workers manage with how many are due.
 
-    Reports missing slots, at most one for each waiting job, only if:
-
-    - nearly all slots are busy,
-    - jobs of an earlier pass of `schedule` still wait,
-    - neither a suspension nor a hold is in force.
-
-    Otherwise, the workers may manage less for other reasons: too few jobs were queued, or an app
-    has used up its share of the slots.
+    Reports missing slots only if nearly all slots are busy, jobs of an earlier pass of `schedule`
+    still wait, and neither a suspension nor a hold is in force. Otherwise, the workers may manage
+    less for other reasons: too few jobs were queued, or an app has used up its share of the slots.
+    Never reports more missing slots than waiting jobs.
 
     record: the counts of snapshots that ended in at least the last `LOOKS_BACK` seconds.
     """

@@ -124,13 +124,9 @@ class _Server:
             self.checks.append(critical(self.name, error.message, error.hint))
 
     def record(self, seconds: float, clock: float, where: str) -> None:
-        """Records the latency and the clock of the server.
+        """Records the server's latency, in `seconds`, and its clock, as Unix time.
 
-        seconds: the latency.
-        clock: the server's time, in seconds since 1970.
-        where: the server, as an error message names it.
-
-        Raises PostgresError or RedisError if the server is too slow.
+        Raises PostgresError or RedisError, which name the server `where`, if it is too slow.
         """
         name = self.name.capitalize()
         self.latency[name] = seconds * 1000
@@ -388,11 +384,7 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
 
 
 def _summarize(findings: Iterable[Finding], to_recover: Container[str]) -> DriftData:
-    """Counts the drift.
-
-    to_recover: ids of jobs whose lost or stuck links don't count, because workers will soon recover
-        these links.
-    """
+    """Counts the drift. `to_recover`: job ids of links to skip, which workers will soon recover."""
     counts, examples = Counter[DriftKind](), []
     for finding in findings:  # which are not kept, because there may be a million
         kind = finding.drift.kind

@@ -86,10 +86,7 @@ def compare(checks: Iterable[Check], file: Path, remind_seconds: int) -> Problem
 
 
 def keep(changes: ProblemChanges, file: Path) -> None:
-    """Writes the open problems to the file, atomically, readable only by its owner.
-
-    Raises UsageError.
-    """
+    """Writes the problems to the file atomically, readable by its owner. Raises UsageError."""
     problems = {problem.name: problem.since_at for problem in (*changes.new, *changes.ongoing)}
     record = _Record(1, changes.told_at, problems)
     try:

@@ -32,7 +32,7 @@ def decrypt(text: str, key: bytes, name: str) -> str:
 
 
 def count_foreign(texts: Iterable[str], key: bytes) -> int:
-    """Returns the number of encrypted texts if the key decrypts none of them, otherwise 0.
+    """Returns the number of encrypted texts if the key decrypts none; 0 if it decrypts any.
 
     Ignores texts that are not in the form `iv:tag:ciphertext`.
     """

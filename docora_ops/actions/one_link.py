@@ -64,9 +64,14 @@ def resync(
     """Resets a link of any status, deletes its delivery records, and queues its job.
 
     With `options.update`, marks the records as outdated instead of deleting them. With
-    `options.path`, deletes or marks only the records of matching files, and raises NotFoundError if
-    neither a record nor the stored commit has a matching file. For parameters and other errors, see
-    `retry`.
+    `options.path`, deletes or marks only the records of matching files.
+
+    app: id or name, or an unambiguous prefix of either.
+    repository: id, `owner/name` or GitHub URL.
+    reason: for the audit entry.
+
+    Raises NotFoundError if `options.path` matches neither a delivered file nor a file of the stored
+    commit; otherwise, a DocoraOpsError that says why nothing was changed.
     """
     if options.path:
         link_to_resync(docora, app, repository, options.path)

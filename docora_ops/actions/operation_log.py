@@ -205,10 +205,7 @@ class OperationLog:
 
 
 class PassLog(OperationLog):
-    """The log of a pass of `schedule`.
-
-    Writes no progress: in lists, one pass per minute would hide the bulk operations.
-    """
+    """The log of a pass of `schedule`. Has no progress: a pass per minute would fill the list."""
 
     def begin(self) -> None:
         """Does nothing: the first push writes the audit entry of the start."""

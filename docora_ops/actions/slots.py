@@ -12,7 +12,7 @@ _FEWEST = 2  # initial and minimum limit: an app that is down must leave a slot 
 
 
 class Slots:
-    """Decides which links of a paced operation come next.
+    """Decides which links come next in a bulk operation with `in_flight`.
 
     At most `in_flight` links are in flight: queued, but without a result. Each of them takes a
     slot. The apps share the slots equally, so an app that is down leaves slots for other apps. If

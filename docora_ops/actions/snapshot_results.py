@@ -70,11 +70,9 @@ class Following:
                 self._unfinished[LinkStatus.FAILED,].append(item.ref.id)
 
     def add_unchanged(self, ids: Iterable[str]) -> None:
-        """Follows links whose status may still be the result of an earlier snapshot.
+        """Follows links, by row id, whose status may be the result of an earlier snapshot.
 
         For example, another command has claimed the links, but has not committed the change yet.
-
-        ids: the row ids of the links.
         """
         self.only_lost_left = False
         self._unfinished[LinkStatus.FAILED, LinkStatus.SYNCED] += ids

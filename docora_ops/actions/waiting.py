@@ -81,7 +81,7 @@ def wait(
 def wait_for_change(
     docora: Docora, change: LinkResult, *, timeout: float | None = None
 ) -> Generator[LinkStep]:
-    """Waits for the snapshot of a link after its `retry` or `resync`. See `wait`.
+    """Waits for the snapshot of a link after its `retry` or `resync`, like `wait`.
 
     Adds the result to the audit entries of the change, unless the wait is interrupted or Redis is
     down.

@@ -241,8 +241,8 @@ class LinkQueue(ABC):
         refuses_waiting: also raise PushRefusedError if any job waits.
         front: put each new job at the head of the queue, which reverses their order.
         exempts: exempt the jobs from the holds of their apps, if any.
-        changes_links: give waiting jobs all their tries back, and run `commands` even if all jobs
-            already wait.
+        changes_links: whether the links are changed. If so, waiting jobs get all their tries back,
+            and `commands` run even if all jobs already wait.
         commands: Redis commands to run atomically with the push.
         """
 

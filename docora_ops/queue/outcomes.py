@@ -104,8 +104,8 @@ ALL_OUTCOMES = OutcomeFilter()
 class Outcomes:
     """Entries of the record, newest first.
 
-    reaches_back_to: the time of the oldest entry in the record, if earlier ones were asked for and
-        may have been dropped. None otherwise, and if the record is empty.
+    reaches_back_to: the time of the oldest entry in the record, if earlier entries were asked for
+        and may have been dropped; otherwise None.
     """
 
     entries: Sequence[SnapshotOutcome]
@@ -117,7 +117,8 @@ class Counts:
     """The counts of the periods, oldest first.
 
     is_kept: whether any period has counts; if not, no worker has written the record for 8 days.
-    reaches_back_to: the start of the first period with counts, if earlier ones were asked for.
+    reaches_back_to: the start of the first period with counts, if earlier periods were asked for;
+        otherwise None.
     """
 
     counts: Sequence[PeriodCount]
@@ -211,10 +212,11 @@ class AskedResults:
 
 
 def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results | None]:
-    """Counts the links of each item of `asked` by their first result.
+    """Counts the links by their first result, for each item of `asked`.
 
     Links that have entries but no result count as unfinished. Links without an entry do not count.
-    Returns None for an item without any entry, or if the record may not reach back to its `since`.
+    If no link of an item has an entry, or if the record may not reach back to the item's `since`,
+    returns None for the item.
     """
     if not asked:
         return []

@@ -289,9 +289,7 @@ class RqQueue(LinkQueue):
         """Returns the first waiting jobs of apps that are not held.
 
         Searches the list if `first` has few such jobs, because jobs of held apps stay at the head.
-
-        first: the first waiting jobs.
-        holds: ids of the held apps.
+        `holds`: ids of the held apps.
         """
         jobs = [job for job in first if job.app_id not in holds]
         if len(jobs) >= min(LEAST_WAITING, len(first)):

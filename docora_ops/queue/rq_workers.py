@@ -163,10 +163,7 @@ def _no_job_reason(state: bytes | None, reason: bytes | None) -> NoJobReason | N
 
 
 def process_fields() -> dict[str, str | int]:
-    """Returns the fields that identify this process in a worker's registration.
-
-    Returns none without /proc.
-    """
+    """Returns the fields that identify this process to other workers; none without /proc."""
     process = this_process()
     values = astuple(process) if process else ()
     return dict(zip(_PROCESS_FIELDS, values, strict=False))
