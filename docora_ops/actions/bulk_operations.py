@@ -57,7 +57,7 @@ def running_operation(docora: Docora) -> KnownOperation:
 
 
 def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
-    """Yields a bulk operation every 0.5 s until it ends, or its command is silent for two minutes.
+    """Yields a bulk operation every 0.5 s until it ends, or has made no progress for two minutes.
 
     Raises NotFoundError, RedisError.
     """

@@ -36,11 +36,11 @@ def look_at_jobs(
 
 
 def jobs_to_recover(queue: LinkQueue, overview: QueueOverview | None) -> Container[str]:
-    """Returns the ids of jobs whose links are not drift, even if the jobs are no longer live.
+    """Returns the ids of jobs whose links are not drift, because workers will soon recover them.
 
-    If the worker of such a job was killed, a live worker will recover the link soon. Includes
-    running jobs, because their workers may be killed before the next look. Call this before the
-    last look at the links, because a link may be recovered in between. Raises RedisError.
+    These are jobs whose worker was killed lately, and running jobs, whose worker may be killed
+    before the next look. Call this before the last look at the links, because a link may be
+    recovered in between. Raises RedisError.
 
     overview: tells whether any worker recovers links; None if unknown.
     """

@@ -178,8 +178,8 @@ def operations_at_work(
 
     Also returns, by row id, the links that `schedule` leaves to an operation, and the id of the
     operation. To an operation with `in_flight`, `schedule` leaves the links that the operation has
-    yet to queue, and links that failed again in it. It queues other links of the operation that are
-    due, for example because their job was lost.
+    yet to queue, and links that failed again in it. `schedule` itself queues other links of the
+    operation that are due, for example because their job was lost.
 
     Raises PostgresError, RedisError.
     """

@@ -126,9 +126,9 @@ def arguments_of(commands: Sequence[Command]) -> list[str | int | bytes]:
 def first_ids(
     ids_by_status: Iterable[tuple[str, Sequence[str]]], limit: int
 ) -> tuple[int, list[tuple[str, list[str]]]]:
-    """Returns the number of jobs, and up to `limit` ids grouped by status, the last status first.
+    """Returns the number of jobs, and up to `limit` of their ids, grouped by status.
 
-    A job that has two statuses counts once, with the later status.
+    The last status comes first. A job with two statuses counts once, with the later status.
 
     ids_by_status: the ids, read in the order of the statuses through which a job goes. A job that
         moves during the reads is then seen twice rather than missed.
