@@ -1,4 +1,4 @@
-"""The Python API: one function per command, which neither needs a terminal nor prints.
+"""The Python API: one function per command. The functions need no terminal and print nothing.
 
 The first argument is a `Docora`. Long-running functions are generators of progress events; close
 the generator to stop early. `docora-ops help python` has an example.

@@ -24,11 +24,10 @@ class AppPage(AppSummary):
     """Everything about one app.
 
     email, created_at: None if the role may not read them.
-    good_until_at, good_until_seconds, oldest_scan_seconds: as in `ErrorGroup`, for all failed links
-        of the app.
-    held: the hold of the app; None if it is not held, or Redis could not be used.
+    held: the hold of the app; None if the app is not held, or if Redis could not be used.
+    overdue: the number of overdue links; 0 if the app is held.
     tried_by_error: links whose last try failed and that will be tried again, by error.
-    delivered_files, last_delivered_at: Docora records only the last delivery of each file.
+    last_delivered_at: when a file was last delivered; None if never.
     running_operations: bulk operations of docora-ops at work on links of the app; None if Redis
         could not be used.
     """

@@ -1,4 +1,4 @@
-"""Changes the base_url of an app by Docora's rules. Also defines the results of probes."""
+"""Changes the base_url of an app as Docora's onboarding would allow; has the results of probes."""
 
 import re
 import socket
@@ -62,7 +62,7 @@ class ProbeStep:
 class Probe:
     """The result of a probe of an app, a repository or both, as a worker on this host sees them.
 
-    The fields of an app or a repository that was not probed are None.
+    If the app or the repository was not probed, its fields are None.
     """
 
     host: str
@@ -88,12 +88,11 @@ class UrlChange(App):
     changed: False if the app already had this URL, or if the probe failed.
     jobs_with_old_url: the number of BullMQ jobs (waiting, delayed or running) whose URL is not the
         new one; None if unknown.
-    links_to_resync: the links of these jobs, and links whose running or last job may have begun
-        with the old URL.
-    scanned_since: once the jobs have ended, `--last-scan-after` with this time selects the links to
-        resync. None before the change, or without links to resync.
+    links_to_resync: the links whose files a job may have sent, or may still send, to the old URL.
+    scanned_since: the value for `--last-scan-after` to select these links, once their jobs have
+        ended; None before the change, or without links to resync.
     has_failed_links: whether the app has failed links; None if unknown.
-    next_commands: what to run next; `set-url` fills it.
+    next_commands: the commands to run next; only `set-url` sets them.
     probe: the probe of the new URL before the change; None if it was not probed.
     """
 
@@ -124,16 +123,16 @@ def set_url(
     Yields the plan, then the change. To keep the old URL, close the iterator after the plan. Yields
     only the plan if there is nothing to change, if the probe failed, or with `dry_run`.
 
-    Workers of docora-ops use the new URL from their next job on. BullMQ jobs keep the URL with
-    which they were queued, and running jobs the URL with which they began. These jobs then mark
-    their links as `synced`, although the files were sent only to the old URL.
+    Workers of docora-ops use the new URL from their next job on. A BullMQ job keeps the URL with
+    which it was queued, and a running job keeps the URL with which it began. Such a job sends the
+    files only to the old URL, and yet sets its link to `synced`.
 
     app: id or name. With `asks` or `dry_run`, an unambiguous prefix is allowed.
     asks: a person confirms the plan, so the plan includes `jobs_with_old_url` and
         `links_to_resync`. Finding them takes 3 s for 200,000 BullMQ jobs.
     probe: `docora_ops.worker.probe.probe` to probe the new URL first; None to skip the probe.
     reason: for the audit entry.
-    dry_run: only yield the plan, as complete as with `asks`.
+    dry_run: yield only the plan, with the same fields as with `asks`.
 
     Raises UsageError if Docora's onboarding would refuse the URL, or for an unconfirmed change of a
     protected target; NotFoundError, AmbiguousError, PostgresError, RedisError.
@@ -152,7 +151,7 @@ def set_url(
     result = probe(docora, chosen.app_id, new_url=url) if probe else None
     plan = replace(plan, changed=result is None or not result.has_failed, probe=result)
     if is_shown and plan.changed:
-        plan = _with_remains(docora, plan, url)
+        plan = _with_old_jobs(docora, plan, url)
     yield plan
     if not plan.changed or dry_run:
         return
@@ -168,15 +167,15 @@ def set_url(
     if not change.changed:
         yield replace(change, jobs_with_old_url=0, links_to_resync=())
         return
-    yield _with_remains(docora, change, url, changed_at)
+    yield _with_old_jobs(docora, change, url, changed_at)
 
 
-def _with_remains(
+def _with_old_jobs(
     docora: Docora, change: UrlChange, url: str, changed_at: datetime | None = None
 ) -> UrlChange:
-    """Returns the change with the jobs that have the old URL, and the links to resync.
+    """Adds the number of jobs with the old URL, and the links to resync, to the change.
 
-    Warns about what can't be read.
+    If a server can't be read, warns, and leaves out what is unknown.
 
     changed_at: when the URL was changed; None before the change.
     """

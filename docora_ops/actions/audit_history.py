@@ -29,14 +29,15 @@ def history(
     page: int = 1,
     limit: int = 20,
 ) -> Page[HistoryEntry]:
-    """Returns one page of the changes, latest first, without passes that changed nothing.
+    """Returns one page of the audit history, newest change first.
+
+    Omits passes of `schedule` that changed nothing.
 
     schedule: include passes of `schedule`.
-    folded: return consecutive passes of `schedule` with the same user, reason and target as one
-        change, from the start of the first pass to the end of the last. The first of its counts,
-        `passes`, is the number of passes.
-    since: only changes that began or ended at this time or later, and bulk operations that wrote
-        progress at this time or later.
+    folded: merge consecutive passes of `schedule` with the same user, reason and target into one
+        change. Its counts begin with `passes`, the number of passes.
+    since: only changes that began or ended at this time or later, or whose bulk operation has
+        written progress since.
     operation_id: only the entries of this bulk operation, including its cancellation.
     app: only changes whose selection names this app (id or name, case-insensitive).
 

@@ -35,9 +35,9 @@ class BulkStep:
     by_app: the outcomes so far by app, updated in place as the operation continues. Each app comes
         with the number of its selected links.
     deliveries: for a resync, the number of delivery records of the links before the first change.
-    wait: the results of the snapshots so far, if they are awaited.
+    wait: the results of the snapshots so far; None if they are not awaited.
     is_waiting: all links have been changed, and only the snapshots are awaited.
-    limit: with `options.in_flight`, how many snapshots may be in flight now.
+    limit: how many snapshots may be in flight now; None without `options.in_flight`.
     """
 
     result: BulkResult
@@ -159,7 +159,7 @@ class _BulkOperation:
         for batch in self._batches():
             if batch is None:
                 log.progress(every=_IDLE)
-                # Docora's scheduler takes no link whose circuit is open, so its slot stays taken.
+                # Docora's scheduler queues no link whose circuit is open: its slot stays taken.
                 self._reset_locked_circuits(wait=False)
                 yield self.step()
             elif isinstance(batch, StoppedBy):
@@ -173,9 +173,11 @@ class _BulkOperation:
     def _batches(self) -> Iterator[Sequence[LinkRef] | StoppedBy | None]:
         """Yields the links to change next, batch by batch.
 
-        Yields None while it waits, and a StoppedBy if the operation has to stop. First come all
-        links, then those whose jobs were waiting or whose rows were locked, and last those whose
-        rows are still locked, one by one.
+        Yields None while no link may be changed yet, and a StoppedBy if the operation has to stop.
+
+        1. All links.
+        2. Again, links whose job was waiting or whose row was locked.
+        3. One by one, links whose row is still locked.
         """
         options, changer, size = self._plan.options, self._changer, self._batch_size
         hand_out = self._slots.batches if self._slots else batches
@@ -195,8 +197,8 @@ class _BulkOperation:
 
     def _change(self, refs: Sequence[LinkRef]) -> Generator[BulkStep]:
         """Changes links. Yields after each transaction; stops if the operation is cancelled."""
-        for each in self._changer.change_each(refs):
-            changed = self._with_missed(each)
+        for result in self._changer.change_each(refs):
+            changed = self._with_missed(result)
             self._later += changed.later
             try:
                 self._log.add(changed)
@@ -237,7 +239,7 @@ class _BulkOperation:
             log.circuits_locked = set() if wait else log.circuits_locked - reset
 
     def _finish(self, *, has_redis: bool) -> None:
-        """Stores the results, and that the operation is no longer at work, unless Redis is down."""
+        """Stores the results, and that the operation has ended its work, unless Redis is down."""
         operation_id, following = self._log.operation_id, self._following
         if not (operation_id and has_redis):
             return

@@ -57,7 +57,7 @@ def running_operation(docora: Docora) -> KnownOperation:
 
 
 def follow(docora: Docora, operation_id: str) -> Generator[KnownOperation]:
-    """Yields a bulk operation every 0.5 s until the operation ends or its command is gone.
+    """Yields a bulk operation every 0.5 s until it ends, or has made no progress for two minutes.
 
     Raises NotFoundError, RedisError.
     """
@@ -82,8 +82,8 @@ def keep_messages(docora: Docora, operation_id: str, messages: Sequence[str]) ->
 def cancel(docora: Docora, operation_id: str, *, reason: str | None = None) -> bool:
     """Asks a bulk operation to stop after its current batch. Queued links stay queued.
 
-    Returns False if it was already cancelled. Raises NotFoundError, OperationFinishedError,
-    RedisError.
+    Returns False if the operation was already cancelled. Raises NotFoundError,
+    OperationFinishedError, RedisError.
 
     reason: for the audit entry.
     """

@@ -1,4 +1,4 @@
-"""Compares the pace of the workers with what is due. Only reads."""
+"""Compares how many snapshots the workers manage with how many are due. Only reads."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -20,15 +20,14 @@ _BUSY = 0.9  # share of slots, because some busy slots are between two jobs
 
 @dataclass(frozen=True)
 class Capacity:
-    """The pace of the workers, and the pace that is due, in snapshots per minute.
+    """How many snapshots the workers manage, how many are due, and how many slots are missing.
 
-    managed_per_minute: the pace of the workers in the best 10 minutes of the last hour; None if no
-        10 minutes of that hour are completely recorded.
-    due_per_minute: the pace that scans each link once in `RESCAN_INTERVAL_MS` plus
+    managed_per_minute: the snapshots per minute in the best 10 minutes of the last hour; None if no
+        10 minutes of that hour are fully recorded.
+    due_per_minute: the snapshots per minute that scan each link once in `RESCAN_INTERVAL_MS` plus
         `SCAN_INTERVAL_MS`.
     slots: how many jobs can run at a time, not counting workers that take no jobs.
-    missing_slots: how many more slots are needed to reach `due_per_minute`; 0 if this can't be told
-        (see `capacity`).
+    missing_slots: how many more slots are needed to reach `due_per_minute`; 0 if unknown.
     """
 
     managed_per_minute: float | None
@@ -38,7 +37,7 @@ class Capacity:
 
     @property
     def words(self) -> str:
-        """Returns `40 snapshots a minute, 120 due: 10 more slots are needed`."""
+        """Returns a text such as `40 snapshots a minute, 120 due: 10 more slots are needed`."""
         due = f"{self.due_per_minute:,}".removesuffix(".0")
         if self.managed_per_minute is None:
             return f"{due} snapshots a minute due; the pace is not known"
@@ -55,14 +54,14 @@ class Capacity:
 def capacity(
     record: Counts, freshness: Freshness, queue: QueueOverview, settings: Settings
 ) -> Capacity:
-    """Compares the pace of the workers with the pace that is due.
+    """Compares how many snapshots the workers manage with how many are due.
 
     Reports missing slots only if nearly all slots are busy, jobs of an earlier pass of `schedule`
-    still wait, and neither a suspension nor a hold is in force. In other cases, the pace may be low
-    because no more jobs were queued, or because an app has used up its share of the slots. Never
-    reports more missing slots than waiting jobs.
+    still wait, and neither a suspension nor a hold is in force. Otherwise, the workers may manage
+    less for other reasons: too few jobs were queued, or an app has used up its share of the slots.
+    Never reports more missing slots than waiting jobs.
 
-    record: the counts of snapshots that ended in the last `LOOKS_BACK` seconds or more.
+    record: the counts of snapshots that ended in at least the last `LOOKS_BACK` seconds.
     """
     by_period: Counter[datetime] = Counter()
     now = queue.read_at or freshness.read_at  # by the clock of the record

@@ -47,11 +47,11 @@ class Changed:
     """The result of one batch. Each of its links has an outcome, or was put off.
 
     later: the links that were put off until the next phase: see `Phase`.
-    deliveries: the number of delivery records deleted or, with `--update`, marked.
+    deliveries: the number of delivery records deleted or, with `--update`, marked as outdated.
     circuits_reset: ids of repositories whose circuits were reset.
-    circuits_locked: ids of repositories whose circuits could not be reset, because their rows are
-        locked by other sessions.
-    has_written: whether Redis has run the commands of the change.
+    circuits_locked: ids of repositories whose circuits could not be reset, because other sessions
+        have locked the rows.
+    has_written: whether Redis has run the commands that `Changer.commands` returned.
     """
 
     outcomes: Sequence[LinkOutcome] = ()
@@ -63,10 +63,10 @@ class Changed:
 
 
 class Phase(Enum):
-    """The phases of a change. Each phase changes the links that the one before has put off."""
+    """The phases of a change. Each phase changes the links that the previous phase has put off."""
 
-    FIRST = auto()  # puts off links whose jobs wait, and those of SECOND
-    SECOND = auto()  # puts off links whose rows are locked by other sessions, or gone
+    FIRST = auto()  # puts off links whose jobs wait, or whose rows are locked or gone
+    SECOND = auto()  # puts off links whose rows are locked or gone
     LAST = auto()  # waits for locked rows, and puts off nothing
 
 
@@ -74,13 +74,14 @@ class Phase(Enum):
 class Changer:
     """Changes batches of links, each batch in one transaction.
 
-    Begins in the first `Phase`. `find_misplaced` begins the second, `wait_for_rows` the last. There
-    is no first phase if no job can be misplaced (BullMQ), or in a repair, which has looked already.
+    Begins in the first `Phase`; `find_misplaced` begins the second, and `wait_for_rows` begins the
+    last. Skips the first phase with BullMQ, where no job can be misplaced, and in a repair, which
+    has already looked for misplaced jobs.
 
     commands: called with the links whose jobs are pushed; returns the Redis commands to run
         atomically with the push.
-    waits_for_circuits: wait for rows of circuits that other sessions have locked. Bulk operations
-        skip them, because one timeout per link could take days.
+    waits_for_circuits: wait for locked rows when resetting circuits. Bulk operations skip locked
+        rows, because one timeout per link could take days.
     disproved: by job id, the evidence that no worker would take a waiting job. `find_misplaced`
         sets it, unless the caller already has the evidence.
     """
@@ -102,13 +103,14 @@ class Changer:
             self._phase = Phase.SECOND
 
     def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
-        """Finds misplaced jobs, and begins the second phase: these jobs are replaced from now on.
+        """Finds misplaced jobs of these links, and begins the second phase, which replaces them.
 
-        Misplaced jobs are marked as waiting, but no worker would ever take them. RQ leaves such
-        jobs behind, and so does a Redis that has lost writes. Looks twice, because RQ moves a job
-        in two steps, between which the job is in no place. Yields Suspects between the looks, and
-        holds no lock. Each push looks at the misplaced jobs again, and replaces those still
-        misplaced. Raises RedisError.
+        A misplaced job is marked as waiting, but no worker would ever take it. RQ leaves such jobs
+        behind, and so does a Redis that has lost writes.
+
+        Looks twice, because RQ moves a job in two steps, and between them, the job is in no place.
+        Yields Suspects between the looks, and holds no lock. A push then replaces only jobs that
+        are still misplaced. Raises RedisError.
 
         delay: seconds between the two looks.
         """
@@ -123,7 +125,7 @@ class Changer:
     def wait_for_rows(self) -> None:
         """Begins the last phase, which waits for rows that other sessions have locked.
 
-        Stops waiting after the first timeout, because ten thousand timeouts take a day.
+        After the first timeout, the phase no longer waits: ten thousand timeouts take a day.
         """
         self._phase = Phase.LAST
 
@@ -151,8 +153,8 @@ class Changer:
         """Changes links in one transaction, and returns their outcomes after the commit.
 
         Does not change links whose job is running or unreadable. Raises LinkError if Postgres
-        refuses because of a row; PostgresError, RedisError. After an error, no link is changed,
-        unless Postgres has committed and its reply was lost; jobs may be queued.
+        refuses because of a row; PostgresError, RedisError. After an error, the links are unchanged
+        unless Postgres has committed and its reply was lost. In either case, jobs may be queued.
         """
         created_at = self.queue.script.load()  # before rows are locked, as it has to connect
         todo, outcomes = _split_invalid(refs)
@@ -196,9 +198,9 @@ class Changer:
         return Changed([*invalid, *settled.outcomes], settled.later, deliveries, to_reset)
 
     def _claim_and_push(self, refs: Sequence[LinkRef], created_at: float) -> Changed:
-        """Changes links in one transaction. After the commit, returns what has become of them.
+        """Claims links and pushes their jobs in one transaction, and returns the outcomes.
 
-        If any jobs can't be pushed, rolls back and raises PushRefusedError.
+        If any job can't be pushed, rolls back and raises PushRefusedError.
         """
         is_last = self._phase is Phase.LAST
         wait = is_last and not self._has_waited_in_vain
@@ -262,7 +264,7 @@ class Changer:
         return dict(zip(claims, answers, strict=True))
 
     def _settle(self, answers: Mapping[LinkRef, Answer]) -> Changed:
-        """Returns the outcomes of links whose jobs were only looked at, and which are put off."""
+        """Returns the outcomes of links whose jobs were not pushed, and the links to put off."""
         outcomes, later = [], []
         for ref, answer in answers.items():
             if answer.state is JobState.WAITING and self._phase is Phase.FIRST:
@@ -288,7 +290,7 @@ class Changer:
 
 
 def _split_invalid(refs: Sequence[LinkRef]) -> tuple[list[LinkRef], list[LinkOutcome]]:
-    """Returns the links with a valid job id, and the outcomes of the others."""
+    """Returns the links with a valid job id, and the outcomes of links without one."""
     valid, invalid = [], []
     for ref in refs:
         if ref.has_valid_job_id:

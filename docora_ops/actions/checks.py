@@ -170,7 +170,7 @@ def check_privileges(role: Role, *, read_only: bool = False) -> Check:
 def check_redis(info: Mapping[str, Any], refusal: tuple[str, str] | None = None) -> Iterator[Check]:
     """Checks version, role, eviction, memory and persistence, according to INFO.
 
-    refusal: why Redis refused the write test, and the hint; None if it did not.
+    refusal: why Redis refused the write test, and the hint; None if Redis did not refuse.
     """
     version, valkey = str(info.get("redis_version", "")), info.get("valkey_version")
     is_replica = info.get("role", "master") != "master"
@@ -354,10 +354,10 @@ def check_schedule(seconds: int | None, freshness: Freshness | None, settings: S
 def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
     """Judges how long ago the last pass of `schedule` ended.
 
-    An old pass is critical if links wait for the next one. Otherwise, it is only a warning, because
-    another program may queue due links, and a person may have run `schedule` by hand.
+    An old pass is critical if due links wait for the next pass. Otherwise, it is only a warning:
+    perhaps another program queues due links, and a person has run `schedule` once by hand.
 
-    seconds: the time since that pass; None if no pass is known, which is never critical.
+    seconds: since the end of the last pass; None if no pass is known, which is a warning.
     freshness: None if unknown.
     """
     if freshness and freshness.schedule_stopped:
@@ -415,7 +415,7 @@ def check_capacity(pace: Capacity | None) -> Check:
 def check_clocks(ahead: Mapping[str, float], workers: Iterable[Worker]) -> Check:
     """Compares the clocks of this host, of the servers, and of the workers' hosts.
 
-    ahead: the seconds that each server's clock is ahead of this host's.
+    ahead: how many seconds each server's clock is ahead of this host's, by server name.
     """
     clocks = {"this host": 0.0, **ahead}
     first, last = (choose(clocks, key=clocks.__getitem__) for choose in (max, min))

@@ -44,10 +44,11 @@ class DeliveryChoice:
 class RepositoryDeliveries:
     """The files that an app has received from one repository, compared with the stored commit.
 
-    files: the number of files that were last delivered in the period of the `Deliveries`.
-    first_at, last_at: the times of the first and the last of these deliveries.
+    files: the number of files whose last delivery lies in the period.
+    first_at, last_at: when the first and the last of these files were delivered; None without any.
     status: the status of the link; None if the link is gone and only records are left.
-    result: the result of the comparison; None without a link.
+    result: the result of the comparison; None if the link is gone.
+    doubt: why `result` is uncertain; None if it is not.
     stored_files: the number of files of the stored commit.
     missing, outdated, extra: the numbers of files that differ. Like `stored_files`, they are None
         if the link is gone, is `scanning` or has no stored commit.
@@ -72,10 +73,10 @@ class Deliveries(App):
     """The files that an app has received in a period.
 
     since_at, until_at: the period; None means no bound.
-    files: the number of files that were last delivered in the period.
+    files: the number of files whose last delivery lies in the period.
     repositories: sorted by name.
-    proof: the result of the comparison, regardless of the period. With a path, only files that
-        match it are compared.
+    proof: the comparison of all files with the stored commits, regardless of the period. With
+        `path`, only of files that match.
     """
 
     since_at: datetime | None
@@ -119,9 +120,9 @@ def read_deliveries(
 
 
 def delivered_files(docora: Docora, choice: DeliveryChoice) -> tuple[int, Iterator[DeliveredFile]]:
-    """Returns the number of delivered files, and an iterator that reads them step by step.
+    """Returns the number of chosen files, and an iterator that reads them page by page.
 
-    Sorts by repository id, then path. Raises the errors of `read_deliveries`.
+    The files are sorted by repository id, then path. Raises the errors of `read_deliveries`.
     """
     _, _, which = _choose(docora, choice)
     by_repository = records.deliveries_by_repository(docora.database, which)

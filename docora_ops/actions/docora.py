@@ -36,8 +36,8 @@ class Docora:
     Connects to Postgres and Redis when first used. Actions add to `notices` what a person should
     read in addition to the result.
 
-    confirm: the name of the target. Without it, a protected target refuses the changes that call
-        `require_confirmation`.
+    confirm: the name of the target. Required by `require_confirmation` to change a protected
+        target.
     """
 
     def __init__(self, settings: Settings, confirm: str | None = None) -> None:
@@ -66,7 +66,7 @@ class Docora:
             vars(self).pop(name, None)
 
     def require_confirmation(self) -> None:
-        """Raises UsageError if the target is protected, and `confirm` is not its name."""
+        """Raises UsageError if the target is protected and `confirm` is not its name."""
         settings = self.settings
         if settings.protected and settings.target is None:
             raise UsageError(

@@ -72,7 +72,7 @@ class Diagnosis:
 
     state: the worst state of all checks; a check that was not made counts as a warning.
     drift: None if doctor could not look for it.
-    needs: what was missing for checks that were not made, such as `Postgres`; empty if all were.
+    needs: what the checks that were not made need, such as `Postgres`; empty if all were made.
     changes: None without `--changes`.
     """
 
@@ -124,9 +124,9 @@ class _Server:
             self.checks.append(critical(self.name, error.message, error.hint))
 
     def record(self, seconds: float, clock: float, where: str) -> None:
-        """Records the latency and the clock of the server.
+        """Records the server's latency, in `seconds`, and its clock, as Unix time.
 
-        Raises PostgresError or RedisError if the server is too slow.
+        Raises PostgresError or RedisError, which name the server `where`, if it is too slow.
         """
         name = self.name.capitalize()
         self.latency[name] = seconds * 1000
@@ -143,7 +143,7 @@ def diagnose(
 
     Yields Suspects until the second look for drift, and finally the Diagnosis.
 
-    max_failed: more failed links than this are critical.
+    max_failed: more failed links than this are critical; None sets no limit.
     read_only: expect only read privileges, and try nothing that could write.
     """
     postgres = _ask_postgres(docora, max_failed, read_only=read_only)
@@ -319,7 +319,7 @@ def _examine_postgres(
 def _check_pooling(settings: Settings, server: _Server) -> None:
     """Checks whether the proxy before Postgres pools transactions.
 
-    A single look can prove that the proxy does, but not that it does not.
+    One look can show that the proxy pools transactions, but can't rule it out.
     """
     pools = pools_transactions(settings, tries=1)
     pooling = "a proxy that pools transactions: commands work, and a worker refuses to start"
@@ -384,7 +384,7 @@ def _ask_redis(docora: Docora, *, read_only: bool) -> _Server:
 
 
 def _summarize(findings: Iterable[Finding], to_recover: Container[str]) -> DriftData:
-    """Counts the drift. `to_recover`: jobs whose lost or stuck links workers will soon recover."""
+    """Counts the drift. `to_recover`: job ids of links to skip, which workers will soon recover."""
     counts, examples = Counter[DriftKind](), []
     for finding in findings:  # which are not kept, because there may be a million
         kind = finding.drift.kind

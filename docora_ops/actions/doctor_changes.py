@@ -28,10 +28,10 @@ class ProblemChanges:
     """The critical checks, compared with those in the file.
 
     new: critical now, but not before.
-    over: critical before, and now checked and no longer critical.
-    ongoing: critical before, and now critical or not checked.
+    over: critical before; checked now, and no longer critical.
+    ongoing: critical before; now still critical, or not checked.
     is_reminder: all problems are ongoing, and the last report is too old.
-    told_at: the time of the last report, which may be this one.
+    told_at: when problems were last reported, which may be now.
     """
 
     new: Sequence[Problem]
@@ -64,9 +64,9 @@ _RECORD = TypeAdapter(_Record)
 def compare(checks: Iterable[Check], file: Path, remind_seconds: int) -> ProblemChanges:
     """Compares the critical checks with those of the file.
 
-    A file that is missing, unreadable or of another version counts as one without problems.
+    A file that is missing, unreadable or of another version counts as a file without problems.
 
-    remind_seconds: the time after which to report the same problems again.
+    remind_seconds: the time after which to report ongoing problems again.
     """
     now = datetime.now(UTC)
     record = _Record(1, now, {})
@@ -86,7 +86,7 @@ def compare(checks: Iterable[Check], file: Path, remind_seconds: int) -> Problem
 
 
 def keep(changes: ProblemChanges, file: Path) -> None:
-    """Replaces the file atomically. Only its owner can read it. Raises UsageError."""
+    """Writes the problems to the file atomically, readable by its owner. Raises UsageError."""
     problems = {problem.name: problem.since_at for problem in (*changes.new, *changes.ongoing)}
     record = _Record(1, changes.told_at, problems)
     try:

@@ -81,10 +81,7 @@ class Finding:
 
     @property
     def key(self) -> str:
-        """Returns the kind and the evidence, which tell the cases of one job apart.
-
-        Evidence changes if the job is queued again.
-        """
+        """Identifies the case among those of one job. Changes if the job is queued again."""
         return intern(f"{self.drift.kind} {self.disproved}")
 
 
@@ -96,10 +93,12 @@ def find_drift(
 ) -> Generator[Suspects, None, Iterator[Finding]]:
     """Looks for drift twice, `DOCORA_OPS_DRIFT_GRACE` seconds apart.
 
-    Yields Suspects between the looks. Returns an iterator, which makes the second look and yields
-    the drift that both looks have found. The other suspects are normal activity. Leaves out held
-    apps, whose links need no job until the release. Holds neither locks nor a transaction between
-    the looks. Both looks raise PostgresError, RedisError.
+    Yields Suspects between the looks, with no lock held and no transaction open. Returns an
+    iterator, which makes the second look, and yields the drift that both looks have found. What
+    only one look has found is normal activity.
+
+    Leaves out held apps, because their links need no job until the release. Both looks raise
+    PostgresError, RedisError.
 
     app_id: look only at this app.
     ref: look only at this link.
@@ -211,10 +210,10 @@ def _check_jobs(
 
 
 def _is_orphan(job_id: str, places: Collection[Place]) -> bool:
-    """Tells whether this job of a deleted link waits or has failed.
+    """Tells whether the job of a deleted link is an orphan: it waits or has failed.
 
-    A job that a worker has just taken does not count. Neither do finished and cancelled jobs, which
-    expire, nor jobs whose id is not one of Docora's.
+    Returns False for a job that a worker has just taken, for finished and cancelled jobs, which
+    expire, and for a job whose id is not one of Docora's.
     """
     is_taken = Place.INTERMEDIATE in places or TO_RUN_OR_FAILED.isdisjoint(places)
     return not is_taken and DOCORA_JOB_ID.fullmatch(job_id) is not None

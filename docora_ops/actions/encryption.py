@@ -15,7 +15,7 @@ _FORM = re.compile(r"([0-9a-f]{32}):([0-9a-f]{32}):((?:[0-9a-f]{2})*)", re.IGNOR
 
 
 def decrypt(text: str, key: bytes, name: str) -> str:
-    """Decrypts a text. Raises SnapshotError, which contains no part of the text.
+    """Decrypts a text. Raises SnapshotError, whose message contains no part of the text.
 
     name: what to call the text in the error message.
     """
@@ -32,9 +32,9 @@ def decrypt(text: str, key: bytes, name: str) -> str:
 
 
 def count_foreign(texts: Iterable[str], key: bytes) -> int:
-    """Returns the number of encrypted texts if the key decrypts none of them, otherwise 0.
+    """Returns the number of encrypted texts if the key decrypts none; 0 if it decrypts any.
 
-    Ignores texts in any other form than `iv:tag:ciphertext`, which say nothing about the key.
+    Ignores texts that are not in the form `iv:tag:ciphertext`.
     """
     count = 0
     for text in filter(_FORM.fullmatch, texts):

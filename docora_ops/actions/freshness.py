@@ -43,19 +43,19 @@ class Freshness:
 
     Links of held apps are neither due nor overdue, and need no scan.
 
-    overdue: synced links without a good scan for `overdue_after_seconds`. The time runs from the
-        last good scan, or from when the repository's circuit closed if that is later. If no link at
-        all was scanned in this time, pending links and links that were never scanned also count;
-        for a link that was never scanned, the time runs from its creation.
+    overdue: the number of synced links that have had no good scan for `overdue_after_seconds`. If a
+        circuit has delayed the scan, the time runs from when the circuit closed. If no link at all
+        was scanned in this time, links that are pending or were never scanned also count. For a
+        link that was never scanned, the time runs from its creation.
     is_slow: workers take jobs, and yet a job waits, a cycle takes longer than the rescan interval
         plus two scan intervals, and the last good scan of a synced link is that long ago. False if
         nothing moves or `schedule` has stopped, which have alarms of their own.
-    oldest_scan_seconds: the seconds since the oldest last good scan of a synced or overdue link, or
-        since its circuit closed if that is later. Links of held apps and links whose circuit is
-        open do not count.
+    oldest_scan_seconds: the seconds since the earliest of the links' last good scans. Only synced
+        and overdue links count, and only while their circuit is closed. If a circuit closed later
+        than the scan, the time runs from then.
     schedule_stopped: the last pass of `schedule` is too old, and a link that has been due for too
-        long has no live job. Judged by one look, so a timer that is just restarting also counts.
-    due: links that a scheduler should queue now.
+        long has no live job. Also true while a timer restarts, because there is only one look.
+    due: the number of links that a scheduler should queue now.
     nothing_moves: a link has been due for `nothing_moves_after_seconds`, during which no job ran,
         began or ended, and no file was delivered.
     """
@@ -63,7 +63,7 @@ class Freshness:
     read_at: datetime
     overdue: int
     overdue_apps: int
-    overdue_at_least: bool  # too many to count: both numbers are lower bounds
+    overdue_at_least: bool  # `overdue` and `overdue_apps` are lower bounds: too many to count
     overdue_after_seconds: int  # the threshold in force
     cycle_seconds: int | None  # length of a cycle at the last pace; None: too few scans
     is_slow: bool
@@ -78,7 +78,7 @@ class Freshness:
 
     @property
     def last_scanned_seconds(self) -> int | None:
-        """Returns the time since the last good scan of any link."""
+        """Returns the seconds since the last good scan of any link; None if there is none."""
         at = self.last_scanned_at
         return int((self.read_at - at).total_seconds()) if at else None
 
@@ -97,13 +97,13 @@ class Freshness:
 
     @property
     def overdue_words(self) -> str:
-        """Returns `2 links of 1 app`, or `at least 100000 links of 12 apps`."""
+        """Returns a text such as `2 links of 1 app`, or `at least 100000 links of 12 apps`."""
         of_apps = f"{amount(self.overdue, 'link')} of {amount(self.overdue_apps, 'app')}"
         return f"at least {of_apps}" if self.overdue_at_least else of_apps
 
 
 def read_overdue_before(docora: Docora, held: Collection[str]) -> datetime:
-    """Returns the threshold as a time: links last scanned before it are overdue.
+    """Returns a time. Links whose last scan was before this time are overdue.
 
     held: the ids of the held apps.
     """
@@ -114,9 +114,9 @@ def read_overdue_before(docora: Docora, held: Collection[str]) -> datetime:
 def cycle_seconds(scans: Scans) -> int | None:
     """Returns the seconds that a cycle takes at the last pace; None if too few scans are known.
 
-    The last pace is that of the minutes before the last scan of any link. A row keeps only the last
-    scan of its link, so no earlier pace is known. A stop after the last scan does not change the
-    pace. The longest gap is left out, because it may have been a stop.
+    Measures the pace in the minutes before the last scan of any link, so a stop after that scan
+    does not change the pace. Leaves out the longest gap between scans, because it may have been a
+    stop. No earlier pace is known, because a row keeps only the last scan of its link.
     """
     if scans.last_scanned_at is None or scans.first_at is None or scans.before_last < _FEWEST_SCANS:
         return None
@@ -142,7 +142,7 @@ def overdue_threshold(settings: Settings, scans: Scans) -> int:
 
 
 def still_threshold(settings: Settings, scans: Scans) -> int:
-    """Returns the seconds without movement after which `nothing_moves` is an alarm."""
+    """Returns the seconds without any movement after which `nothing_moves` is true."""
     if settings.overdue_after:
         return settings.overdue_after
     longest = max((gap.total_seconds() for _, gap in scans.gaps), default=0.0)
@@ -155,10 +155,10 @@ def read_freshness(
 ) -> tuple[Freshness, RedisError | None]:
     """Returns the freshness of the links, and the error if Redis fails. Raises PostgresError.
 
-    After an error of Redis, it is unknown whether anything moves.
+    If Redis fails, `nothing_moves` is False, although it is unknown whether anything moves.
 
-    queue: None if Redis can't be used. Then, only overdue links are an alarm, and no app counts as
-        held.
+    queue: None if Redis can't be used. Then, no app counts as held, and no alarm but `overdue` is
+        possible.
     """
     settings, database = docora.settings, docora.database
     held = [app.app_id for app in queue.held] if queue else []
@@ -204,7 +204,7 @@ def read_freshness(
 
 
 def late_after_seconds(settings: Settings) -> float:
-    """Returns the seconds after which the next pass of `schedule` is too late."""
+    """Returns how many seconds after a pass of `schedule` the next pass is too late."""
     return _MISSED_PASSES * settings.scan_interval_ms / 1000
 
 
@@ -253,7 +253,7 @@ def _nothing_moves(
 def _has_unqueued(
     docora: Docora, statuses: Sequence[LinkStatus], before: datetime, held: Sequence[str]
 ) -> bool:
-    """Tells whether a link without a live job became due before `before`; looks at a few links."""
+    """Tells whether one of a few links that became due before `before` has no live job."""
     database, rescan = docora.database, docora.settings.rescan_interval_ms
     links = long_due_links(database, statuses, before, rescan, held)
     looked = look_at_jobs(database, docora.queue_to_read, links)

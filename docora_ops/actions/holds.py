@@ -136,7 +136,7 @@ def without_held_apps(
     """Removes the links of held apps from a selection. Adds a notice if any links were removed.
 
     holds: ids of the held apps.
-    limit: the maximum number of links to keep.
+    limit: the maximum number of links to keep; None keeps all.
     """
     left_out = [app for app in selection.by_app if app.app_id in holds]
     if left_out:
@@ -147,7 +147,7 @@ def without_held_apps(
 
 
 def held_in_words(apps: Sequence[AppCount | HeldApp]) -> str:
-    """Returns `Acme Search, Quiet Harbor are held`. `apps`: at least one."""
+    """Returns a text such as `Acme Search, Quiet Harbor are held`. `apps`: at least one."""
     names = ", ".join(mask(app.app_name or app.app_id) for app in apps)
     return f"{names} {'is' if len(apps) == 1 else 'are'} held"
 

@@ -28,9 +28,8 @@ class JobWatch:
     """Looks at the jobs of links from time to time; reports when a problem begins.
 
     A link is lost if two looks, at least `DOCORA_OPS_DRIFT_GRACE` seconds apart, find no live job.
-    While workers run, the looks at a `scanning` link must be at least `_CLEAN_UP` seconds apart. If
-    Redis is down, the jobs are unknown, but the wait continues, because the results are in
-    Postgres.
+    While workers run, the looks at a `scanning` link must be at least `_CLEAN_UP` seconds apart.
+    While Redis is down, the jobs are unknown, but the wait continues: the results are in Postgres.
 
     link: APP and REPO as typed, if only one link is followed; otherwise empty.
     """

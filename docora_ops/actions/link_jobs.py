@@ -21,7 +21,7 @@ DOCORA_JOB_ID = re.compile(r"app_[0-9a-f]{24}-repo_[0-9a-f]{24}")
 def look_at_jobs(
     database: Database, queue: LinkQueue, links: Sequence[LinkT]
 ) -> Iterator[tuple[LinkT, Answer]]:
-    """Yields each link that has a valid job id, with the answer about its job.
+    """Yields each link that has a valid job id, with the state of its job.
 
     A job also counts as running if a worker holds the link's lock. Raises PostgresError,
     RedisError.
@@ -36,13 +36,13 @@ def look_at_jobs(
 
 
 def jobs_to_recover(queue: LinkQueue, overview: QueueOverview | None) -> Container[str]:
-    """Returns the ids of jobs whose links are no drift even without a live job.
+    """Returns the ids of jobs whose links are not drift, because workers will soon recover them.
 
-    If their workers were killed, live workers will recover these links soon. Includes running jobs,
-    because they may expire before the next look. Call this before the last look at the links: a
-    worker may recover some in between. Raises RedisError.
+    These are jobs whose worker was killed lately, and running jobs, whose worker may be killed
+    before the next look. Call this before the last look at the links, because a link may be
+    recovered in between. Raises RedisError.
 
-    overview: says whether a worker recovers links.
+    overview: tells whether any worker recovers links; None if unknown.
     """
     if queue.sweep and overview and overview.recovers_links:
         return queue.sweep.recent_runs()

@@ -130,7 +130,7 @@ def links(
 
 
 def _read_held(docora: Docora, choice: LinkChoice) -> tuple[Collection[str], RedisError | None]:
-    """Returns the ids of held apps, which have no overdue links, or the error of Redis."""
+    """Returns the ids of held apps, if overdue links are chosen; and the error if Redis fails."""
     try:
         return docora.read_holds() if choice.overdue else (), None
     except RedisError as error:

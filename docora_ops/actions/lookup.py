@@ -65,13 +65,13 @@ class LinkChoice:
 def choose_links(
     docora: Docora, choice: LinkChoice, *, by_prefix: bool = True, held: Collection[str] = ()
 ) -> tuple[LinkFilter, dict[str, object]]:
-    """Returns the filter for a choice, and the choice with full app names for an audit entry.
+    """Returns the filter for a choice, and the choice as an audit entry records it.
 
     by_prefix: allow unambiguous prefixes of app ids and names.
-    held: ids of apps to leave out: held apps, if the choice is of overdue links.
+    held: ids of apps to leave out.
 
-    Raises NotFoundError, AmbiguousError; UsageError if `last_scan_before` and `last_scan_after`
-    leave no time for a scan.
+    Raises NotFoundError, AmbiguousError; UsageError if no past scan can match both
+    `last_scan_before` and `last_scan_after`.
     """
     database = docora.database
     chosen = [resolve_app(database, text, by_prefix=by_prefix) for text in choice.apps]
@@ -120,9 +120,11 @@ def period(
     until: When | None,
     options: tuple[str, str] = ("--since", "--until"),
 ) -> tuple[datetime | None, datetime | None]:
-    """Returns a period that was typed: from `since` on, and before `until`, by Postgres's clock.
+    """Returns the start and the end of a typed period, by Postgres's clock.
 
-    since: a time of day means its latest occurrence before `until`, and before now.
+    since: the start; None means no bound. A time of day means its latest occurrence before `until`
+        and before now.
+    until: the end, which is not part of the period; None means no bound.
     options: the names of the two options, for an error message.
 
     Raises UsageError if no past moment is in the period, because an empty list would sound like an
@@ -146,8 +148,9 @@ def period(
 def resolve_app(database: Database, text: str, *, by_prefix: bool = True) -> App:
     """Finds the app with this id or name (case-insensitive), or an unambiguous prefix of either.
 
-    Without `by_prefix`, an app found by prefix is only suggested. Raises NotFoundError with similar
-    names, AmbiguousError with the candidates.
+    Raises NotFoundError with similar names, AmbiguousError with the candidates.
+
+    by_prefix: if False, raises NotFoundError for a prefix, and only suggests the app.
     """
     named = find_apps(database, text)
     candidates: Mapping[str, str] = {}
@@ -247,7 +250,7 @@ def _no_repository(
 def _did_you_mean(text: str, names: Mapping[str, str]) -> str:
     """Returns a hint with the names most similar to the text, quoted for the shell.
 
-    names: by id. If a name can't be printed unchanged, its id is shown instead.
+    names: names by id. If a name can't be printed unchanged, its id is shown instead.
     """
     from difflib import get_close_matches  # seldom needed, and slow to import
 

@@ -48,10 +48,12 @@ def retry_all_failed(
 ) -> Generator[BulkStep]:
     """Retries failed links as one bulk operation, round-robin across apps.
 
-    The first step describes the plan; closing the generator then changes nothing. A step follows
-    each batch. Closing the generator later ends the operation after its current batch; another call
-    does the rest. Links whose jobs wait come last. Replaces a waiting job that no worker would
-    take, according to two looks `DOCORA_OPS_DRIFT_GRACE` seconds apart.
+    The first step describes the plan: to change nothing, close the generator. A step follows each
+    batch. Closing the generator later ends the operation after its current batch; another call does
+    the rest.
+
+    Links whose jobs wait come last. A waiting job is kept, unless two looks,
+    `DOCORA_OPS_DRIFT_GRACE` seconds apart, find that no worker would take it.
 
     limit: the maximum number of links.
     by_prefix: allow unambiguous prefixes of app ids and names.
@@ -128,7 +130,7 @@ def resync_all(
 def _select(
     docora: Docora, which: LinkFilter, options: ChangeOptions, limit: int | None = None
 ) -> Selection:
-    """Selects links, except those of held apps and, with BullMQ, those whose circuit stays open."""
+    """Selects links. Leaves out held apps and, with BullMQ, links whose circuit stays open."""
     # Docora's scheduler would not queue links with an open circuit.
     skip = not (docora.queue.can_push or options.reset_circuit)
     holds = docora.read_holds()
@@ -142,8 +144,8 @@ def schedule(
 ) -> Generator[BulkStep]:
     """Queues all due links once: first snapshots, rescans and failed links.
 
-    Leaves out links of held apps, and links that a running operation with `in_flight` will queue or
-    that failed again in it. Yields steps like `retry_all_failed`.
+    Leaves out links of held apps. Of a running operation with `in_flight`, leaves out links that it
+    has yet to queue, and links that failed again in it. Yields steps like `retry_all_failed`.
 
     reason: for the audit entry.
 
@@ -174,9 +176,10 @@ def operations_at_work(
 ) -> tuple[list[RunningOperation], Mapping[str, str]]:
     """Returns the operations that have yet to queue a selected link, or that await its result.
 
-    Also returns the links that `schedule` leaves to them: the ids of operations, by row id of the
-    link. An operation with `in_flight` will queue these links, or they failed again in it. It may
-    have queued other links, too, but their job may be lost, or a rescan due.
+    Also returns, by row id, the links that `schedule` leaves to an operation, and the id of the
+    operation. To an operation with `in_flight`, `schedule` leaves the links that the operation has
+    yet to queue, and links that failed again in it. `schedule` itself queues other links of the
+    operation that are due, for example because their job was lost.
 
     Raises PostgresError, RedisError.
     """
@@ -205,11 +208,12 @@ def repeat_schedule(
     """Yields a generator of steps for each pass of `schedule`, every `SCAN_INTERVAL_MS`.
 
     Exhaust the steps of a pass before asking for the next pass. If a server fails before the first
-    change of a pass, or if the backend has become unclear, perhaps because all workers restart,
-    yields the error instead: the pass changes nothing. Sleeps and reconnects between the passes.
+    change of a pass, or if the backend has become unclear, for example while all workers restart,
+    the pass changes nothing: yields the error instead. Sleeps and reconnects between the passes.
 
-    Raises the errors of `schedule`. Raises PostgresError, RedisError and UnclearBackendError only
-    in the first pass, and only if the error does not go away by itself.
+    Raises the errors of `schedule`. However, raises PostgresError, RedisError and
+    UnclearBackendError only in the first pass, and only if they will not go away by themselves,
+    such as a refused login.
 
     reason: for the audit entries.
     """

@@ -38,10 +38,11 @@ def retry(
 ) -> LinkResult:
     """Resets one failed link and queues its job, or does neither.
 
-    Keeps a waiting job and replaces a stale one. If the job is running, changes nothing. Also
-    replaces a waiting job that no worker would take, according to two looks
-    `DOCORA_OPS_DRIFT_GRACE` seconds apart. With `options.now`, exempts the job from the hold of its
-    app. This also works for a waiting job of a link that is not failed; the link stays as it is.
+    If the job is running, changes nothing. Replaces a stale job. Keeps a waiting job, unless two
+    looks, `DOCORA_OPS_DRIFT_GRACE` seconds apart, find that no worker would take it.
+
+    With `options.now`, also exempts the job from the hold of its app. A waiting job is exempted
+    even if its link is not failed; then, the link stays as it is.
 
     app: id or name, or an unambiguous prefix of either.
     repository: id, `owner/name` or GitHub URL.
@@ -63,9 +64,14 @@ def resync(
     """Resets a link of any status, deletes its delivery records, and queues its job.
 
     With `options.update`, marks the records as outdated instead of deleting them. With
-    `options.path`, deletes or marks only the records of matching files, and raises NotFoundError if
-    neither a record nor the stored commit has a matching file. For parameters and other errors, see
-    `retry`.
+    `options.path`, deletes or marks only the records of matching files.
+
+    app: id or name, or an unambiguous prefix of either.
+    repository: id, `owner/name` or GitHub URL.
+    reason: for the audit entry.
+
+    Raises NotFoundError if `options.path` matches neither a delivered file nor a file of the stored
+    commit; otherwise, a DocoraOpsError that says why nothing was changed.
     """
     if options.path:
         link_to_resync(docora, app, repository, options.path)

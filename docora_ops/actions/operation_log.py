@@ -63,7 +63,7 @@ class OperationLog:
     """
 
     def __init__(self, docora: Docora, plan: Plan, following: Following | None) -> None:
-        """Counts nothing yet. `following`: follows the links if their snapshots are awaited."""
+        """Counts nothing yet. `following`: follows the links; None if no snapshot is awaited."""
         self._docora, self._plan, self._following = docora, plan, following
         self._audit = AuditEntries(plan.change, plan.selection.total)
         self._written_at = self._kept_at = 0.0
@@ -98,13 +98,13 @@ class OperationLog:
         self.circuits_locked |= changed.circuits_locked
         self._audit.deliveries += changed.deliveries
         self._audit.has_begun |= changed.has_written
-        failed = [(item.ref, item.error_message) for item in changed.outcomes if item.error_message]
+        errors = [(item.ref, item.error_message) for item in changed.outcomes if item.error_message]
         try:
-            self._failures += named_failures(self._docora.database, failed)
+            self._failures += named_failures(self._docora.database, errors)
         except PostgresError:
             self._failures += [
                 LinkFailure(ref.job_id, ref.app_id, ref.repository_id, error)
-                for ref, error in failed
+                for ref, error in errors
             ]
 
     def result(self) -> BulkResult:
@@ -165,14 +165,14 @@ class OperationLog:
     def end(self, stopped_by: StoppedBy | None = None) -> None:
         """Records the end, once. Raises RedisError.
 
-        stopped_by: why links are left, unless `stopped_by` says so already.
+        stopped_by: why links are left; ignored if the attribute `stopped_by` says so already.
         """
         self.stopped_by = self.stopped_by or stopped_by
         if not self._audit.has_ended:
             self._write(AuditEvent.ENDED)
 
     def _write(self, event: AuditEvent | None = None) -> None:
-        """Writes the progress, and the audit entry for `event`. See `progress`."""
+        """Writes the progress and, with `event`, an audit entry. See `progress`."""
         audit, redis, operation_id = self._audit, self._docora.redis, self.operation_id or ""
         self._written_at = time.monotonic()
         if self._unrecorded:
@@ -205,7 +205,7 @@ class OperationLog:
 
 
 class PassLog(OperationLog):
-    """The log of a pass of `schedule`. It has no progress: one per minute would hide the others."""
+    """The log of a pass of `schedule`. Has no progress: a pass per minute would fill the list."""
 
     def begin(self) -> None:
         """Does nothing: the first push writes the audit entry of the start."""

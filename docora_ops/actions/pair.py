@@ -76,7 +76,7 @@ def compare_with_mark(
 ) -> tuple[Pair, Sequence[str]]:
     """Compares the database with the mark that Redis stores. Raises PostgresError.
 
-    Also returns the job ids, out of `job_ids`, that have a link in the database.
+    Also returns those of the `job_ids` that have a link in the database.
     """
     mark, text = stored.mark, stored.text
     app_ids = mark.identity.app_ids if mark else ()
@@ -96,7 +96,7 @@ def compare_with_mark(
 def accept_pair(docora: Docora, *, reason: str | None = None) -> Pair:
     """Marks Redis as belonging to this database, and writes the audit entry.
 
-    Returns the pair as it was before.
+    Returns the pair as it was before the change.
 
     reason: for the audit entry.
 
@@ -190,7 +190,7 @@ def require_primary(database: Database) -> None:
 def _mismatch(docora: Docora, belonging: Belonging) -> ServersMismatchedError:
     """Returns the error for a queue in which too many jobs have no link in this database.
 
-    Retries are refused, too. They would add jobs of this database to the queue of another Docora.
+    Even a retry is refused: it would add jobs of this database to the queue of another Docora.
     Database and queue would then seem to belong together, and the next repair would remove the jobs
     of the other Docora. Raises PostgresError on a standby, which may not have the links yet.
     """
@@ -221,7 +221,7 @@ def look_at_pair(docora: Docora, *, all_jobs: bool = False) -> tuple[Pair, Belon
 
 
 def count_jobs_with_links(database: Database, queue: LinkQueue) -> Belonging:
-    """Counts the jobs of the whole queue, and those without a link in the database.
+    """Counts all jobs of the queue, and how many of them have no link in the database.
 
     Ignores jobs that were not made for a link, and finished jobs of deleted links.
     """

@@ -1,4 +1,4 @@
-"""Fills in the results of snapshots that no command awaited. Reads the record of outcomes.
+"""Fills in the results of snapshots that no command awaited, from the record of outcomes.
 
 Needs only Redis.
 """
@@ -19,9 +19,9 @@ Item = TypeVar("Item", HistoryEntry, KnownOperation, OperationRecord)
 
 
 def add_to_operations(docora: Docora, operations: Sequence[Operation]) -> list[Operation]:
-    """Returns the operations, and fills in missing results. Raises RedisError.
+    """Fills in missing results of operations. Raises RedisError.
 
-    Returns an operation as it is if Redis no longer has its links.
+    Leaves an operation as it is if Redis no longer has its links.
     """
     asked = [
         _links_of_operation(docora, operation.operation_id, operation.started_at)
@@ -33,9 +33,9 @@ def add_to_operations(docora: Docora, operations: Sequence[Operation]) -> list[O
 
 
 def add_to_changes(docora: Docora, changes: Sequence[HistoryEntry]) -> list[HistoryEntry]:
-    """Returns the changes with the missing results of bulk operations and single links filled in.
+    """Fills in missing results of bulk operations and of changes of one link. Raises RedisError.
 
-    Returns a bulk operation as it is if Redis no longer has its links. Raises RedisError.
+    Leaves a bulk operation as it is if Redis no longer has its links.
     """
     asked = []
     for entry in changes:

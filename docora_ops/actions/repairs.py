@@ -66,7 +66,7 @@ class AppDrift:
 
 @dataclass(frozen=True)
 class RepairResult:
-    """The drift, and the outcomes of its repair so far, or the expected ones of a dry run."""
+    """The drift, and the outcomes of its repair: those so far or, in a dry run, those expected."""
 
     drifts: Sequence[Drift]
     repaired: Sequence[Repaired] = ()
@@ -256,8 +256,8 @@ def _remove_jobs(
 ) -> Iterator[None]:
     """Removes orphans, duplicates and stale entries. Yields after each transaction.
 
-    Each transaction reads the whole list of the queue once. It locks the repositories of orphans:
-    otherwise, a link that is created again meanwhile would lose its job.
+    Locks the repositories of orphans: otherwise, a link that is created again meanwhile would lose
+    its job.
     """
     database, sweep = docora.database, docora.queue.sweep
     if sweep is None:
@@ -348,7 +348,7 @@ def recover_abandoned(
 
     Raises PostgresError, RedisError; links recovered before the error stay recovered.
 
-    max_attempts: a link with this number of failures becomes `failed` instead.
+    max_attempts: a link with this number of failures becomes `failed`, and is not queued.
     """
     stuck = [ref for ref, _ in unfinished_links(database, only_stuck=True)]
     answers = list(look_at_jobs(database, queue, stuck))

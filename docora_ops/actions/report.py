@@ -56,7 +56,7 @@ class Report:
     status: the state when the report was made.
     affected_apps: up to ten apps that had failed links when the report was made, most failed links
         first.
-    verification: None unless asked for and Postgres could be used.
+    verification: None if not asked for, or if Postgres could not be used.
     """
 
     since: datetime

@@ -12,17 +12,16 @@ _FEWEST = 2  # initial and minimum limit: an app that is down must leave a slot 
 
 
 class Slots:
-    """Decides which links of a paced operation come next.
+    """Decides which links come next in a bulk operation with `in_flight`.
 
-    Hands out links so that at most `in_flight` of them are in flight: queued, without a result.
+    At most `in_flight` links are in flight: queued, but without a result. Each of them takes a
+    slot. The apps share the slots equally, so an app that is down leaves slots for other apps. If
+    the share of an app shrinks, its links beyond the share no longer take a slot.
 
-    Each link in flight takes one of `limit` slots. An app takes at most its share of the slots, so
-    that an app that is down can't take all: its further links, which came when the limit was
-    higher, take none. The limit starts at its minimum of 2; its maximum is `in_flight`.
+    limit: the number of slots. It starts at 2, its minimum, and is at most `in_flight`.
     """
 
     def __init__(self, following: Following, options: ChangeOptions) -> None:
-        """Hands out nothing yet. `following`: follows the links that were queued."""
         self._following, self._options = following, options
         self._most = options.in_flight or 0
         self.limit = self._fewest = min(self._most, _FEWEST)

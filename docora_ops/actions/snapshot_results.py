@@ -26,8 +26,8 @@ _REST = 4  # a pause lasts at least this many times as long as the look before i
 class Following:
     """Follows links until each is synced, failed or gone, or has lost its job.
 
-    Goes on if Redis is down, because the results are in Postgres. No transaction is open while the
-    caller handles what a generator yields.
+    Goes on if Redis is down, because the results are in Postgres. The generators yield only while
+    no transaction is open.
 
     only_lost_left: whether, at the last look, links were left and none of them had a live job.
     expects_more: whether more links may be added, so that `follow` goes on without any.
@@ -54,7 +54,7 @@ class Following:
         self.start(None)
 
     def start(self, timeout: float | None) -> None:
-        """Starts the clock. `timeout`: the maximum number of seconds to wait from now on."""
+        """Starts the clock. `timeout`: the maximum seconds to wait from now on; None: no limit."""
         self._began = time.monotonic()
         self._ends_at = inf if timeout is None else self._began + timeout
 
@@ -70,9 +70,9 @@ class Following:
                 self._unfinished[LinkStatus.FAILED,].append(item.ref.id)
 
     def add_unchanged(self, ids: Iterable[str]) -> None:
-        """Follows links, by row id, whose status may be an old result.
+        """Follows links, by row id, whose status may be the result of an earlier snapshot.
 
-        For example, another command has claimed them, and may not have committed the change.
+        For example, another command has claimed the links, but has not committed the change yet.
         """
         self.only_lost_left = False
         self._unfinished[LinkStatus.FAILED, LinkStatus.SYNCED] += ids
@@ -84,13 +84,13 @@ class Following:
 
     @property
     def is_late(self) -> bool:
-        """Tells whether the timeout is over."""
+        """Tells whether the timeout has passed."""
         return time.monotonic() >= self._ends_at
 
     def follow(self) -> Generator[BulkWait]:
         """Yields the results so far, until each link has a result or has lost its job.
 
-        Ends earlier after the timeout. Raises PostgresError, RedisDeniedError.
+        Ends at the timeout at the latest. Raises PostgresError, RedisDeniedError.
         """
         yield self.result()
         while self.expects_more or (self.unfinished and not self.only_lost_left):
@@ -156,7 +156,7 @@ class Following:
     def _count_results(self, ids: Sequence[str], may_be_old: Sequence[LinkStatus]) -> set[str]:
         """Counts the links that have a result, and returns their row ids.
 
-        may_be_old: statuses that count only once the job is over.
+        may_be_old: statuses that may be old results, and count only if the job is not live.
         """
         database = self._docora.database
         rows = read_results(database, ids)

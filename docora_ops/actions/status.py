@@ -67,7 +67,7 @@ class DriftCounts:
 
 
 class HeadlineCode(StrEnum):
-    """The subject of the first sentence of `status`. The first one here that applies is chosen."""
+    """The subject of the first sentence of `status`: the first of these codes that applies."""
 
     SERVER_DOWN = "server_down"
     BACKEND_UNCLEAR = "backend_unclear"
@@ -101,9 +101,9 @@ class Headline:
     links: the number of affected links; with `backlog`, of waiting jobs; with `in_sync`, of all
         links. None if not counted.
     seconds: a time that depends on `code`; None if unknown:
-        - `failed`: since the oldest last good scan of a failed link with the most common error.
-        - `overdue`, `pending`, `in_sync`: since the oldest last good scan of an overdue link; if no
-          link is overdue, of a synced link.
+        - `failed`: since the earliest of the last good scans of links with the most common error.
+        - `overdue`, `pending`, `in_sync`: since the earliest of the last good scans of synced and
+          overdue links.
         - `suspended`: since the suspension.
         - `not_scheduled`: since the last pass of `schedule`.
         - `backlog`: how long the oldest job has waited.
@@ -131,8 +131,8 @@ class Status:
     `failed_apps`, `failed_errors`: the number of apps with failed links, and of different errors.
     `failed_by_app`, `failed_by_error`: the four apps, and the four errors, with the most failed
     links; for metrics, all apps and 20 errors.
-    `good_until_at`, `good_until_seconds`, `oldest_scan_seconds`: as in `ErrorGroup`, for all failed
-    links.
+    `good_until_at`, `good_until_seconds`: the latest of the failed links' last good scans, and the
+    seconds since; `oldest_scan_seconds`: the seconds since the earliest of these scans.
     `tried_by_error`: the four most common errors of links whose last try failed and that are tried
     again.
     `recent_ends`, `failures`: None with BullMQ, or if no worker has recorded an outcome for 8 days.
@@ -188,8 +188,8 @@ def read_status(
     for_metrics: name all apps with failed links and 20 errors, and look only once for lost and
         stuck links. Leave out the last operation, links that are tried again, the names of held
         apps, the state of the last pass, and what is read from the record of outcomes.
-    by_app, by_error: count the failed links by app, and by error; if False, the fields are 0 or
-        empty.
+    by_app, by_error: count the failed links by app, and by error. If False, the fields of these
+        counts are 0 or empty.
     """
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []

@@ -21,7 +21,7 @@ _AT_ONCE = 16  # targets
 class TargetState:
     """A target and, with `targets --check`, its state. Unknown fields are None.
 
-    problem: why its file or a server can't be used, or what is critical.
+    problem: why the target's file or a server can't be used, or what is critical; None if nothing.
     """
 
     target: str
@@ -36,7 +36,7 @@ class TargetState:
 
 
 def read_targets(*, check: bool = False) -> Sequence[TargetState]:
-    """Returns the targets, sorted by name. Never raises for a single target; see `problem`.
+    """Returns the targets, sorted by name. An error of a target becomes its `problem`.
 
     check: make the checks of `doctor` that need only read privileges, for all targets in parallel.
     """

@@ -39,7 +39,7 @@ _SIGMAS, _LEAST_CHANGE = 2, 0.25
 
 
 class Direction(StrEnum):
-    """The direction of the failures: falling, steady or rising."""
+    """Whether failures fall, stay steady or rise."""
 
     NONE = "none"  # no failures for at least 80 minutes
     FALLING = "falling"
@@ -55,8 +55,8 @@ class TrendPeriod:
     failed_again: the link was failed before it was queued, and failed once more.
     tried_again: the snapshot failed, and the link had tries left.
     files: files created, updated and deleted at the apps.
-    median_seconds, longest_seconds: of snapshots that failed, sent files, or began with a link that
-        was not synced.
+    median_seconds, longest_seconds: how long snapshots took. Only snapshots count that failed, sent
+        files, or began with a link that was not synced.
     """
 
     started_at: datetime
@@ -82,10 +82,11 @@ class Trend:
     failures_per_hour: in the last 20 to 30 minutes, or since the record began if that is later.
     before_per_hour: in the hour before that.
     direction: None if the record is too short, or there is none.
-    reaches_back_to: the start of the record, if earlier periods were asked for.
-    seconds_reach_back_to: the start of the recorded durations, if later than that of the periods.
-    is_recorded: False with BullMQ. Then, a failed job is only known until Docora's scheduler queues
-        its link again, and other jobs are not known. Periods without failed jobs are left out.
+    reaches_back_to: the start of the record, if earlier periods were asked for; otherwise None.
+    seconds_reach_back_to: when the recorded durations begin, if later than the recorded counts;
+        otherwise None.
+    is_recorded: False with BullMQ, where only failed jobs are known, and each only until Docora's
+        scheduler queues its link again. Then, periods without failed jobs are left out.
     """
 
     periods: Sequence[TrendPeriod]
@@ -155,7 +156,7 @@ def read_trend(
 
 
 def trend_of_day(record: Counts, now: datetime) -> Trend:
-    """Returns the trend of the last 24 hours, in 8 periods. `record`: the counts since then."""
+    """Returns the trend of the last 24 hours, in 8 periods. `record`: the counts of that time."""
     first = floor(now, _OF_DAY) - timedelta(seconds=DAY - _OF_DAY)
     return _trend(record.counts, (), first, _OF_DAY, now, record.reaches_back_to)
 
@@ -172,7 +173,7 @@ def _trend(
     is_whole: bool = True,
 ) -> Trend:
     since = floor(now, PERIOD) - _RECENT
-    failures = [(each.started_at, each.count) for each in counts if each.outcome in FAILURES]
+    failures = [(part.started_at, part.count) for part in counts if part.outcome in FAILURES]
     recent = sum(count for at, count in failures if at >= since)
     before = sum(count for at, count in failures if since - _BEFORE <= at < since)
     # Of a record that has just begun, 10 minutes count, because one failure makes no rate.
@@ -180,9 +181,9 @@ def _trend(
     before_seconds = _BEFORE.total_seconds()
     is_known = begin is None or begin <= since - _BEFORE
     totals: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
-    for each in counts:
-        totals[floor(each.started_at, length)] += Counter(
-            {each.outcome: each.count, _FILES: each.files}
+    for part in counts:
+        totals[floor(part.started_at, length)] += Counter(
+            {part.outcome: part.count, _FILES: part.files}
         )
     took: defaultdict[datetime, list[float]] = defaultdict(list)
     for end in ends:
@@ -218,11 +219,9 @@ def _trend(
 def direction(recent: int, seconds: float, before: int, before_seconds: float) -> Direction:
     """Judges whether failures fall or rise.
 
-    A change counts only if it is at least a quarter, and more than chance explains.
-
-    If nothing has changed, a failure is recent with the probability
-    `seconds` / (`seconds` + `before_seconds`). The number of recent failures then differs from the
-    expected number by more than two standard deviations at most once in 20 times.
+    A change counts only if it is at least a quarter, and larger than chance explains: the number of
+    recent failures differs from the expected number by more than two standard deviations. By
+    chance, this happens at most once in 20 times.
 
     recent: the number of failures in the last `seconds`.
     before: the number of failures in the `before_seconds` before that.
@@ -259,7 +258,7 @@ def _matches(error: str, wanted: str) -> bool:
 def floor(moment: datetime, seconds: int) -> datetime:
     """Returns the start of the period that contains `moment`, in UTC.
 
-    The first period begins with the year 1970.
+    seconds: the length of each period. The first period begins in 1970.
     """
     whole = int(moment.timestamp())
     return datetime.fromtimestamp(whole - whole % seconds, UTC)

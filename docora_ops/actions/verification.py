@@ -159,7 +159,7 @@ def verify(
 def compare(
     docora: Docora, ids: Sequence[str], which: Compare = _ALL_FILES
 ) -> Iterator[Compared | Suspects | Judged | Verification]:
-    """Compares the links with these row ids. Yields each link as Judged, and what `verify` yields.
+    """Compares the links with these row ids. Yields what `verify` yields, and each link as Judged.
 
     A link that differs at the first look is judged by a second look, `DOCORA_OPS_DRIFT_GRACE`
     seconds later. Raises PostgresError.

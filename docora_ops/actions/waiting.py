@@ -45,7 +45,7 @@ class LinkStep:
 def wait(
     docora: Docora, app: str, repository: str, *, timeout: float | None = None
 ) -> Generator[LinkStep]:
-    """Waits for the snapshot of a link, for at most `timeout` seconds.
+    """Waits for the snapshot of a link, for at most `timeout` seconds if given.
 
     Ends at once if the link is synced, or is failed and has no live job.
     Raises NotFoundError, AmbiguousError, InvalidJobIdError, PostgresError, RedisError.
@@ -81,7 +81,7 @@ def wait(
 def wait_for_change(
     docora: Docora, change: LinkResult, *, timeout: float | None = None
 ) -> Generator[LinkStep]:
-    """Waits for the snapshot of a link after its `retry` or `resync`. See `wait`.
+    """Waits for the snapshot of a link after its `retry` or `resync`, like `wait`.
 
     Adds the result to the audit entries of the change, unless the wait is interrupted or Redis is
     down.
@@ -144,7 +144,7 @@ class OperationStep:
 def wait_for_operation(
     docora: Docora, operation_id: str, *, timeout: float | None = None
 ) -> Generator[OperationStep]:
-    """Waits for the snapshots of a bulk operation, for at most `timeout` seconds.
+    """Waits for the snapshots of a bulk operation, for at most `timeout` seconds if given.
 
     Stores the results with the operation. Raises NotFoundError, PostgresError, RedisError.
     """

@@ -46,7 +46,7 @@ ORDER BY a.app_name, app_id
 
 @dataclass(frozen=True, slots=True)
 class LinkToResync(LinkIds):
-    """A link whose job may send files to the old URL of the app, and still end as `synced`."""
+    """A link whose job may send files only to the app's old URL, yet set the link to `synced`."""
 
     app_id: str
     repository_id: str
@@ -79,10 +79,10 @@ def links_of_old_url(
 ) -> list[LinkToResync]:
     """Returns an app's links whose jobs may send files to the old URL, sorted by repository name.
 
-    These are the links of `jobs`, the links that are being scanned, and those scanned since the
-    change.
+    These are the links of `jobs`, links that are being scanned, and links that were scanned since
+    the change.
 
-    jobs: ids of jobs that carry the old URL; ignores jobs of other apps.
+    jobs: ids of jobs that carry the old URL; jobs of other apps are ignored.
     since: when the URL was changed; None if it has not been changed yet.
     """
     pairs = filter(None, map(ids_of_job, jobs))
@@ -99,7 +99,7 @@ def has_failed_links(database: Database, app_id: str) -> bool:
 def read_tokens(
     database: Database, repository_id: str, app_id: str | None = None
 ) -> tuple[str, list[LinkToken]]:
-    """Returns the URL of a repository and the tokens of its links. Without links, the URL is empty.
+    """Returns the URL of a repository, and the tokens of its links. Without links, both are empty.
 
     app_id: only the link of this app; None means all apps.
     """

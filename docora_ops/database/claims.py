@@ -41,8 +41,8 @@ class Claiming:
 
     qualifies: an SQL condition on a link `l` and its repository `r`.
     parameters: the parameters of `qualifies` and `change`.
-    change: an SQL statement that changes the links to claim: the rows of `judged` whose `refusal`
-        is null. Returns the id and the new status of each changed link.
+    change: an SQL statement that changes the rows to claim: those of `judged` whose `refusal` is
+        null. It returns the id and the new status of each changed link.
     """
 
     qualifies: str

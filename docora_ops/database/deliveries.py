@@ -34,7 +34,7 @@ def clear_deliveries(
 def count_deliveries(
     database: Database, links: Sequence[LinkIds], *, path: str | None = None
 ) -> int:
-    """Counts the delivery records of the links. `path`: see `clear_deliveries`."""
+    """Counts the delivery records of the links; with `path`, only of files that match it."""
     sql = f"SELECT count(*) FROM docora.app_delivered_files d, {_OF_LINKS}"
     [(count,)] = database.rows(sql, _of_links(links, path))
     return int(count)

@@ -10,8 +10,8 @@ from docora_ops.database.postgres import Database
 from docora_ops.links import LinkRef, LinkStatus
 
 # For statements that read all links: to join all repositories would take longer than the rest of a
-# screen. With a small LIMIT, Postgres would read all open circuits again for each link until its
-# statistics know of them, which may never be: such statements join `LINKS`, by an index.
+# screen. Statements with a small LIMIT join `LINKS` instead, by an index: without up-to-date
+# statistics, Postgres would read all open circuits again for each link.
 _LINKS = """docora.app_repositories l LEFT JOIN (
     SELECT repository_id, circuit_open_until FROM docora.repositories
     WHERE circuit_open_until IS NOT NULL
@@ -109,9 +109,9 @@ class Scans:
 
     read_at: datetime
     last_scanned_at: datetime | None
-    before_last: int  # links with a pace that were scanned in the minutes up to the last scan
-    first_at: datetime | None  # the oldest of these scans
-    scanned_recently: int  # links scanned in the minutes up to now
+    before_last: int  # regularly scanned links, scanned in the 15 minutes up to the last scan
+    first_at: datetime | None  # the oldest scan in these 15 minutes
+    scanned_recently: int  # links scanned in the last 15 minutes
     wanted: int  # links that should be scanned regularly
     due: int
     # The earliest scan of a synced link, or the end of an open circuit after that scan.
@@ -122,9 +122,9 @@ class Scans:
 
 
 def read_scans(database: Database, held: Sequence[str], rescan_interval_ms: int) -> Scans:
-    """Reads when links were scanned, and how many are due and how many should be scanned regularly.
+    """Reads when links were scanned, how many are due, and how many should be scanned regularly.
 
-    held: ids of apps whose links count neither as due nor as wanted, nor for `oldest_at`.
+    held: ids of held apps. Their links count neither as due nor as regularly scanned.
     """
     values = {"rescan_interval_ms": rescan_interval_ms, "recently": _RECENTLY, "held": held}
     with database.consistent_reads():
@@ -136,9 +136,10 @@ def read_scans(database: Database, held: Sequence[str], rescan_interval_ms: int)
 def count_overdue(
     database: Database, before: datetime, held: Sequence[str]
 ) -> tuple[int, int, datetime | None]:
-    """Counts the links that `OVERDUE` matches, up to `MOST_OVERDUE`, and their apps.
+    """Counts the overdue links, up to `MOST_OVERDUE`, and their apps.
 
-    Also returns their earliest scan, or the end of an open circuit after that scan.
+    Also returns the earliest of their last good scans; None if there is none. For a link whose
+    circuit closed after the scan, the time when the circuit closed counts instead.
 
     before: links without a good scan since this time are overdue.
     held: ids of apps to leave out.
@@ -158,7 +159,7 @@ def long_due_links(
     """Returns up to 20 links of each status that became due before `before`.
 
     statuses: SYNCED, PENDING_SNAPSHOT or FAILED. The rows do not record when a link became pending
-        or failed: the earliest possible time counts.
+        or failed, so the earliest possible time counts.
     held: ids of apps to leave out.
     """
     values = {"before": before, "rescan_interval_ms": rescan_interval_ms, "held": held}
@@ -170,9 +171,9 @@ def long_due_links(
 
 
 def last_delivery(database: Database) -> datetime | None:
-    """Returns when a file was last delivered for a link that is being scanned; None if never.
+    """Returns when a file was last delivered for any link that is being scanned; None if never.
 
-    Looks at up to 100 of these links.
+    Looks at up to 100 such links.
     """
     [(delivered_at,)] = database.rows(LAST_DELIVERY)
     return cast("datetime | None", delivered_at)

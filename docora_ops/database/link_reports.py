@@ -73,9 +73,11 @@ class StatusCount:
 
 @dataclass(frozen=True)
 class AppSummary(App):
-    """An app with the number of its links, by status, and the time of their last good scan.
+    """An app, the number of its links by status, and the time of the last good scan of any link.
 
-    `good_until_at`, `good_until_seconds` and `oldest_scan_seconds`: as in `ErrorGroup`.
+    good_until_at: the latest of the failed links' last good scans; None if there is none.
+    good_until_seconds: the seconds since `good_until_at`.
+    oldest_scan_seconds: the seconds since the earliest of the failed links' last good scans.
     """
 
     base_url: str
@@ -220,7 +222,7 @@ def count_links(database: Database, which: LinkFilter) -> int:
 
 
 def links_by_group(database: Database, group: LinkGroup, which: LinkFilter) -> list[TupleRow]:
-    """Returns id, name and number of links per group, most links first. Statuses have no id."""
+    """Returns a row per group, most links first: id (unless a status), name, number of links."""
     return list(database.rows(GROUPS[group], filter_parameters(which)))
 
 
@@ -232,7 +234,7 @@ def error_groups(database: Database, which: LinkFilter) -> list[ErrorGroup]:
 def summarize_apps(database: Database, which: LinkFilter, *, every_app: bool) -> list[AppSummary]:
     """Returns the apps with the numbers of their matching links, most failed links first.
 
-    every_app: include apps without matching links. If the filter has `app_ids`, only these apps.
+    every_app: include apps without matching links, but only apps in `which.app_ids`, if any.
     """
     parameters = filter_parameters(which) | {"every_app": every_app}
     apps = [AppSummary(*row) for row in database.rows(APPS, parameters)]
@@ -280,7 +282,7 @@ WHERE circuit_open_until IS NOT NULL AND status = 'failed'
 
 @dataclass(frozen=True)
 class LinkCounts:
-    """The number of links by status, and of repositories whose circuit is open."""
+    """The number of links by status, and the number of repositories whose circuit is open."""
 
     by_status: Mapping[LinkStatus, int]  # every status
     open_circuits: int
@@ -378,7 +380,7 @@ def read_results(database: Database, ids: Sequence[str]) -> list[SnapshotResult]
 
 
 def _masked(error: str) -> str:
-    """Masks an error. If it is longer than _LONGEST_RESULT, it was cut: drops its last word."""
+    """Masks an error. If the error was cut, because it is too long, drops its last word."""
     return mask_cut(error[:-1]) if len(error) > _LONGEST_RESULT else mask(error)
 
 
@@ -396,6 +398,6 @@ def last_errors(database: Database, links: Sequence[LinkIds]) -> dict[str, str]:
 
 
 def read_unsynced(database: Database, ids: Sequence[str]) -> dict[LinkRef, str]:
-    """Returns the statuses of the links with these row ids. Omits links that are synced or gone."""
+    """Returns the status of each link with one of these row ids, except synced links."""
     rows = database.rows(READ_UNSYNCED, {"ids": list(ids)})
     return {LinkRef(*ref): status for *ref, status in rows}

@@ -180,7 +180,8 @@ def like(text: str) -> str:
 def _patterns_of(texts: Iterable[str]) -> list[str] | None:
     """Returns LIKE patterns for errors that contain one of the texts; None without texts.
 
-    A text with `*` must match the whole error or, if a delivery failed, the whole reason in it.
+    A text with `*` must match the whole error, or the whole reason that the error of a delivery
+    gives.
     """
     patterns: list[str] = []
     for text in texts:
@@ -234,7 +235,7 @@ def linked_jobs(database: Database, job_ids: Iterable[str]) -> set[str]:
 
 
 def read_refs(database: Database, links: Sequence[LinkIds]) -> list[LinkRef]:
-    """Finds the row ids of links. Returns LinkRefs in order; omits links that are gone."""
+    """Returns the links with their row ids, in order. Omits links that are gone."""
     return [LinkRef(*row) for row in database.rows(REFS_OF_LINKS, pairs(links))]
 
 

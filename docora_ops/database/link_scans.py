@@ -126,8 +126,8 @@ class Ending:
 def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link, Payload] | Refusal:
     """Takes the link's lock for the session, and sets the link to `scanning`.
 
-    Waits for the commit of the retry that has queued the job. Returns the link as it was before,
-    with its payload, or the reason not to begin.
+    If the retry that has queued the job has not committed yet, waits for the commit. Returns the
+    link as it was before, and its payload; or the reason not to begin.
     """
     ids = {"app_id": app_id, "repository_id": repository_id, "job_id": f"{app_id}-{repository_id}"}
     # A statement that waits for the row would read its app and repository as before the wait. If
@@ -145,13 +145,13 @@ def begin_scan(session: Session, app_id: str, repository_id: str) -> tuple[Link,
 
 
 def may_deliver(session: Session, ref: LinkRef) -> Refusal | None:
-    """Returns why nothing may be sent to the app; None if files may be sent."""
+    """Returns why no file may be sent to the app; None if files may be sent."""
     app_exists = "EXISTS (SELECT FROM docora.apps WHERE app_id = %(app_id)s)"
     return _refusal(session, ref, f"SELECT {_KEEPS_LINK}, {app_exists}")
 
 
 def end_scan(session: Session, ref: LinkRef) -> Refusal | None:
-    """Sets the link to `synced`; returns a reason if the transaction must be rolled back."""
+    """Sets the link to `synced`. Returns why the caller must roll back; None if it need not."""
     return _refusal(session, ref, END_SCAN)
 
 
@@ -180,10 +180,10 @@ def _refusal(session: Session, ref: LinkRef, sql: str) -> Refusal | None:
 
 
 def fail_scan(database: Database, failure: Failure) -> Ending:
-    """Counts a failure of a job if the link is `scanning`, or pending with no tries left.
+    """Counts a failure if the link is `scanning`, or if it is pending and no tries are left.
 
-    Otherwise, changes nothing: the job itself has set the status, or had not begun and has tries
-    left. Returns the status and failures of the link afterwards.
+    Otherwise, changes nothing: either the job itself has set the status, or the job had not begun
+    and will be tried again. Returns the status and failures of the link afterwards.
 
     Waits for the link's lock, which the end of the job's session releases. Raises LinkLockedError
     if a session holds the lock for too long.

@@ -86,8 +86,8 @@ def find_repositories(
 ) -> list[tuple[Repository, bool]]:
     """Returns the repository with this id, otherwise all with this `owner/name` or GitHub URL.
 
-    Pairs each with whether it is linked to one of the apps. Omits unlinked repositories if a linked
-    one has this name or URL, too.
+    Each repository comes with whether it is linked to one of the apps. Omits unlinked repositories
+    if a linked repository was found.
 
     app_ids: an empty list means all apps.
     """
@@ -134,7 +134,7 @@ def has_repository_like(database: Database, app_ids: Sequence[str], name: str) -
 def apps_by_prefix(database: Database, text: str, limit: int) -> dict[str, str]:
     """Returns the names, by id, of the apps whose name or id begins with the text.
 
-    Sorts by name; apps of which only the id begins with the text come last.
+    Sorted by name. Apps found only by their id come last.
     """
     parameters = {"text": text, "limit": limit}
     return dict(database.rows(_BY_PREFIX.format(candidates=_APPS), parameters))
@@ -145,8 +145,7 @@ def repositories_by_prefix(
 ) -> dict[str, str]:
     """Returns the names, by id, of the repositories whose name or id begins with the text.
 
-    Names are `owner/name`. Sorts by name; repositories of which only the id begins with the text
-    come last.
+    Names are `owner/name`. Sorted by name. Repositories found only by their id come last.
 
     app_ids: only repositories linked to one of these apps; empty means any app.
     """

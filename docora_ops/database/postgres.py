@@ -129,7 +129,7 @@ class Connection(psycopg.Connection[TupleRow]):
     reply_timeout: float | None = None
 
     def wait(self, gen: PQGen[RV], interval: float = 0.1, timeout: float | None = None) -> RV:
-        """Waits for the server, by default for `reply_timeout` s. Raises ConnectionTimeout."""
+        """Waits for the server, by default `reply_timeout` seconds. Raises ConnectionTimeout."""
         if timeout is None:
             timeout = self.reply_timeout
         end = None if timeout is None else time.monotonic() + timeout
@@ -145,8 +145,7 @@ class Connection(psycopg.Connection[TupleRow]):
 class _MomentLoader(TimestamptzLoader):
     """Loads a time beyond Python's range, such as `infinity`, as the first or last in the range.
 
-    Otherwise, one row with such a time would make a whole list unreadable, and each job of the
-    row's link would fail.
+    Otherwise, one row with such a time would make a whole list unreadable.
     """
 
     def load(self, data: Buffer) -> datetime:
@@ -317,7 +316,7 @@ class Database:
 
     @contextmanager
     def _statement(self, sql: str) -> Iterator[tuple[psycopg.Cursor[TupleRow], bytes]]:
-        """Yields a cursor, and the SQL with the name of Docora's schema."""
+        """Yields a cursor, and the SQL with the actual name of Docora's schema."""
         is_begun = self._in_transaction or not self._needs_transactions
         begun = nullcontext() if is_begun else self.transaction("READ COMMITTED")
         with begun, self._connected() as connection, connection.cursor() as cursor:
@@ -343,9 +342,9 @@ class Database:
             ) from error
 
     def _explain(self, error: psycopg.Error, server: str = "") -> PostgresError:
-        """Returns our error for an error of the driver, with secrets masked and a hint.
+        """Translates an error of the driver to one of ours, with a hint and without secrets.
 
-        server: the server to name if several are tried; empty means the database as a whole.
+        server: the server that the message names; empty to name the database instead.
         """
         where = server or f"Postgres database {self.server}"
         kind: type[PostgresError] = PostgresError
@@ -407,12 +406,12 @@ class Database:
     def _open(self) -> Connection:
         """Connects to the first server in DATABASE_URL that accepts the connection."""
         wanted = self._parameters.get("target_session_attrs", "any")
-        # libpq can't prefer a server to others of which it is not told.
+        # libpq is told of one server at a time, so it can't prefer a standby itself.
         rounds = ("standby", "any") if wanted == "prefer-standby" else (wanted,)
         by_server: dict[str, PostgresError] = {}
         for accepted, (name, server) in product(rounds, self._servers):
             if name in by_server and "not in hot standby mode" not in by_server[name].message:
-                continue  # it does not work, and may not answer for just as long again
+                continue  # it has just failed, and may take as long to fail again
             options = self._parameters | server | {"target_session_attrs": accepted}
             try:
                 # A prepared statement may be unknown in the next session of a pooling proxy.

@@ -113,10 +113,13 @@ class Role:
         return is_reader and not self.lacks(read_only=True)
 
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
-        """Returns the grants of the topic `privileges` that the role lacks, by table.
+        """Returns the grants that the role lacks, by table.
 
-        Compares with the topic's role `docora_monitor` if `read_only`. Otherwise, compares with
-        `docora_worker` if the role may change more than `docora_ops` may, else with `docora_ops`.
+        Compares the role with a role of the topic `privileges`:
+
+        - with `docora_monitor` if `read_only`,
+        - with `docora_worker` if the role may change anything that `docora_ops` may not,
+        - otherwise with `docora_ops`.
         """
         needed = granted("docora_monitor" if read_only else "docora_ops")
         if not read_only and any(
@@ -206,7 +209,7 @@ def require_session(settings: Settings) -> None:
 def read_role(database: Database) -> Role:
     """Reads the role of the connection and its privileges on Docora's tables.
 
-    Call it within a transaction, or a pool may run each of its statements in another session.
+    Call it within a transaction: otherwise, a pool may run each statement in another session.
     """
     needed = dict.fromkeys(granted("docora_ops") + granted("docora_worker"))
     names, tables, columns = (list(values) for values in zip(*needed, strict=True))

@@ -25,14 +25,14 @@ LIMIT %(limit)s
 class Selection:
     """The links of a bulk operation, listed once at its start, round-robin across apps.
 
-    Round-robin, so that no app waits for all links of another app. Listed once: if links were
-    read in pages, each page would first read the dead index entries of all links already changed.
+    Round-robin, so that no app waits for all links of another app. Listed once, because a later
+    read would first have to pass the dead index entries of all links already changed.
     """
 
     refs: Sequence[LinkRef]
     by_app: Sequence[AppCount]
     claiming: Claiming
-    open_circuits_left_out: int | None = None
+    open_circuits_left_out: int | None = None  # links with an open circuit; None: not left out
     left_to_operations: Sequence[LeftToOperation] = ()
     held_left_out: Sequence[AppCount] = ()  # held apps, whose links were left out
 
@@ -63,8 +63,8 @@ def select_links(
 ) -> Selection:
     """Selects at most `limit` links that match.
 
-    skip_open_circuits: exclude links whose circuit is open, and count the excluded links. Implied
-        if `which.open_circuit` is False.
+    skip_open_circuits: exclude links whose circuit is open, and count them. Also done if
+        `which.open_circuit` is False.
     """
     if skip_open_circuits or which.open_circuit is False:
         closed = replace(which, open_circuit=False)

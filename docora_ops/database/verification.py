@@ -10,16 +10,15 @@ must match it. This link is known in three cases:
 
 - A worker of docora-ops stores the commit and sets the link to `synced` in one transaction, so
   `scanned_at` and `last_scanned_at` are equal.
-- A worker of Docora stores the commit with the time of its clock, then sets the link to `synced`
-  with a slightly later time of the same clock, so the clocks of different workers do not matter.
-  The link is not known if the scan of another link also ended after the commit was stored, is
-  perhaps between the two writes, or was perhaps interrupted between them. After an interruption,
-  the other link is `scanning`, `pending_snapshot` after a repair, or `failed` after its last try.
-  It may also have been removed. Therefore, the link is only known if its time is at most a minute
-  after that of the commit.
+- A worker of Docora stores the commit, and a little later sets the link to `synced`. Both times are
+  of the worker's clock. The link is known if its scan ended at most a minute after the commit was
+  stored, and if no other link's scan can have stored the commit. Another link's scan can have
+  stored it if that scan ended later than the commit was stored, or if that link is not `synced`:
+  its scan may be running, or may have been interrupted after storing the commit. The minute
+  excludes other links that were removed meanwhile.
 - A worker of Docora stores the first commit of a repository with the time of Postgres's clock,
-  which may be ahead of the worker's clock. Unlike a time of the worker, that time has
-  microseconds. If no other link was scanned, the link's own scan has stored the commit.
+  which may be ahead of the worker's clock. Such a time has microseconds; a time of the worker's
+  clock has none. The link is known if no other link was ever scanned.
 """
 
 from collections.abc import Sequence
@@ -195,8 +194,8 @@ class ComparedLink:
     has_commit: the repository has a stored commit.
     doubt: None if no file differs, or if the link's own scan has stored the commit.
     missing, outdated, extra: numbers of files; 0 unless the link is compared.
-    state: a digest of the differences, equal in two comparisons if nothing has changed in between;
-        empty unless the link is compared.
+    state: a digest of the differences. Two comparisons with the same state mean that nothing has
+        changed in between. Empty unless the link is compared.
     files: the number of files of the stored commit that match `Compare.path`; None if the link is
         not compared, 0 without `Compare.in_detail`.
     """
@@ -235,8 +234,8 @@ def compare_links(database: Database, which: Compare, ids: Sequence[str]) -> lis
         database.rows(_PLAN_SAFELY)
         rows = database.rows(COMPARE_LINKS, parameters)
     links = []
-    for *ref, status, scanned_at, stored, doubt, m, o, e, state, files, k, p in rows:
-        pairs = zip(k or (), p or (), strict=True)
+    for *ref, status, scanned_at, stored, doubt, m, o, e, state, files, kinds, paths in rows:
+        pairs = zip(kinds or (), paths or (), strict=True)
         examples = [DifferingFile(path, FileDifference(kind)) for kind, path in pairs]
         facts = (status, scanned_at, stored, doubt and Doubt(doubt), m, o, e, state)
         links.append(ComparedLink(LinkRef(*ref), *facts, files, examples))

@@ -85,7 +85,7 @@ class AuditEntries:
     the start together with the first job; if nothing changes, they write no entry.
 
     total: the number of links.
-    deliveries: the number of delivery records deleted or, with `--update`, marked.
+    deliveries: the number of delivery records deleted or, with `--update`, marked as outdated.
     """
 
     change: Change
@@ -137,7 +137,7 @@ class AuditEntries:
 
 
 def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
-    """Returns the changes, newest first. Raises RedisError.
+    """Reads the changes from the audit entries, newest first. Raises RedisError.
 
     schedule: include the passes of `schedule`.
     """
@@ -175,7 +175,7 @@ def read_history(client: Redis, *, schedule: bool = True) -> list[HistoryEntry]:
 def read_last_change(client: Redis) -> tuple[datetime | None, datetime | None]:
     """Returns when the last audit entry was written, and when a suspension or hold last ended.
 
-    Either is None if unknown. Ignores passes of `schedule`, and all but the last 100 other entries.
+    Either is None if unknown. Reads the last 100 audit entries, without passes of `schedule`.
     Raises RedisError.
     """
     with redis_errors(client):

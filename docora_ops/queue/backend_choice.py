@@ -41,15 +41,15 @@ _BULLMQ_KEYS = [BULLMQ + name for name in ("id", "events", *BULLMQ_PLACES)]
 class BackendSigns:
     """The signs that one backend is in use, as far as our user may read them.
 
-    workers: the number of live workers that listen on its queue; of BullMQ, 0 if our user may not
+    workers: the number of live workers that listen on its queue. For BullMQ, 0 if our user may not
         list clients.
-    is_at_work: whether a worker is live or, with BullMQ and if our user may not list clients, was
-        live in the last 30 s.
+    is_at_work: whether a worker is live. For BullMQ, if our user may not list clients, whether a
+        worker was live in the last 30 s.
     keys: how many keys of its queue exist.
-    jobs: how many keys of its jobs exist: RQ's list and scheduled registry, or BullMQ's wait,
+    jobs: how many keys with live jobs exist: RQ's list and scheduled registry, or BullMQ's wait,
         paused, active and delayed.
-    samples: the first ids of RQ's list and failed registry, or of BullMQ's wait and paused; None
-        for a key of another type.
+    samples: the first job ids in RQ's list and failed registry, or in BullMQ's wait and paused;
+        None for a key of another type.
     """
 
     workers: int
@@ -106,9 +106,10 @@ def read_signs(client: Redis) -> Signs:
 
 
 def bullmq_workers(client: Redis) -> tuple[list[Worker], bool]:
-    """Returns the live workers of Docora's own queue, and whether any worker is live.
+    """Returns the live workers of Docora's own queue, and whether there are any.
 
-    If our user may not list clients, returns no workers, and whether one was live in the last 30 s.
+    If our user may not list clients, returns no workers, and whether any worker was live in the
+    last 30 s.
     """
     pipeline = client.pipeline(transaction=False)
     pipeline.client_list()
@@ -121,10 +122,10 @@ def _bullmq_workers_among(
     connections: Sequence[Mapping[str, str]] | NoPermissionError,
     stalled_check: int | NoPermissionError,
 ) -> tuple[list[Worker], bool]:
-    """Returns the result of `bullmq_workers` from two replies of Redis.
+    """Returns what `bullmq_workers` returns, given the two replies of Redis.
 
     A worker counts if it is connected to the client's Redis database. One connection of each worker
-    is named after the queue and, if the worker has a name, after the worker.
+    has a name with the name of the queue and, if the worker has one, the name of the worker.
     """
     if isinstance(connections, NoPermissionError):
         return [], stalled_check == 1

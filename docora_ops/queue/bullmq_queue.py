@@ -326,7 +326,7 @@ def _pages(client: Redis, name: str) -> Iterator[list[str]]:
 
 
 def jobs_with_other_url(client: Redis, app_id: str, base_url: str) -> list[str]:
-    """Returns the ids of the app's live jobs whose payload has a base_url other than the given one.
+    """Returns the ids of the app's live jobs whose payload has another URL than `base_url`.
 
     Only reads. Raises RedisError.
     """

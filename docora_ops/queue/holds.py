@@ -1,8 +1,10 @@
 """The holds of apps: workers take no job of a held app, unless the job is exempted.
 
-One hash has all holds. Field `APP_ID`: the hold in JSON, with times by the clock of Redis; anything
-else there holds the app until its release. Field `now:JOB_ID`: `created_at` of an exempted job, so
-that a later job with the same id is held again.
+One Redis hash has all holds. Its fields are:
+
+- `APP_ID`: the hold in JSON, with times by the clock of Redis. If the value is unreadable, the app
+  is held until its release.
+- `now:JOB_ID`: `created_at` of an exempted job, so that a later job with the same id is held again.
 """
 
 import json

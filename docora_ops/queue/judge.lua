@@ -34,9 +34,8 @@ local function is_nowhere(id, status, most)
 end
 
 -- Returns running, waiting, finished, stale or none, and the status of the job.
--- `disproved`: "STATUS ENQUEUED_AT" of a waiting job that is in no place from which a worker would
--- take it, according to two looks; otherwise empty. The job is stale if it is unchanged and still
--- in no such place.
+-- `disproved`: "STATUS ENQUEUED_AT" if two looks have found that this waiting job is misplaced;
+-- otherwise empty. If the job is unchanged and still misplaced, it is stale.
 -- `most`: see `is_nowhere`
 local function judge(id, disproved, most)
   local status, enqueued_at = unpack(
@@ -78,7 +77,7 @@ local function key_exists(key)
   return present[key]
 end
 
--- Removes the keys of a job that is not live, and its entries except those in the queue's list,
+-- Removes the keys and the entries of a job that is not live. Leaves entries in the queue's list,
 -- which would have to be searched: workers drop ids whose job is gone.
 local function remove_remains(id)
   for _, registry in ipairs(config.registries) do

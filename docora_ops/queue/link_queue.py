@@ -68,9 +68,8 @@ class PushRequest:
     payload: the arguments of the job; None to push no job, but make sure that none is live.
     is_rescan: the rescan flag of the job.
     was_failed: whether the link was failed before the change that pushes the job.
-    disproved: `STATUS ENQUEUED_AT` of a waiting job that two looks found in no place from which
-        workers take jobs; otherwise empty. The push replaces the job, unless it has changed or is
-        in one of these places now.
+    disproved: the evidence that the link's waiting job is misplaced: its `STATUS ENQUEUED_AT`;
+        otherwise empty. The push replaces a job that is unchanged and still misplaced.
     """
 
     job_id: str
@@ -94,9 +93,9 @@ class Answer:
 
 
 class PushRefusedError(Exception):
-    """Nothing was pushed, because some of the jobs can't be.
+    """Nothing was pushed, because some of the jobs can't be pushed.
 
-    answers: the states of these jobs, by job id.
+    answers: the states of the jobs that can't be pushed, by job id.
     """
 
     def __init__(self, answers: Mapping[str, Answer]) -> None:
@@ -105,7 +104,7 @@ class PushRefusedError(Exception):
 
 
 def answers_of_script(job_ids: Sequence[str], replies: Sequence[str]) -> list[Answer]:
-    """Parses the replies of a script, one per job. Raises PushRefusedError."""
+    """Parses the replies of a script, one per job. Raises PushRefusedError if one is a refusal."""
     answers, refused = [], {}
     for job_id, reply in zip(job_ids, replies, strict=True):
         word, _, reason = reply.removeprefix("refused ").partition(":")
@@ -127,12 +126,12 @@ def arguments_of(commands: Sequence[Command]) -> list[str | int | bytes]:
 def first_ids(
     ids_by_status: Iterable[tuple[str, Sequence[str]]], limit: int
 ) -> tuple[int, list[tuple[str, list[str]]]]:
-    """Returns the number of jobs, and up to `limit` ids grouped by status, the last status first.
+    """Returns the number of jobs, and up to `limit` of their ids, grouped by status.
 
-    A job that was seen with two statuses counts once, with the later one.
+    The last status comes first. A job with two statuses counts once, with the later status.
 
-    ids_by_status: in the order in which jobs move, so that a job that moves during the reads is
-        seen twice rather than missed.
+    ids_by_status: the ids, read in the order of the statuses through which a job goes. A job that
+        moves during the reads is then seen twice rather than missed.
     """
     statuses: dict[str, str] = {}
     for status, job_ids in reversed(list(ids_by_status)):
@@ -160,7 +159,7 @@ class LinkQueue(ABC):
     delayed_key: ClassVar[str]
     """The key of the sorted set of delayed jobs."""
     scores_per_second: ClassVar[int]
-    """The difference of two scores of delayed jobs that are due a second apart."""
+    """The score of a delayed job is the Unix time when it is due, times this number."""
 
     def __init__(
         self,
@@ -191,7 +190,7 @@ class LinkQueue(ABC):
 
     @cached_property
     def use(self) -> QueueUse:
-        """Returns who used the queue when that was last read."""
+        """Returns who used the queue at the last `read_use`. The first access reads it, too."""
         with redis_errors(self._client):
             signs, self._signs = self._signs or read_signs(self._client), None
             mine, others = (signs.rq, signs.bullmq) if self.can_push else (signs.bullmq, signs.rq)
@@ -235,15 +234,15 @@ class LinkQueue(ABC):
         A waiting job keeps its place, unless it is `disproved`. Raises PushRefusedError if any job
         is running or unreadable.
 
-        Call it with the rows of the links locked in Postgres, but load the script before that,
-        because Docora may be waiting for these rows.
+        Call it while the rows of the links are locked in Postgres. Load the script before you lock
+        them, because Docora may be waiting for these rows.
 
         created_at: Unix time by the clock of Redis, the only clock that all processes share.
         refuses_waiting: also raise PushRefusedError if any job waits.
         front: put each new job at the head of the queue, which reverses their order.
         exempts: exempt the jobs from the holds of their apps, if any.
-        changes_links: give waiting jobs all their tries back, and run `commands` even if all jobs
-            already wait.
+        changes_links: whether the links are changed. If so, waiting jobs get all their tries back,
+            and `commands` run even if all jobs already wait.
         commands: Redis commands to run atomically with the push.
         """
 
@@ -256,9 +255,9 @@ class LinkQueue(ABC):
 
     @abstractmethod
     def seconds_until_others_forgotten(self) -> int | None:
-        """Returns in how many seconds Redis forgets the other backend's workers if all died now.
+        """Returns how many seconds Redis would keep the other backend's workers if all died now.
 
-        None if the other backend has no workers, or if Redis forgets dead workers at once.
+        Returns None if there are no such workers, or if Redis forgets dead workers at once.
         """
 
     @abstractmethod
@@ -274,7 +273,7 @@ class LinkQueue(ABC):
 
     @abstractmethod
     def _live_ids(self, prefixes: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
-        """Yields the ids of live jobs with these prefixes, by status, as `first_ids` needs them."""
+        """Yields the ids of live jobs with these prefixes, by status, for `first_ids`."""
 
     def _read_jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
         jobs = self._jobs(job_ids, status)

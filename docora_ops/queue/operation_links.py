@@ -50,7 +50,7 @@ def commands_to_add_links(operation_id: str, ids: Iterable[str]) -> list[Command
 
 
 def keep_at_work(client: Redis, operation_id: str, selected: Iterable[str]) -> None:
-    """Tells other commands that the operation is at work, for the next `HEARD` seconds.
+    """Makes the operation count as at work for the next `HEARD` seconds.
 
     selected: the row ids of all links of the operation.
     """

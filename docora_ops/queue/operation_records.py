@@ -1,4 +1,4 @@
-"""Bulk operations in Redis: hashes that Docora's dashboard polls, and our records of a week.
+"""Bulk operations in Redis: the hashes that Docora's dashboard polls, and our records.
 
 All functions that take a client raise RedisError.
 """
@@ -77,7 +77,7 @@ def read_operation(
 ) -> OperationRecord:
     """Returns an operation. Raises NotFoundError if it is unknown or expired.
 
-    of_the_week: also return an operation of which only the record is left.
+    of_the_week: also return an operation of which only the record is left, kept for a week.
     """
     with redis_errors(client), client.pipeline(transaction=False) as pipeline:
         pipeline.time()
@@ -99,7 +99,7 @@ def read_operation(
 def read_operations(
     client: Redis, operation_ids: Sequence[str] | None = None
 ) -> list[KnownOperation]:
-    """Returns operations, most recent step first; omits expired ones.
+    """Returns operations, most recent progress first. Omits expired operations.
 
     operation_ids: None means all operations.
     """
@@ -211,7 +211,7 @@ def record_ids(client: Redis) -> list[str]:
 
 
 def find_records(client: Redis, since: datetime) -> list[str]:
-    """Returns the ids of operations with a step since `since`, most recently started first."""
+    """Returns the ids of operations with progress since `since`, most recently started first."""
     operation_ids = record_ids(client)
     keys = (part_key(operation_id, "record") for operation_id in operation_ids)
     with redis_errors(client):
@@ -251,11 +251,10 @@ def write_progress(
     failed_links: Sequence[LinkFailure] = (),
     audit: AuditEntry | None = None,
 ) -> str | None:
-    """Stores the counts and the record of an operation.
+    """Stores the counts and the record of an operation. Renews all TTLs, also of claimed links.
 
-    Renews the TTLs of both, and of the claimed links.
-    If the operation has stopped early, also marks it as cancelled, for the dashboard.
-    Returns None if the operation is not cancelled; otherwise who cancelled it, empty if unknown.
+    If the operation has stopped early, also marks it as cancelled, for the dashboard. Returns who
+    cancelled the operation, empty if unknown; None if it is not cancelled.
 
     change: the change that started the operation. Stored each time, because Redis may have lost the
         record.

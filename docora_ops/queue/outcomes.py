@@ -85,10 +85,10 @@ class PeriodCount:
 class OutcomeFilter:
     """Which outcomes to read.
 
-    since: only of snapshots that ended since then.
-    app_id: only of this app.
-    repository_id: only of this link; needs `app_id`.
-    limit: at most this many, the newest; None means all.
+    since: only outcomes of snapshots that ended at this time or later.
+    app_id: only outcomes of this app.
+    repository_id: only outcomes of the link of this repository and `app_id`.
+    limit: only this number of outcomes, the newest; None means all.
     """
 
     since: datetime | None = None
@@ -104,8 +104,8 @@ ALL_OUTCOMES = OutcomeFilter()
 class Outcomes:
     """Entries of the record, newest first.
 
-    reaches_back_to: the time of the oldest entry in the record, if earlier ones were asked for and
-        may have been dropped. None otherwise, and if the record is empty.
+    reaches_back_to: the time of the oldest entry in the record, if earlier entries were asked for
+        and may have been dropped; otherwise None.
     """
 
     entries: Sequence[SnapshotOutcome]
@@ -117,7 +117,8 @@ class Counts:
     """The counts of the periods, oldest first.
 
     is_kept: whether any period has counts; if not, no worker has written the record for 8 days.
-    reaches_back_to: the start of the first period with counts, if earlier ones were asked for.
+    reaches_back_to: the start of the first period with counts, if earlier periods were asked for;
+        otherwise None.
     """
 
     counts: Sequence[PeriodCount]
@@ -211,21 +212,22 @@ class AskedResults:
 
 
 def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results | None]:
-    """Counts the links of each item of `asked` by their first result.
+    """Counts the links by their first result, for each item of `asked`.
 
     Links that have entries but no result count as unfinished. Links without an entry do not count.
-    Returns None for an item without any entry, or if the record may not reach back to its `since`.
+    If no link of an item has an entry, or if the record may not reach back to the item's `since`,
+    returns None for the item.
     """
     if not asked:
         return []
     asked_of: dict[bytes | tuple[bytes, ...], list[int]] = {}
-    for number, each in enumerate(asked):
-        for link in each.links:
+    for number, item in enumerate(asked):
+        for link in item.links:
             key = link.encode() if isinstance(link, str) else _bytes_of(link)
             asked_of.setdefault(key, []).append(number)
     ends: list[dict[tuple[bytes, ...], JobEnd]] = [{} for _ in asked]
     read = 0
-    first = at = min(each.since for each in asked)
+    first = at = min(item.since for item in asked)
     with redis_errors(client):
         for at, text in _walk(client):
             if at < first:
@@ -241,10 +243,10 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
                     if at >= asked[number].since and (is_result or ids not in ends[number]):
                         ends[number][ids] = entry.outcome
     results: list[Results | None] = []
-    for each, known in zip(asked, ends, strict=True):
+    for item, known in zip(asked, ends, strict=True):
         counts = Counter(known.values())
         failed, synced = sum(counts[end] for end in FAILURES), counts[JobEnd.SYNCED]
-        is_trimmed = read >= ENTRIES_KEPT and each.since < at
+        is_trimmed = read >= ENTRIES_KEPT and item.since < at
         unfinished = counts.total() - synced - failed
         is_known = known and not is_trimmed
         results.append(Results(synced, failed, gone=0, unfinished=unfinished) if is_known else None)
@@ -252,7 +254,7 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
 
 
 def read_counts(client: Redis, since: datetime, now: datetime, *, app_id: str = ALL_APPS) -> Counts:
-    """Returns the counts of the periods from the one of `since` to the one of `now`."""
+    """Returns the counts by period, from the period that contains `since` to that of `now`."""
     fields = [f"{app_id}:{end}{of}" for end in JobEnd for of in ("", _FILES)]
     with redis_errors(client):
         end, asked = int(now.timestamp()), int(since.timestamp())

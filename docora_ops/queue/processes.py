@@ -12,7 +12,7 @@ _ENDED = {"Z", "X"}  # zombies and dead processes
 
 @dataclass(frozen=True)
 class Process:
-    """The facts that identify a process: a PID recurs in other containers, and over time."""
+    """The facts that identify a process. A PID recurs in other containers, and over time."""
 
     boot_id: str  # changes with each start of the machine
     pid_namespace: str  # of the container, as `pid:[4026531836]`

@@ -113,10 +113,9 @@ def script_of(*names: str) -> str:
 
 
 class Script:
-    """A Lua script of this package."""
+    """A script of this package, joined from Lua files."""
 
     def __init__(self, client: redis.Redis, *names: str) -> None:
-        """Joins the files `names` into one script."""
         self._client = client
         self._script = client.register_script(script_of(*names))
 
@@ -140,7 +139,7 @@ class Script:
 
 
 def is_wrong_type(answer: object) -> bool:
-    """Tells whether this is the error of a command whose key is of another type."""
+    """Tells whether a reply is the error WRONGTYPE: the key is of another type."""
     return isinstance(answer, redis.ResponseError) and "WRONGTYPE" in str(answer)
 
 
@@ -179,7 +178,7 @@ def require_acceptance(client: redis.Redis, *commands: Command) -> None:
 
 
 def permits(client: redis.Redis, *commands: Command) -> bool:
-    """Tells whether our user may run these commands. Raises the client's RedisError."""
+    """Tells whether our user may run these commands; runs none. Raises the client's RedisError."""
     try:
         require_acceptance(client, *commands)
     except exceptions.NoPermissionError:
@@ -312,7 +311,7 @@ def _first_line(text: str) -> str:
 
 
 def explain_refused_write(error: redis.RedisError) -> tuple[str, str] | None:
-    """Returns why Redis refuses writes, and a hint; None if the error is another one."""
+    """Returns why Redis refuses writes, and a hint; None for any other error."""
     text = str(error)  # an error in a script has no class of its own, only the code in its text
     if isinstance(error, exceptions.OutOfMemoryError) or re.search(r"\bOOM\b", text):
         return "refuses writes: it is out of memory", "free memory or raise maxmemory"

@@ -18,8 +18,8 @@ from docora_ops.queue.redis_client import Script, read_hashes, redis_errors, ser
 from docora_ops.queue.rq_keys import INTERMEDIATE, LIST, REGISTRIES, SCRIPT_KEYS, WIP
 
 _PAGE = 5000
-# Seconds within which live workers recover the link of a killed one. Each looks for such links
-# every 30 s, but 60 s after the last time if a long job has begun meanwhile.
+# Seconds within which live workers recover the link of a killed worker. Each worker looks for such
+# links every 30 s, but up to 60 s after its last look if a long job has begun meanwhile.
 _RECOVERY_TIME = 90
 
 
@@ -146,10 +146,10 @@ class Entries:
         return Removal(job_id, facts.evidence, kept, is_orphan=True)
 
     def duplicate(self, job_id: str, facts: JobFacts) -> Removal | None:
-        """Returns the removal of the job's duplicates; None if it has none, or if the job is gone.
+        """Returns the removal of the job's duplicates; None without any, or if the job is gone.
 
         If the job is in the list, its later entries there and its entry in the scheduled registry
-        are duplicates. Otherwise, it has none.
+        are duplicates. Otherwise, there are no duplicates.
         """
         in_list = self.by_place[Place.LIST].get(job_id, 0)
         is_scheduled = job_id in self.by_place[Place.SCHEDULED]
@@ -242,11 +242,11 @@ class QueueSweep:
             positions = zip(_TAKEN_FROM, pipeline.execute(), strict=True)
         return Entries({place: {job_id: 1} for place, at in positions if at is not None})
 
-    def _read_apart(self, job_ids: set[str]) -> Entries:
-        """Drops from the set `job_ids` the jobs that RQ takes regardless of their status.
+    def _drop_placed(self, job_ids: set[str]) -> Entries:
+        """Drops jobs from `job_ids` that are in a place from which RQ takes jobs of any status.
 
-        The dropped jobs are not misplaced. Returns the entries in places from which RQ takes only
-        jobs of one status. Keeps no entries of the list, which may be long.
+        Such jobs are not misplaced. Returns the entries in the other places from which RQ takes
+        jobs; from each of them, it takes only jobs of one status.
         """
         entries = {}
         with redis_errors(self._client):
@@ -277,7 +277,7 @@ class QueueSweep:
         if not (left := set(job_ids)):
             return {}
         if entries is None:
-            entries = self.search(*left) if len(left) == 1 else self._read_apart(left)
+            entries = self.search(*left) if len(left) == 1 else self._drop_placed(left)
         left.difference_update(entries.by_place.get(Place.LIST, ()))
         return {
             job_id: facts.evidence
@@ -289,8 +289,8 @@ class QueueSweep:
     def remove(self, removals: Sequence[Removal], audit: AuditEntry | None = None) -> list[str]:
         """Removes jobs and entries that have not changed since they were read.
 
-        Returns for each removal `removed`, `changed` or `unreadable:REASON`. Call it with the rows
-        of the orphans' repositories locked in Postgres.
+        Returns for each removal `removed`, `changed` or `unreadable:REASON`. Call it while the rows
+        of the orphans' repositories are locked in Postgres.
 
         audit: the audit entry to write if anything is removed.
         """

@@ -116,7 +116,7 @@ def keep_files(client: Redis, job: Job, sent: int, total: int) -> None:
 
 
 def _files_of(value: bytes | None, started_at: bytes | None) -> tuple[int | None, int | None]:
-    """Parses the numbers of files sent and of all files to send.
+    """Parses the number of files sent, and the number of all files to send.
 
     Returns None for both unless the numbers are of the try that began at `started_at`.
     """
@@ -195,7 +195,7 @@ def _last_failure(client: Redis, job_id: str) -> JobFailure | None:
 
 
 def job_id_of(execution: bytes) -> str:
-    """Returns the job id of a member of `WIP` or of a worker's executions."""
+    """Returns the job id in a member of `WIP` or of a worker's executions."""
     return text_of(execution).partition(":")[0]
 
 

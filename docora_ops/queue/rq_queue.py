@@ -1,6 +1,6 @@
 """The RQ queue of link jobs, for a Docora whose workers are RQ's.
 
-Its reading methods write nothing and unpickle nothing. RQ's own do both.
+Reading methods write nothing and unpickle nothing, unlike RQ's own.
 """
 
 import json
@@ -124,7 +124,7 @@ class RqQueue(LinkQueue):
     def common_fields(self) -> list[str]:
         """Returns the fields that all jobs' hashes share, with names and values alternating.
 
-        They come from one job that RQ builds, because building one for each link would be slow.
+        Takes the fields from one job that RQ builds: building a job for each link would be slow.
         """
         settings = self._settings
         delays = settings.retry_delays
@@ -288,7 +288,8 @@ class RqQueue(LinkQueue):
     ) -> list[QueuedJob]:
         """Returns the first waiting jobs of apps that are not held.
 
-        Searches the list if `first` has few of them, because jobs of held apps stay at the head.
+        Searches the list if `first` has few such jobs, because jobs of held apps stay at the head.
+        `holds`: ids of the held apps.
         """
         jobs = [job for job in first if job.app_id not in holds]
         if len(jobs) >= min(LEAST_WAITING, len(first)):

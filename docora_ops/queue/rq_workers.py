@@ -136,12 +136,11 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
 def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, ttl: int) -> bool:
     """Tells whether a worker has missed heartbeats.
 
-    If `reason` or `seconds` is None, only `ttl` counts.
-
-    reason: why the worker takes no job; empty if it takes jobs. None for RQ's own workers and for
-        workers of older versions, whose heartbeats have the time of their host.
-    seconds: the time since the last heartbeat; None if unknown.
-    ttl: milliseconds until the key of the worker expires.
+    reason: why the worker takes no job; empty if it takes jobs. None for workers that date
+        heartbeats by the clock of their host: RQ's own, and those of older versions.
+    seconds: since the last heartbeat; None if unknown. Ignored if `reason` is None.
+    ttl: milliseconds until the key of the worker expires. Counts only if `reason` or `seconds` is
+        None.
     """
     if reason is None or seconds is None:
         return 0 <= ttl < _LEAST_TTL_MS
@@ -151,8 +150,8 @@ def _is_silent(state: bytes | None, reason: bytes | None, seconds: int | None, t
 def _no_job_reason(state: bytes | None, reason: bytes | None) -> NoJobReason | None:
     """Returns why a worker takes no job; None if it takes jobs.
 
-    state: the state of the worker. RQ's own workers give no reason but the state `suspended`.
-    reason: the reason in JSON, as our workers write it; empty while they take jobs.
+    state: the state of the worker. For RQ's own workers, `suspended` is the only reason.
+    reason: the reason in JSON, which only our workers write; empty while they take jobs.
     """
     if not reason:
         is_suspended = state == WorkerStatus.SUSPENDED.encode()
@@ -164,7 +163,7 @@ def _no_job_reason(state: bytes | None, reason: bytes | None) -> NoJobReason | N
 
 
 def process_fields() -> dict[str, str | int]:
-    """Returns the fields that identify this process in a registration; none without /proc."""
+    """Returns the fields that identify this process to other workers; none without /proc."""
     process = this_process()
     values = astuple(process) if process else ()
     return dict(zip(_PROCESS_FIELDS, values, strict=False))

@@ -4,20 +4,21 @@
 -- the job is exempted from the hold. Jobs of other programs, whose ids are not APP-REPOSITORY, may
 -- always run.
 --
--- Jobs that must wait may fill the list, so each call reads only the head and one page. `look` is
--- what the next call needs to go on there.
+-- Jobs that must wait may fill the list, so each call reads only the head and one page. It returns
+-- a look, with which the next call goes on where this call has stopped.
 --
 -- ARGV[1]  JSON: names of keys, `holds` among them, and
 --          `workers`: for each slot, the key of its worker's executions
 --          `reserves`: an app that is alone leaves one slot free
 --          `apps`: apps that had waiting jobs when the list was last counted
---          `page`: how many ids to read at most from where the last call stopped
+--          `page`: the maximum number of ids to read from where the last call stopped
 -- ARGV[2]  the look that the last call returned; empty: a new look
 --
 -- Returns an answer, a look, and the id of the job that was taken, if any. The answers:
 --   taken
 --   more: the look is not at the end of the list
---   full, held: all waiting jobs must wait; held: only because their apps are held
+--   full: all waiting jobs must wait, not only because their apps are held
+--   held: all waiting jobs must wait, because their apps are held
 --   empty: the list is empty
 
 local config = cjson.decode(ARGV[1])
@@ -97,8 +98,8 @@ end
 -- `at`, `id`: position and id of the last job that it has passed over
 local look
 
--- Returns the look of the last call; a new one if a job that it has passed over may run now, or if
--- the last of these jobs can't be found.
+-- Returns the look of the last call; a new look if a job that was passed over may run now, or if
+-- the last job that was passed over can't be found.
 local function continued(text)
   local new = {passed = {}, holds = holds, at = -1, id = ''}
   local last = text == '' and new or cjson.decode(text)

@@ -1,8 +1,8 @@
 """Takes jobs from RQ's list for a worker: obeys holds, and shares the slots among the apps.
 
 Each worker that takes jobs is a slot, because it runs one job at a time. The share of an app is an
-equal part of the slots. take.lua sees which apps have running jobs. Which others have waiting jobs,
-each worker counts now and then, because that takes long with a long list.
+equal part of the slots. take.lua sees which apps have running jobs. Each worker reads only now and
+then which apps have waiting jobs, because this takes long if the list is long.
 """
 
 import json
@@ -21,8 +21,8 @@ from docora_ops.queue.rq_workers import NO_JOB_REASON, workers_by_name
 
 _PAGE = 2000  # ids that one call reads
 _MOST_COUNTED = 100_000  # waiting jobs whose apps are counted
-# take.lua is told of as many counted apps as there are slots, because with more, the share of each
-# is one slot. It is told of this many more, because some may be held.
+# take.lua gets at most one counted app per slot, because with more apps, the share of each is one
+# slot anyway. It gets this many more, because some may be held.
 _MORE_APPS = 1000
 _INTERVAL = 2  # seconds between two counts, at least
 # Seconds of pause per second of counting, for all workers together: Redis spends at most a
@@ -87,8 +87,8 @@ class JobTaker:
         result = TakeResult(text_of(word))
         self._is_empty = result is TakeResult.EMPTY
         if result is TakeResult.FULL:
-            # It has passed over a job of each app that has waiting jobs. All others that were
-            # counted have none any more.
+            # The search has passed over a job of each app that has waiting jobs. Other counted apps
+            # no longer have any.
             passed = json.loads(text_of(self._look))["passed"]
             waiting = [app for app in self._apps if app in passed]
             if len(waiting) < len(self._apps):
