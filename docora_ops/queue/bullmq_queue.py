@@ -41,7 +41,6 @@ from docora_ops.queue.link_queue import (
     LinkQueue,
     PushRequest,
     answers_of_script,
-    arguments_of,
 )
 from docora_ops.queue.outcomes import (
     ALL_OUTCOMES,
@@ -120,7 +119,8 @@ class BullmqQueue(LinkQueue):
         flags = {"refuses_waiting": refuses_waiting, "commands": len(commands)}
         config = {**self.script_keys, **flags, **self.mark_to_leave}
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
-        arguments += arguments_of(commands)
+        for command in commands:
+            arguments += (len(command), *command)
         for request in requests:
             arguments += (request.job_id, "queue" if request.payload else "")
         return answers_of_script(

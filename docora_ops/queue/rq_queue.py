@@ -39,7 +39,6 @@ from docora_ops.queue.link_queue import (
     LinkQueue,
     PushRequest,
     answers_of_script,
-    arguments_of,
 )
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes, read_outcomes
 from docora_ops.queue.redis_client import (
@@ -167,9 +166,10 @@ class RqQueue(LinkQueue):
             **self.mark_to_leave,
         }
         if changes_links:  # a waiting job gets all its tries back, as its link does
-            config["retries_left"] = len(self._settings.retry_delays)
+            config["retries_left"] = self._settings.max_retry_attempts - 1
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
-        arguments += arguments_of(commands)
+        for command in commands:
+            arguments += (len(command), *command)
         for request in requests:
             payload = request.payload
             arguments += (
