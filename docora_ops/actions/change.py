@@ -98,7 +98,7 @@ class Changer:
     _has_waited_in_vain: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        if self.queue.sweep is None or self.action is Action.REPAIR:
+        if not self.queue.can_push or self.action is Action.REPAIR:
             self._phase = Phase.SECOND
 
     def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:

@@ -218,8 +218,8 @@ def _claiming_of(docora: Docora, action: Action, link: Link, options: ChangeOpti
 def _not_failed(docora: Docora, link: Link) -> NotFailedError:
     queue, status, words = docora.queue, link.status, link.ref.words
     job = job_state(docora.database, queue, link.ref)
-    is_waiting, sweep = job is JobState.WAITING, queue.sweep
-    if is_waiting and sweep and sweep.misplaced([link.ref.job_id]):
+    is_waiting = job is JobState.WAITING
+    if is_waiting and queue.sweep and queue.sweep.misplaced([link.ref.job_id]):
         hint = f"its job waits in no list; to queue it again: docora-ops repair {words}"
     elif is_waiting:
         hint = "its job is waiting in the queue: nothing needs to be done"
