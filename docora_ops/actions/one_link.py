@@ -169,7 +169,9 @@ def _change(
         update=options.update,
         path=options.path,
         dry_run=options.dry_run,
-        scan_interval=docora.settings.scan_interval,
+        queued_when=when_docora_queues(workers, docora.settings.scan_interval)
+        if outcome is Outcome.RESET
+        else "",
         run=audit.run if audit.has_ended else "",
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from docora_ops.jobs import when_docora_queues
 from docora_ops.links import Action, Link, LinkResult, Outcome
 from docora_ops.operations import LinkWait, WaitEnd
 from docora_ops.render.columns import Pairs, cell, planned, style_of
@@ -75,8 +74,7 @@ def message(result: LinkResult) -> str:
     if result.outcome is Outcome.ALREADY_RUNNING:
         return "Snapshot already running"
     if result.outcome is Outcome.RESET:
-        when = when_docora_queues(result.workers, result.scan_interval)
-        return f"Link reset: Docora's scheduler queues it {when}"
+        return f"Link reset: Docora's scheduler queues it {result.queued_when}"
     if result.action is Action.RESYNC:
         return "Re-sync queued"
     return "Already queued" if result.outcome is Outcome.ALREADY_QUEUED else "Retry queued"
