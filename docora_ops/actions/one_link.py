@@ -3,11 +3,15 @@
 from shlex import quote
 
 from docora_ops.actions.change import Changer
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import (
+    Docora,
+    require_right_workers,
+    require_rq_for_front,
+    warn_of_workers,
+)
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.pair import require_pair
-from docora_ops.actions.workers import require_right_workers, require_rq_for_front, warn_of_workers
 from docora_ops.database.claims import Claiming
 from docora_ops.database.deliveries import count_deliveries, count_undelivered
 from docora_ops.database.link_rows import read_link
