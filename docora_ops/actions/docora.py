@@ -164,8 +164,8 @@ class Docora:
 
         Raises RedisError.
         """
-        from docora_ops.queue.backend_choice import EMPTIED, choose_backend, read_signs
         from docora_ops.queue.redis_client import redis_errors
+        from docora_ops.queue.redis_signs import EMPTIED, choose_backend, read_signs
 
         client, signs = self.redis, None
         if self.settings.backend is not None:

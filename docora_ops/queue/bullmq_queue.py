@@ -27,13 +27,6 @@ from docora_ops.jobs import (
     longest_wait,
 )
 from docora_ops.links import LinkStatus, ids_of_job
-from docora_ops.queue.backend_choice import (
-    BULLMQ,
-    BULLMQ_LISTS,
-    BULLMQ_PLACES,
-    BULLMQ_SETS,
-    bullmq_workers,
-)
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,
@@ -59,6 +52,13 @@ from docora_ops.queue.redis_client import (
     server_time,
     text_of,
     whole_number,
+)
+from docora_ops.queue.redis_signs import (
+    BULLMQ,
+    BULLMQ_LISTS,
+    BULLMQ_PLACES,
+    BULLMQ_SETS,
+    bullmq_workers,
 )
 from docora_ops.queue.rq_jobs import LONGEST_FAILURE
 from docora_ops.queue.rq_keys import TO_REMOVE_RQ_JOBS

@@ -30,7 +30,6 @@ from docora_ops.jobs import (
     longest_wait,
 )
 from docora_ops.links import LinkStatus
-from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS
 from docora_ops.queue.holds import HOLDS, read_holds
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
@@ -53,6 +52,7 @@ from docora_ops.queue.redis_client import (
     text_of,
     whole_number,
 )
+from docora_ops.queue.redis_signs import TO_REMOVE_BULLMQ_JOBS
 from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, Place, QueueSweep
 from docora_ops.queue.rq_jobs import (
     JOB_FUNCTION,
