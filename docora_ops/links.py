@@ -220,7 +220,7 @@ class LinkResult:
     path: str | None = None  # only these files are sent again
     dry_run: bool = False
     workers: int = 0  # live workers
-    scan_interval: str = ""  # the time within which Docora's scheduler queues a reset link
+    queued_when: str = ""  # when Docora's scheduler queues the link, in words, if it was reset
     run: str = ""  # the id shared by the audit entries; empty if there are none
 
 

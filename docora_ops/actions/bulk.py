@@ -7,13 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from docora_ops.actions.change import Changed, Changer, LinkOutcome
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import Docora, require_right_workers, warn_of_workers
 from docora_ops.actions.operation_log import OperationLog, PassLog, Plan
 from docora_ops.actions.pair import require_pair
 from docora_ops.actions.slots import Slots
 from docora_ops.actions.snapshot_results import Following
 from docora_ops.actions.waiting import keep_results
-from docora_ops.actions.workers import require_right_workers, warn_of_workers
 from docora_ops.database.circuits import reset_circuits
 from docora_ops.database.link_rows import names_of
 from docora_ops.errors import LinkLockedError, RedisError, ServerError

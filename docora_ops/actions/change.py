@@ -99,7 +99,7 @@ class Changer:
     _has_waited_in_vain: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        if self.queue.sweep is None or self.action is Action.REPAIR:
+        if not self.queue.can_push or self.action is Action.REPAIR:
             self._phase = Phase.SECOND
 
     def find_misplaced(self, refs: Sequence[LinkRef], *, delay: float) -> Iterator[Suspects]:
@@ -202,12 +202,18 @@ class Changer:
 
         If any job can't be pushed, rolls back and raises PushRefusedError.
         """
-        is_last = self._phase is Phase.LAST
+        database, options, is_last = self.database, self.options, self._phase is Phase.LAST
         wait = is_last and not self._has_waited_in_vain
-        with self.database.transaction():
-            locked = claim_links(self.database, refs, self.claiming, wait=wait)
+        deliveries, to_reset, reset = 0, set[str](), set[str]()
+        with database.transaction():
+            locked = claim_links(database, refs, self.claiming, wait=wait)
             claimed = {ref: claim for ref, claim in locked.items() if not claim.refusal}
-            changed = self._change_rest(list(claimed))
+            if self.action is Action.RESYNC:
+                update, path = options.update, options.path
+                deliveries = clear_deliveries(database, list(claimed), update=update, path=path)
+            if options.reset_circuit:
+                to_reset = circuits_to_reset(database, {ref.repository_id for ref in claimed})
+                reset = reset_circuits(database, to_reset, wait=self.waits_for_circuits)
             answers = self._push(claimed, created_at)
         outcomes, later = [], []
         for ref in refs:
@@ -227,18 +233,7 @@ class Changer:
             answer.state is not JobState.WAITING or self.action is not Action.SCHEDULE
             for answer in answers.values()
         )
-        return replace(changed, outcomes=outcomes, later=later, has_written=has_written)
-
-    def _change_rest(self, refs: Sequence[LinkRef]) -> Changed:
-        """Changes the delivery records and circuits of claimed links."""
-        database, options = self.database, self.options
-        deliveries, to_reset, reset = 0, set(), set()
-        if self.action is Action.RESYNC:
-            deliveries = clear_deliveries(database, refs, update=options.update, path=options.path)
-        if options.reset_circuit:
-            to_reset = circuits_to_reset(database, {ref.repository_id for ref in refs})
-            reset = reset_circuits(database, to_reset, wait=self.waits_for_circuits)
-        return Changed((), (), deliveries, reset, to_reset - reset)
+        return Changed(outcomes, later, deliveries, reset, to_reset - reset, has_written)
 
     def _push(self, claims: Mapping[LinkRef, Claim], created_at: float) -> dict[LinkRef, Answer]:
         requests = [

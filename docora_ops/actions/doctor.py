@@ -37,9 +37,9 @@ from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError,
 from docora_ops.jobs import QUEUE_NAME, HeldApp, OtherQueue, QueueOverview, Worker
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
 from docora_ops.queue.outcomes import Counts, read_counts
-from docora_ops.queue.pair_mark import PAIR_KEY, may_leave_mark
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import measure, read_redis_server, try_commands
+from docora_ops.queue.redis_signs import PAIR_KEY, may_leave_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 

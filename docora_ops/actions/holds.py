@@ -3,9 +3,8 @@
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import Docora, require_rq
 from docora_ops.actions.lookup import resolve_app
-from docora_ops.actions.workers import require_rq
 from docora_ops.database import Database, Selection
 from docora_ops.database.names import app_names
 from docora_ops.database.selections import keep_links

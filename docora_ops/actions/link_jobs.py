@@ -44,7 +44,7 @@ def jobs_to_recover(queue: LinkQueue, overview: QueueOverview | None) -> Contain
 
     overview: tells whether any worker recovers links; None if unknown.
     """
-    if queue.sweep and overview and overview.recovers_links:
+    if overview and overview.recovers_links and queue.sweep:
         return queue.sweep.recent_runs()
     return ()
 

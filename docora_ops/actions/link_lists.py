@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import takewhile
 
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import Docora, warn_of_other_workers, warn_of_workers
 from docora_ops.actions.holds import warn_of_unknown_holds, with_names
 from docora_ops.actions.link_jobs import job_state, look_at_jobs
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app, resolve_link
 from docora_ops.actions.pages import Page, page_of
-from docora_ops.actions.workers import warn_of_other_workers, warn_of_workers
 from docora_ops.database import Database
 from docora_ops.database import link_reports as lists
 from docora_ops.database.link_reports import (

@@ -10,11 +10,10 @@ from dataclasses import asdict, replace
 from itertools import starmap
 
 from docora_ops.actions.bulk import BulkStep, change_links
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import Docora, require_rq, require_rq_for_front
 from docora_ops.actions.holds import without_held_apps
 from docora_ops.actions.lookup import LinkChoice, choose_links, resolve_app
 from docora_ops.actions.operation_log import Plan
-from docora_ops.actions.workers import require_rq, require_rq_for_front
 from docora_ops.database import Selection
 from docora_ops.database.deliveries import count_deliveries
 from docora_ops.database.link_reports import count_by_status, read_results

@@ -3,11 +3,15 @@
 from shlex import quote
 
 from docora_ops.actions.change import Changer
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import (
+    Docora,
+    require_right_workers,
+    require_rq_for_front,
+    warn_of_workers,
+)
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import gone, resolve_link
 from docora_ops.actions.pair import require_pair
-from docora_ops.actions.workers import require_right_workers, require_rq_for_front, warn_of_workers
 from docora_ops.database.claims import Claiming
 from docora_ops.database.deliveries import count_deliveries, count_undelivered
 from docora_ops.database.link_rows import read_link
@@ -175,7 +179,9 @@ def _change(
         update=options.update,
         path=options.path,
         dry_run=options.dry_run,
-        scan_interval=docora.settings.scan_interval,
+        queued_when=when_docora_queues(workers, docora.settings.scan_interval)
+        if outcome is Outcome.RESET
+        else "",
         run=audit.run if audit.has_ended else "",
     )
 
@@ -224,8 +230,8 @@ def _claiming_of(docora: Docora, action: Action, link: Link, options: ChangeOpti
 def _not_failed(docora: Docora, link: Link) -> NotFailedError:
     queue, status, words = docora.queue, link.status, link.ref.words
     job = job_state(docora.database, queue, link.ref)
-    is_waiting, sweep = job is JobState.WAITING, queue.sweep
-    if is_waiting and sweep and sweep.misplaced([link.ref.job_id]):
+    is_waiting = job is JobState.WAITING
+    if is_waiting and queue.sweep and queue.sweep.misplaced([link.ref.job_id]):
         hint = f"its job waits in no list; to queue it again: docora-ops repair {words}"
     elif is_waiting:
         hint = "its job is waiting in the queue: nothing needs to be done"

@@ -13,7 +13,8 @@ from docora_ops.errors import PairMismatchedError, PostgresError, ServersMismatc
 from docora_ops.links import ids_of_job
 from docora_ops.queue import LinkQueue
 from docora_ops.queue.audit_stream import AuditEntry, AuditEvent, audit_entry
-from docora_ops.queue.pair_mark import (
+from docora_ops.queue.redis_client import describe, redis_errors
+from docora_ops.queue.redis_signs import (
     PAIR_KEY,
     DatabaseIdentity,
     PairMark,
@@ -22,7 +23,6 @@ from docora_ops.queue.pair_mark import (
     read_mark,
     replace_mark,
 )
-from docora_ops.queue.redis_client import describe, redis_errors
 from docora_ops.text import moment
 
 TO_ACCEPT = "check DATABASE_URL and REDIS_URL; if both are right: docora-ops pair --accept"

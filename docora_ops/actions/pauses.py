@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from docora_ops.actions.docora import Docora
-from docora_ops.actions.workers import require_rq
+from docora_ops.actions.docora import Docora, require_rq
 from docora_ops.jobs import AnyWorker, Suspension
 from docora_ops.queue.rq_workers import (
     read_workers_of_all_queues,

@@ -8,13 +8,12 @@ from enum import StrEnum
 from typing import Any
 
 from docora_ops.actions.change import Changed, Changer, LinkOutcome
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import Docora, require_right_workers, warn_of_workers
 from docora_ops.actions.drift import Drift, DriftKind, Finding, Suspects, find_drift
 from docora_ops.actions.holds import held_apps, held_in_words
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.lookup import resolve_app, resolve_link
 from docora_ops.actions.pair import require_pair, require_primary
-from docora_ops.actions.workers import require_right_workers, warn_of_workers
 from docora_ops.database import Database
 from docora_ops.database.claims import Claiming
 from docora_ops.database.drift import lock_against_new_links, unfinished_links

@@ -10,12 +10,11 @@ from enum import StrEnum
 
 from docora_ops.actions.capacity import Capacity, capacity
 from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, judge_pass
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import Docora, warn_of_mute_workers, warn_of_other_workers
 from docora_ops.actions.freshness import Freshness, read_freshness
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import jobs_to_recover, look_at_jobs
 from docora_ops.actions.trend import DAY, Trend, floor, trend_of_day
-from docora_ops.actions.workers import warn_of_mute_workers, warn_of_other_workers
 from docora_ops.database import Database
 from docora_ops.database.drift import count_unfinished_links, unfinished_links
 from docora_ops.database.link_reports import count_by_status, error_groups, links_by_group

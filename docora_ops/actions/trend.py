@@ -9,9 +9,8 @@ from enum import StrEnum
 from math import sqrt
 from statistics import median
 
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import Docora, warn_of_mute_workers, warn_of_other_workers
 from docora_ops.actions.lookup import resolve_app
-from docora_ops.actions.workers import warn_of_mute_workers, warn_of_other_workers
 from docora_ops.error_groups import split_delivery, typable
 from docora_ops.errors import past_moment
 from docora_ops.jobs import JobEnd

@@ -9,11 +9,10 @@ from math import inf
 from shlex import quote
 
 from docora_ops.actions.change import LinkOutcome
-from docora_ops.actions.docora import Docora
+from docora_ops.actions.docora import Docora, warn_of_other_workers, warn_of_workers
 from docora_ops.actions.link_jobs import invalid_job_id, job_state
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.actions.snapshot_results import Following
-from docora_ops.actions.workers import warn_of_other_workers, warn_of_workers
 from docora_ops.database.link_rows import read_link
 from docora_ops.errors import NotFoundError, RedisError
 from docora_ops.links import Action, Link, LinkResult, LinkStatus, Outcome

@@ -28,7 +28,9 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.help import show_help
 from docora_ops.cli.holds import hold, release
 from docora_ops.cli.link_lists import apps, failed, links, show
+from docora_ops.cli.many_links import retry_all_failed, schedule
 from docora_ops.cli.metrics import metrics
+from docora_ops.cli.one_link import retry
 from docora_ops.cli.pair import pair
 from docora_ops.cli.pauses import pause, resume
 from docora_ops.cli.probe import probe
@@ -36,7 +38,6 @@ from docora_ops.cli.queue import queue
 from docora_ops.cli.repairs import repair
 from docora_ops.cli.report import report
 from docora_ops.cli.resync import resync
-from docora_ops.cli.retry import retry, retry_all_failed, schedule
 from docora_ops.cli.status import status
 from docora_ops.cli.targets import targets
 from docora_ops.cli.terminal import guard_streams, interruptible, interruption

@@ -12,7 +12,7 @@ from docora_ops.cli import bulk_view
 from docora_ops.cli.context import Context
 from docora_ops.cli.detach import Announce, detach
 from docora_ops.cli.exit_codes import ExitCode, gravest
-from docora_ops.cli.link_change import kept_in_words, records_in_words
+from docora_ops.cli.one_link import kept_in_words, records_in_words
 from docora_ops.cli.terminal import Terminal, interrupted_code, is_interrupted, until_interrupted
 from docora_ops.cli.waiting import end_wait, showing_wait
 from docora_ops.errors import PostgresDeniedError, RedisDeniedError, ServerError

@@ -7,7 +7,7 @@ import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.context import confirmation, context_of
-from docora_ops.cli.retry import change_held, show_change
+from docora_ops.cli.one_link import change_held, kept_in_words, show_change
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import UsageError
 
@@ -79,7 +79,6 @@ def resync(
     from docora_ops.actions.many_links import resync_all
     from docora_ops.actions.one_link import link_to_resync, resync
     from docora_ops.cli.bulk_command import reset_in_words, run_bulk
-    from docora_ops.cli.link_change import kept_in_words
     from docora_ops.text import amount
 
     docora = context.docora

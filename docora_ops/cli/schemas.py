@@ -27,7 +27,7 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.actions.verification import Verification
     from docora_ops.cli import bulk_view
     from docora_ops.cli.bulk_operations import CancelData, OperationData
-    from docora_ops.cli.link_change import LinkData
+    from docora_ops.cli.one_link import LinkData
     from docora_ops.database import link_reports
     from docora_ops.database.deliveries import DeliveredFile
     from docora_ops.error_groups import ErrorGroup

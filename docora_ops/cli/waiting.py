@@ -76,7 +76,7 @@ def wait_for_link(
 
     change: what the command has changed before the wait; None for `wait`.
     """
-    from docora_ops.cli.link_change import link_data, wait_screen
+    from docora_ops.cli.one_link import link_data, wait_screen
 
     events = until_interrupted(steps)
     try:

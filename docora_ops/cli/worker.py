@@ -66,7 +66,7 @@ def worker(
     if check:
         return _check(context)
     try:
-        from docora_ops.actions.workers import require_rq
+        from docora_ops.actions.docora import require_rq
         from docora_ops.worker import process
         from docora_ops.worker.log import OneLineHandler, log
         from docora_ops.worker.watchdog import Watchdog

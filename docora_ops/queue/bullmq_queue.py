@@ -27,13 +27,6 @@ from docora_ops.jobs import (
     longest_wait,
 )
 from docora_ops.links import LinkStatus, ids_of_job
-from docora_ops.queue.backend_choice import (
-    BULLMQ,
-    BULLMQ_LISTS,
-    BULLMQ_PLACES,
-    BULLMQ_SETS,
-    bullmq_workers,
-)
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
     RECENT,
@@ -41,7 +34,6 @@ from docora_ops.queue.link_queue import (
     LinkQueue,
     PushRequest,
     answers_of_script,
-    arguments_of,
 )
 from docora_ops.queue.outcomes import (
     ALL_OUTCOMES,
@@ -60,6 +52,13 @@ from docora_ops.queue.redis_client import (
     server_time,
     text_of,
     whole_number,
+)
+from docora_ops.queue.redis_signs import (
+    BULLMQ,
+    BULLMQ_LISTS,
+    BULLMQ_PLACES,
+    BULLMQ_SETS,
+    bullmq_workers,
 )
 from docora_ops.queue.rq_jobs import LONGEST_FAILURE
 from docora_ops.queue.rq_keys import TO_REMOVE_RQ_JOBS
@@ -120,7 +119,8 @@ class BullmqQueue(LinkQueue):
         flags = {"refuses_waiting": refuses_waiting, "commands": len(commands)}
         config = {**self.script_keys, **flags, **self.mark_to_leave}
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
-        arguments += arguments_of(commands)
+        for command in commands:
+            arguments += (len(command), *command)
         for request in requests:
             arguments += (request.job_id, "queue" if request.payload else "")
         return answers_of_script(

@@ -23,9 +23,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Payload
-from docora_ops.queue.backend_choice import SAMPLE, Signs, read_signs
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
-from docora_ops.queue.pair_mark import StoredMark
 from docora_ops.queue.redis_client import (
     Command,
     Script,
@@ -33,6 +31,7 @@ from docora_ops.queue.redis_client import (
     redis_errors,
     text_of,
 )
+from docora_ops.queue.redis_signs import SAMPLE, Signs, StoredMark, read_signs
 from docora_ops.queue.rq_entries import QueueSweep
 from docora_ops.settings import Settings
 
@@ -118,11 +117,6 @@ def answers_of_script(job_ids: Sequence[str], replies: Sequence[str]) -> list[An
     return answers
 
 
-def arguments_of(commands: Sequence[Command]) -> list[str | int | bytes]:
-    """Returns arguments of a script: for each command, the number of its words, then the words."""
-    return [argument for command in commands for argument in (len(command), *command)]
-
-
 def first_ids(
     ids_by_status: Iterable[tuple[str, Sequence[str]]], limit: int
 ) -> tuple[int, list[tuple[str, list[str]]]]:
@@ -175,7 +169,7 @@ class LinkQueue(ABC):
         """
         self._settings, self._client, self._signs = settings, client, signs
         self.choice, self.advice = choice, ADVICE[self.backend]
-        # The mark that pushes leave in Redis to name the database; see `pair_mark`.
+        # The mark that pushes leave in Redis to name the database; see `redis_signs`.
         self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
 
     @cached_property

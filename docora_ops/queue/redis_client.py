@@ -152,11 +152,11 @@ def answers_of(pipeline: Pipeline, *, keeps_denials: bool = False) -> list[Any]:
     """
     answers = []
     for answer in pipeline.execute(raise_on_error=False):
-        is_other = is_wrong_type(answer)
         is_kept = keeps_denials and isinstance(answer, exceptions.NoPermissionError)
-        if isinstance(answer, Exception) and not (is_other or is_kept):
+        is_error = isinstance(answer, Exception) and not is_kept
+        if is_error and not is_wrong_type(answer):
             raise answer
-        answers.append(None if is_other else answer)
+        answers.append(None if is_error else answer)
     return answers
 
 

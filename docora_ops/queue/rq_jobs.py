@@ -1,12 +1,10 @@
-"""Reads RQ's jobs without unpickling them, unlike RQ itself. Encodes the calls of new jobs."""
+"""Reads RQ's jobs without unpickling them, unlike RQ itself."""
 
-import pickle
 import re
 import zlib
 from base64 import b64decode
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
 from datetime import datetime
 
 from redis import Redis
@@ -19,7 +17,7 @@ from docora_ops.jobs import (
     JobRecord,
     QueuedJob,
 )
-from docora_ops.links import Payload, ids_of_job
+from docora_ops.links import ids_of_job
 from docora_ops.queue.redis_client import (
     answers_of,
     moment_of_timestamp,
@@ -43,7 +41,6 @@ JOB_FUNCTION = "docora_ops.worker.snapshot"  # RQ's workers call it for each job
 LONGEST_FAILURE = 10_000  # characters kept of a failure's text
 # Entries at the head of a list that are searched for a job: a longer search would block Redis.
 _MOST_SEARCHED = 10_000
-_PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _MOST_OF_A_TRACEBACK = 1 << 24  # bytes read of a decompressed traceback
 _LINES = 10  # lines of a traceback to show
 # In a job's hash: `SENT TOTAL BEGAN`, the files of the running try and when this try began.
@@ -61,17 +58,6 @@ _RECORD_FIELDS = (
     *("status", "origin", "retries_left", "worker_name"),
     *("created_at", "enqueued_at", "started_at", "ended_at"),
 )
-
-
-def job_data(payload: Payload, *, is_rescan: bool) -> bytes:
-    """Returns the pickled call of a link's job.
-
-    It is not compressed: RQ accepts that, and compression would take as long as the push.
-    """
-    # dataclasses.asdict would take several times as long.
-    arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
-    arguments["is_rescan"] = is_rescan
-    return pickle.dumps((JOB_FUNCTION, None, (), arguments), protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def read_jobs(client: Redis, job_ids: Sequence[str], status: str) -> list[QueuedJob]:

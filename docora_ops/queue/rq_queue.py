@@ -4,8 +4,9 @@ Reading methods write nothing and unpickle nothing, unlike RQ's own.
 """
 
 import json
+import pickle
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain
@@ -29,8 +30,7 @@ from docora_ops.jobs import (
     Suspension,
     longest_wait,
 )
-from docora_ops.links import LinkStatus
-from docora_ops.queue.backend_choice import TO_REMOVE_BULLMQ_JOBS
+from docora_ops.links import LinkStatus, Payload
 from docora_ops.queue.holds import HOLDS, read_holds
 from docora_ops.queue.link_queue import (
     LEAST_WAITING,
@@ -39,7 +39,6 @@ from docora_ops.queue.link_queue import (
     LinkQueue,
     PushRequest,
     answers_of_script,
-    arguments_of,
 )
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes, read_outcomes
 from docora_ops.queue.redis_client import (
@@ -54,10 +53,10 @@ from docora_ops.queue.redis_client import (
     text_of,
     whole_number,
 )
+from docora_ops.queue.redis_signs import TO_REMOVE_BULLMQ_JOBS
 from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, Place, QueueSweep
 from docora_ops.queue.rq_jobs import (
     JOB_FUNCTION,
-    job_data,
     job_id_of,
     moment_of,
     read_jobs,
@@ -72,6 +71,7 @@ _LIVE_PLACES = {
     Place.LIST: "waiting",
     Place.INTERMEDIATE: "waiting",
 }
+_PAYLOAD_FIELDS = tuple(field.name for field in fields(Payload))
 _VARIABLE_FIELDS = frozenset({"data", "description", "created_at", "enqueued_at"})
 _CLOCKS_APART = 60  # seconds by which a worker's clock may be ahead of Redis's
 _PAGE, _MOST_SEARCHED = 5000, 100_000  # waiting jobs to search for some whose apps are not held
@@ -167,15 +167,16 @@ class RqQueue(LinkQueue):
             **self.mark_to_leave,
         }
         if changes_links:  # a waiting job gets all its tries back, as its link does
-            config["retries_left"] = len(self._settings.retry_delays)
+            config["retries_left"] = self._settings.max_retry_attempts - 1
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
-        arguments += arguments_of(commands)
+        for command in commands:
+            arguments += (len(command), *command)
         for request in requests:
             payload = request.payload
             arguments += (
                 request.job_id,
                 request.disproved,
-                job_data(payload, is_rescan=request.is_rescan) if payload else b"",
+                _call_of(payload, is_rescan=request.is_rescan) if payload else b"",
                 payload.description if payload else b"",
                 now if request.was_failed else "",
             )
@@ -319,6 +320,17 @@ class RqQueue(LinkQueue):
 
     def _jobs(self, job_ids: Sequence[str], status: str) -> list[QueuedJob]:
         return read_jobs(self._client, job_ids, status)
+
+
+def _call_of(payload: Payload, *, is_rescan: bool) -> bytes:
+    """Returns the pickled call of a link's job.
+
+    It is not compressed: RQ accepts that, and compression would take as long as the push.
+    """
+    # dataclasses.asdict would take several times as long.
+    arguments: dict[str, object] = {name: getattr(payload, name) for name in _PAYLOAD_FIELDS}
+    arguments["is_rescan"] = is_rescan
+    return pickle.dumps((JOB_FUNCTION, None, (), arguments), protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def keep_pass(client: Redis) -> None:

@@ -22,11 +22,10 @@ from docora_ops.errors import (
     WrongKeyError,
 )
 from docora_ops.jobs import NoJobCode, NoJobReason
-from docora_ops.queue.backend_choice import bullmq_workers
 from docora_ops.queue.holds import HOLDS
 from docora_ops.queue.outcomes import may_record
-from docora_ops.queue.pair_mark import StoredMark, read_mark
 from docora_ops.queue.redis_client import permits
+from docora_ops.queue.redis_signs import StoredMark, bullmq_workers, read_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 from docora_ops.worker import host

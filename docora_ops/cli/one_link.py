@@ -1,15 +1,95 @@
-"""Screens and JSON of `retry`, `resync` and `wait` for one link."""
+"""`retry`, and the screens and JSON of a link that was retried, resynced or awaited."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
-from docora_ops.jobs import when_docora_queues
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.exit_codes import ExitCode
+from docora_ops.cli.terminal import terminal_to_ask
+from docora_ops.cli.waiting import wait_for_link
+from docora_ops.errors import AppHeldError
 from docora_ops.links import Action, Link, LinkResult, Outcome
-from docora_ops.operations import LinkWait, WaitEnd
+from docora_ops.operations import ChangeOptions, LinkWait, WaitEnd
 from docora_ops.render.columns import Pairs, cell, planned, style_of
 from docora_ops.text import amount, duration, flat, moment
+
+
+def retry(
+    typer_context: typer.Context,
+    app: options.App,
+    repo: options.Repo,
+    front: options.Front = False,
+    now: options.Now = False,
+    reset_circuit: options.ResetCircuit = False,
+    reason: options.Reason = None,
+    wait: options.Wait = False,
+    timeout: options.Timeout = None,
+    dry_run: options.DryRun = False,
+    as_json: options.Json = False,
+    target: options.Target = None,
+    env_file: options.EnvFile = None,
+) -> int:
+    """Retry one failed link.
+
+    Resets the link and queues its snapshot job atomically. Keeps a live job. Replaces a stale job,
+    and a job that is marked as waiting but missing from the queue. With RQ, queues the link even if
+    the circuit of its repository is open.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.one_link import retry
+
+    change = partial(retry, context.docora, app, repo, reason=reason)
+    result = change_held(context, change, asks=not dry_run)
+    return show_change(context, result)
+
+
+def change_held(
+    context: Context, change: Callable[[ChangeOptions], LinkResult], *, asks: bool
+) -> LinkResult:
+    """Changes a link. If its app is held, asks at a terminal whether to exempt this one job.
+
+    Without a terminal, or without `asks`, raises AppHeldError.
+    """
+    try:
+        return change(context.options)
+    except AppHeldError as error:
+        terminal = terminal_to_ask("--now") if asks else None
+        if terminal is None:
+            raise
+        told = context.docora.notices
+        context.tell()
+        terminal.ask(f"{context.docora.servers}: {error.message}; exempt this one job?")
+        try:
+            return change(replace(context.options, now=True))
+        finally:
+            new = [notice for notice in context.docora.notices if notice not in told]
+            context.docora.notices = new
+
+
+def show_change(context: Context, result: LinkResult) -> int:
+    """Shows the result of the change and, with `--wait`, of the snapshot. Returns the exit code."""
+    if not context.as_json:
+        context.show_tables([result_screen(result)])
+        done = "dry run, nothing was changed" if result.dry_run else message(result)
+        context.say(f"{context.docora.servers}: {done}.")
+        if sys.stderr.isatty() and not (result.dry_run or context.options.wait):
+            context.say(f"To wait for the result: docora-ops wait {result.link.ref.words}")
+    elif not context.options.wait:
+        context.show_document(link_data(result, result.workers))
+    if context.options.front and result.outcome is Outcome.ALREADY_QUEUED:
+        context.say("The job already waits and keeps its place: --front does not move it.")
+    if not context.options.wait:
+        return ExitCode.OK
+    from docora_ops.actions.waiting import wait_for_change
+
+    steps = wait_for_change(context.docora, result, timeout=context.options.timeout)
+    return wait_for_link(context, steps, result)
 
 
 @dataclass(frozen=True)
@@ -75,8 +155,7 @@ def message(result: LinkResult) -> str:
     if result.outcome is Outcome.ALREADY_RUNNING:
         return "Snapshot already running"
     if result.outcome is Outcome.RESET:
-        when = when_docora_queues(result.workers, result.scan_interval)
-        return f"Link reset: Docora's scheduler queues it {when}"
+        return f"Link reset: Docora's scheduler queues it {result.queued_when}"
     if result.action is Action.RESYNC:
         return "Re-sync queued"
     return "Already queued" if result.outcome is Outcome.ALREADY_QUEUED else "Retry queued"
