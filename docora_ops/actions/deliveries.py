@@ -7,13 +7,7 @@ from datetime import datetime
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Suspects
 from docora_ops.actions.lookup import period, resolve_app, resolve_link
-from docora_ops.actions.verification import (
-    Compared,
-    Judged,
-    Verdict,
-    Verification,
-    compare,
-)
+from docora_ops.actions.verification import Compared, Judged, Verdict, Verification, compare
 from docora_ops.database import deliveries as records
 from docora_ops.database.deliveries import DeliveredFile, DeliveryFilter
 from docora_ops.database.link_rows import names_of
@@ -118,15 +112,17 @@ def read_deliveries(
     yield Deliveries(app.app_id, app.app_name, *chosen, files, rows, proof)
 
 
-def delivered_files(docora: Docora, choice: DeliveryChoice) -> tuple[int, Iterator[DeliveredFile]]:
-    """Returns the number of delivered files, and an iterator that reads them step by step.
+def delivered_files(
+    docora: Docora, choice: DeliveryChoice
+) -> tuple[DeliveryFilter, int, Iterator[DeliveredFile]]:
+    """Returns the period with the other choices, the number of files, and an iterator of them.
 
     Sorts by repository id, then path. Raises the errors of `read_deliveries`.
     """
     _, _, which = _choose(docora, choice)
     by_repository = records.deliveries_by_repository(docora.database, which)
     total = sum(files for files, _, _ in by_repository.values())
-    return total, records.delivered_files(docora.database, which)
+    return which, total, records.delivered_files(docora.database, which)
 
 
 def _choose(docora: Docora, choice: DeliveryChoice) -> tuple[App, LinkRef | None, DeliveryFilter]:
