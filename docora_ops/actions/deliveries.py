@@ -1,7 +1,7 @@
 """Lists the files that an app has received, and checks whether they are complete. Only reads."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
@@ -93,20 +93,21 @@ def read_deliveries(
     app, ref, which = _choose(docora, choice)
     database = docora.database
     counts = records.deliveries_by_repository(database, which)
-    rows: list[RepositoryDeliveries] = []
+    judged: dict[str, Judged] = {}
     ids = [ref.id] if ref else link_ids(database, app.app_id)
     for event in compare(docora, ids, Compare(choice.path, in_detail=True)):
         if isinstance(event, Judged):
-            repository_id = event.link.ref.repository_id
-            rows.append(_row(repository_id, counts.get(repository_id), event))
+            judged[event.link.ref.repository_id] = event
         elif isinstance(event, Verification):
             proof = event
         else:
             yield event
-    unlinked = counts.keys() - {row.repository_id for row in rows}
-    rows += [_row(repository_id, counts[repository_id], None) for repository_id in unlinked]
-    names = names_of(database, [LinkRef("", app.app_id, row.repository_id) for row in rows])
-    rows = [replace(row, repository_name=name) for row, (_, name) in zip(rows, names, strict=True)]
+    repository_ids = list({**judged, **counts})
+    names = names_of(database, [LinkRef("", app.app_id, each) for each in repository_ids])
+    rows = [
+        _row((repository_id, name), counts.get(repository_id), judged.get(repository_id))
+        for repository_id, (_, name) in zip(repository_ids, names, strict=True)
+    ]
     rows.sort(key=lambda row: (row.repository_name or "", row.repository_id))
     files, chosen = sum(row.files for row in rows), (which.since, which.until, which.path)
     yield Deliveries(app.app_id, app.app_name, *chosen, files, rows, proof)
@@ -138,12 +139,12 @@ def _choose(docora: Docora, choice: DeliveryChoice) -> tuple[App, LinkRef | None
 
 
 def _row(
-    repository_id: str,
+    repository: tuple[str, str | None],
     counted: tuple[int, datetime, datetime] | None,
     judged: Judged | None,
 ) -> RepositoryDeliveries:
     files, first_at, last_at = counted or (0, None, None)
-    of_period = (repository_id, None, files, first_at, last_at)
+    of_period = (*repository, files, first_at, last_at)
     if judged is None:
         return RepositoryDeliveries(*of_period, *(None,) * 7)
     found = judged.link

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from docora_ops.actions.report import Report
-    from docora_ops.error_groups import ErrorGroup
     from docora_ops.errors import ServerError
     from docora_ops.links import LinkFailure
     from docora_ops.operations import HistoryEntry, OperationRecord
@@ -254,17 +253,13 @@ def _failures(heading: str, links: Sequence[LinkFailure], total: int) -> Iterato
     yield f"- {heading}, the errors of {amount(len(links), 'link')}{of_all}:"
     errors = group_failures(links)
     for group in errors[:_MOST]:
-        yield f"  - {_group(group)}"
+        whose = f"{amount(group.links, 'link')} of {code(apps_of(group))}"
+        yield f"  - {whose}: {code(group.error_message or NO_ERROR)}"
     if len(errors) > _MOST:
         yield f"  - and {amount(len(errors) - _MOST, 'more error')}"
     names = ", ".join(code(link_name(link)) for link in links[:_MOST])
     more = f" and {len(links) - _MOST} more" if len(links) > _MOST else ""
     yield f"  - the links: {names}{more}"
-
-
-def _group(group: ErrorGroup) -> str:
-    whose = f"{amount(group.links, 'link')} of {code(apps_of(group))}"
-    return f"{whose}: {code(group.error_message or NO_ERROR)}"
 
 
 def _whom_to_tell(report: Report) -> Iterator[str]:

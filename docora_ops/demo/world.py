@@ -77,12 +77,9 @@ NO_GITHUB = (
 )
 NOT_FOUND = "fatal: repository 'https://github.com/octo/mobile/' not found"
 # As Docora's own worker writes them.
-LANTERN_LICENSE = (
-    "Notification failed for created LICENSE: getaddrinfo ENOTFOUND docora.paper-lantern.example"
-)
-LANTERN_README = (
-    "Notification failed for created README.md: getaddrinfo ENOTFOUND docora.paper-lantern.example"
-)
+NO_LANTERN = "getaddrinfo ENOTFOUND docora.paper-lantern.example"
+LANTERN_LICENSE = f"Notification failed for created LICENSE: {NO_LANTERN}"
+LANTERN_README = f"Notification failed for created README.md: {NO_LANTERN}"
 ROBOT_500 = "Notification failed for created src/index.ts: HTTP 500"
 HARBOR_401 = "Notification failed for updated config/limits.yaml: HTTP 401"
 MAPLE_REFUSED = "Notification failed for created LICENSE: connect ECONNREFUSED 203.0.113.24:443"
