@@ -1,7 +1,7 @@
 """Lists the files that an app has received, and checks whether they are complete. Only reads."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
@@ -11,7 +11,7 @@ from docora_ops.actions.verification import Compared, Judged, Verdict, Verificat
 from docora_ops.database import deliveries as records
 from docora_ops.database.deliveries import DeliveredFile, DeliveryFilter
 from docora_ops.database.link_rows import names_of
-from docora_ops.database.verification import Compare, Doubt, link_ids
+from docora_ops.database.verification import Compare, link_ids
 from docora_ops.links import App, LinkRef
 from docora_ops.text import When
 
@@ -40,8 +40,7 @@ class RepositoryDeliveries:
 
     files: the number of files that were last delivered in the period of the `Deliveries`.
     first_at, last_at: the times of the first and the last of these deliveries.
-    status: the status of the link; None if the link is gone and only records are left.
-    result: the result of the comparison; None without a link.
+    result: the result of the comparison; None if the link is gone and only records are left.
     stored_files: the number of files of the stored commit.
     missing, outdated, extra: the numbers of files that differ. Like `stored_files`, they are None
         if the link is gone, is `scanning` or has no stored commit.
@@ -52,9 +51,7 @@ class RepositoryDeliveries:
     files: int
     first_at: datetime | None
     last_at: datetime | None
-    status: str | None
     result: Verdict | None
-    doubt: Doubt | None
     stored_files: int | None
     missing: int | None
     outdated: int | None
@@ -93,21 +90,20 @@ def read_deliveries(
     app, ref, which = _choose(docora, choice)
     database = docora.database
     counts = records.deliveries_by_repository(database, which)
-    judged: dict[str, Judged] = {}
+    rows: list[RepositoryDeliveries] = []
     ids = [ref.id] if ref else link_ids(database, app.app_id)
     for event in compare(docora, ids, Compare(choice.path, in_detail=True)):
         if isinstance(event, Judged):
-            judged[event.link.ref.repository_id] = event
+            repository_id = event.link.ref.repository_id
+            rows.append(_row(repository_id, counts.get(repository_id), event))
         elif isinstance(event, Verification):
             proof = event
         else:
             yield event
-    repository_ids = list({**judged, **counts})
-    names = names_of(database, [LinkRef("", app.app_id, each) for each in repository_ids])
-    rows = [
-        _row((repository_id, name), counts.get(repository_id), judged.get(repository_id))
-        for repository_id, (_, name) in zip(repository_ids, names, strict=True)
-    ]
+    unlinked = counts.keys() - {row.repository_id for row in rows}
+    rows += [_row(repository_id, counts[repository_id], None) for repository_id in unlinked]
+    names = names_of(database, [LinkRef("", app.app_id, row.repository_id) for row in rows])
+    rows = [replace(row, repository_name=name) for row, (_, name) in zip(rows, names, strict=True)]
     rows.sort(key=lambda row: (row.repository_name or "", row.repository_id))
     files, chosen = sum(row.files for row in rows), (which.since, which.until, which.path)
     yield Deliveries(app.app_id, app.app_name, *chosen, files, rows, proof)
@@ -139,18 +135,16 @@ def _choose(docora: Docora, choice: DeliveryChoice) -> tuple[App, LinkRef | None
 
 
 def _row(
-    repository: tuple[str, str | None],
+    repository_id: str,
     counted: tuple[int, datetime, datetime] | None,
     judged: Judged | None,
 ) -> RepositoryDeliveries:
     files, first_at, last_at = counted or (0, None, None)
-    of_period = (*repository, files, first_at, last_at)
+    of_period = (repository_id, None, files, first_at, last_at)
     if judged is None:
-        return RepositoryDeliveries(*of_period, *(None,) * 7)
-    found = judged.link
+        return RepositoryDeliveries(*of_period, *(None,) * 5)
+    link = judged.link
     differences: tuple[int | None, ...] = (None,) * 4
-    if found.files is not None:
-        differences = (found.files, found.missing, found.outdated, found.extra)
-    doubt = found.doubt if judged.verdict is Verdict.UNCERTAIN else None
-    judgement = (found.status, judged.verdict, doubt)
-    return RepositoryDeliveries(*of_period, *judgement, *differences)
+    if link.files is not None:
+        differences = (link.files, link.missing, link.outdated, link.extra)
+    return RepositoryDeliveries(*of_period, judged.verdict, *differences)

@@ -81,7 +81,6 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
         "octo/never": (0, "failed", None, None, None),
         "octo/gone": (5, None, None, None, None),
     }
-    assert (rows["octo/unsure"]["doubt"], rows["octo/failed"]["doubt"]) == ("scanned_earlier", None)
     assert rows["octo/new"]["first_at"] is None
     assert (result.data["files"], rows["octo/gone"]["repository_id"]) == (21, gone.repository_id)
     screen = run(docora, "deliveries", app)
