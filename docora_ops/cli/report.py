@@ -72,7 +72,7 @@ def report(
     if as_json:
         context.show_document(result, next(iter(errors), None))
     else:
-        text = "\n".join(_lines(context, result, errors, with_proof=verify))
+        text = "\n".join(_lines(context, result, errors))
         context.show_tables([Markdown(text)], paged=True)
     for error in errors:
         context.report(error)
@@ -100,13 +100,10 @@ class Markdown:
             yield Text(line, no_wrap=True, overflow="ignore")
 
 
-def _lines(
-    context: Context, report: Report, errors: Sequence[ServerError], *, with_proof: bool
-) -> Iterator[str]:
+def _lines(context: Context, report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
     """Yields the lines of the report. Adds the target to suggested commands, not to recorded ones.
 
     errors: the errors of unusable servers.
-    with_proof: whether `--verify` was given.
     """
     what = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
     yield from (f"# Report of {what}", "")
@@ -114,7 +111,7 @@ def _lines(
     yield from map(context.addressed, _open_now(report, errors))
     yield from _timeline(context, report)
     yield from map(context.addressed, _whom_to_tell(report))
-    yield from map(context.addressed, _verified(report, with_proof=with_proof))
+    yield from map(context.addressed, _verified(report))
 
 
 def _open_now(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
@@ -132,14 +129,11 @@ def _open_now(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
             yield f"- Operation: {code(state)}: {code(see)}"
 
 
-def _verified(report: Report, *, with_proof: bool) -> Iterator[str]:
+def _verified(report: Report) -> Iterator[str]:
     yield from ("", "## Verified", "")
-    if not with_proof:
-        yield "Nothing was compared. For proof of what was delivered: `docora-ops report --verify`"
-        return
     result = report.verification
     if result is None:
-        yield "Nothing was compared, because Postgres could not be used: `docora-ops verify`"
+        yield "Nothing was compared. For proof of what was delivered: `docora-ops report --verify`"
         return
     yield from (f"{summary(result)} {LIMITS}", "")
     links = [*result.differing_links, *result.uncertain_links]
