@@ -7,17 +7,11 @@ from datetime import datetime
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import Suspects
 from docora_ops.actions.lookup import period, resolve_app, resolve_link
-from docora_ops.actions.verification import (
-    Compared,
-    Judged,
-    Verdict,
-    Verification,
-    compare,
-)
+from docora_ops.actions.verification import Compared, Judged, Verdict, Verification, compare
 from docora_ops.database import deliveries as records
 from docora_ops.database.deliveries import DeliveredFile, DeliveryFilter
 from docora_ops.database.link_rows import names_of
-from docora_ops.database.verification import Compare, Doubt, link_ids
+from docora_ops.database.verification import Compare, link_ids
 from docora_ops.links import App, LinkRef
 from docora_ops.text import When
 
@@ -46,9 +40,7 @@ class RepositoryDeliveries:
 
     files: the number of files whose last delivery lies in the period.
     first_at, last_at: when the first and the last of these files were delivered; None without any.
-    status: the status of the link; None if the link is gone and only records are left.
-    result: the result of the comparison; None if the link is gone.
-    doubt: why `result` is uncertain; None if it is not.
+    result: the result of the comparison; None if the link is gone and only records are left.
     stored_files: the number of files of the stored commit.
     missing, outdated, extra: the numbers of files that differ. Like `stored_files`, they are None
         if the link is gone, is `scanning` or has no stored commit.
@@ -59,9 +51,7 @@ class RepositoryDeliveries:
     files: int
     first_at: datetime | None
     last_at: datetime | None
-    status: str | None
     result: Verdict | None
-    doubt: Doubt | None
     stored_files: int | None
     missing: int | None
     outdated: int | None
@@ -119,15 +109,17 @@ def read_deliveries(
     yield Deliveries(app.app_id, app.app_name, *chosen, files, rows, proof)
 
 
-def delivered_files(docora: Docora, choice: DeliveryChoice) -> tuple[int, Iterator[DeliveredFile]]:
-    """Returns the number of chosen files, and an iterator that reads them page by page.
+def delivered_files(
+    docora: Docora, choice: DeliveryChoice
+) -> tuple[DeliveryFilter, int, Iterator[DeliveredFile]]:
+    """Returns the period with the other choices, the number of files, and an iterator of them.
 
     The files are sorted by repository id, then path. Raises the errors of `read_deliveries`.
     """
     _, _, which = _choose(docora, choice)
     by_repository = records.deliveries_by_repository(docora.database, which)
     total = sum(files for files, _, _ in by_repository.values())
-    return total, records.delivered_files(docora.database, which)
+    return which, total, records.delivered_files(docora.database, which)
 
 
 def _choose(docora: Docora, choice: DeliveryChoice) -> tuple[App, LinkRef | None, DeliveryFilter]:
@@ -150,11 +142,9 @@ def _row(
     files, first_at, last_at = counted or (0, None, None)
     of_period = (repository_id, None, files, first_at, last_at)
     if judged is None:
-        return RepositoryDeliveries(*of_period, *(None,) * 7)
-    found = judged.link
+        return RepositoryDeliveries(*of_period, *(None,) * 5)
+    link = judged.link
     differences: tuple[int | None, ...] = (None,) * 4
-    if found.files is not None:
-        differences = (found.files, found.missing, found.outdated, found.extra)
-    doubt = found.doubt if judged.verdict is Verdict.UNCERTAIN else None
-    judgement = (found.status, judged.verdict, doubt)
-    return RepositoryDeliveries(*of_period, *judgement, *differences)
+    if link.files is not None:
+        differences = (link.files, link.missing, link.outdated, link.extra)
+    return RepositoryDeliveries(*of_period, judged.verdict, *differences)

@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_lists import apps
 from docora_ops.actions.lookup import LinkChoice
-from docora_ops.actions.pages import Page
 from docora_ops.actions.recorded_results import add_to_changes, add_to_operations
 from docora_ops.actions.status import Status, keeping_errors, read_status
 from docora_ops.actions.verification import Verification
@@ -107,10 +106,11 @@ def read_report(
             moments += filter(None, (operation.started_at, operation.last_step_at))
         first, until = min(moments, default=now), max(moments, default=now)
     status, lost = read_status(docora)
-    errors, affected = list(lost), Page[AppSummary]((), 1, _MOST_APPS, 0)
+    errors = list(lost)
+    affected: Sequence[AppSummary] = ()
     if status.failed_apps:
         with keeping_errors(errors):
-            affected = apps(docora, LinkChoice(statuses=[LinkStatus.FAILED]), limit=_MOST_APPS)
+            affected = apps(docora, LinkChoice(statuses=[LinkStatus.FAILED]), limit=_MOST_APPS).rows
     report = Report(
         since=first,
         until=until,
@@ -121,7 +121,7 @@ def read_report(
         operations_left_out=left_out,
         schedule=schedule,
         status=status,
-        affected_apps=affected.rows,
+        affected_apps=affected,
     )
     return report, errors
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from fnmatch import translate
 from math import sqrt
 from statistics import median
 
@@ -245,13 +246,11 @@ def _with_error(ends: Sequence[SnapshotOutcome], wanted: str) -> list[SnapshotOu
 
 
 def _matches(error: str, wanted: str) -> bool:
-    first, *others = map(re.escape, wanted.split("*"))
-    if not others:
+    if "*" not in wanted:
         return wanted.casefold() in error.casefold()
-    # Atomic groups keep the pattern from trying every way to split a text.
-    between = "".join(f"(?>.*?{part})" for part in others[:-1])
-    pattern = re.compile(f"{first}{between}.*{others[-1]}", re.DOTALL | re.IGNORECASE)
-    return any(map(pattern.fullmatch, (error, split_delivery(typable(error))[0])))
+    # To fnmatch, `?` and `[` are wildcards, too.
+    pattern = re.compile(translate(re.sub(r"[?[]", r"[\g<0>]", wanted)), re.IGNORECASE)
+    return any(map(pattern.match, (error, split_delivery(typable(error))[0])))
 
 
 def floor(moment: datetime, seconds: int) -> datetime:

@@ -91,8 +91,10 @@ def _list_files(
     from docora_ops.actions.deliveries import delivered_files
     from docora_ops.actions.pages import Page
 
+    which, total, rows = delivered_files(context.docora, choice)
     where, noun = context.docora.postgres_server, "delivered file"
-    total, rows = delivered_files(context.docora, choice)
+    if period := _period(which.since, which.until):
+        where += f",{period}"
     if context.as_json or sys.stdout.isatty() or page or limit:
         number, most = page or 1, limit or 50
         shown = list(islice(rows, (number - 1) * most, number * most))
@@ -144,6 +146,11 @@ _REPOSITORIES: Sequence[Column[RepositoryDeliveries]] = (
 )
 
 
+def _period(since: datetime | None, until: datetime | None) -> str:
+    begin = f" since {moment(since)}" if since else ""
+    return begin + (f" before {moment(until)}" if until else "")
+
+
 def _screen(result: Deliveries) -> Iterator[object]:
     if result.repositories:
         yield from (Listing(_REPOSITORIES, result.repositories), "")
@@ -151,9 +158,7 @@ def _screen(result: Deliveries) -> Iterator[object]:
     received = sum(1 for repository in result.repositories if repository.files)
     repositories = amount(received or len(result.repositories), "repository", "repositories")
     counted = f"{mask(result.app_name)}: {amount(result.files, 'file')} of {repositories}"
-    since, until = moment(result.since_at), moment(result.until_at)
-    period = (f"since {since}" if since else "", f"before {until}" if until else "")
-    yield cell(" ".join(filter(None, (f"{counted} last delivered", *period))) + ".")
+    yield cell(f"{counted} last delivered{_period(result.since_at, result.until_at)}.")
     yield from held_line(result.proof)
     yield cell(_proof(result), style_of_proof(result.proof))
 

@@ -265,9 +265,10 @@ _APPS: Sequence[Column[AppSummary]] = (
             if app.failed
             else None
         ),
+        left_out=5,  # before the email, which says whom to tell
     ),
     Column("URL", lambda app: app.base_url, folds=True, left_out=2),
-    Column("Email", lambda app: app.email, left_out=5),
+    Column("Email", lambda app: app.email, left_out=6, narrowest=16),
 )
 _HELD: Column[AppSummary] = Column(
     "Held until",

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from docora_ops.actions.report import Report
-    from docora_ops.error_groups import ErrorGroup
     from docora_ops.errors import ServerError
     from docora_ops.links import LinkFailure
     from docora_ops.operations import HistoryEntry, OperationRecord
@@ -73,7 +72,7 @@ def report(
     if as_json:
         context.show_document(result, next(iter(errors), None))
     else:
-        text = "\n".join(_lines(context, result, errors, with_proof=verify))
+        text = "\n".join(_lines(context, result, errors))
         context.show_tables([Markdown(text)], paged=True)
     for error in errors:
         context.report(error)
@@ -101,13 +100,10 @@ class Markdown:
             yield Text(line, no_wrap=True, overflow="ignore")
 
 
-def _lines(
-    context: Context, report: Report, errors: Sequence[ServerError], *, with_proof: bool
-) -> Iterator[str]:
+def _lines(context: Context, report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
     """Yields the lines of the report. Adds the target to suggested commands, not to recorded ones.
 
     errors: the errors of unusable servers.
-    with_proof: whether `--verify` was given.
     """
     subject = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
     yield from (f"# Report of {subject}", "")
@@ -115,7 +111,7 @@ def _lines(
     yield from map(context.addressed, _open_now(report, errors))
     yield from _timeline(context, report)
     yield from map(context.addressed, _whom_to_tell(report))
-    yield from map(context.addressed, _verified(report, with_proof=with_proof))
+    yield from map(context.addressed, _verified(report))
 
 
 def _open_now(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
@@ -133,14 +129,11 @@ def _open_now(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
             yield f"- Operation: {code(state)}: {code(see)}"
 
 
-def _verified(report: Report, *, with_proof: bool) -> Iterator[str]:
+def _verified(report: Report) -> Iterator[str]:
     yield from ("", "## Verified", "")
-    if not with_proof:
-        yield "Nothing was compared. For proof of what was delivered: `docora-ops report --verify`"
-        return
     result = report.verification
     if result is None:
-        yield "Nothing was compared, because Postgres could not be used: `docora-ops verify`"
+        yield "Nothing was compared. For proof of what was delivered: `docora-ops report --verify`"
         return
     yield from (f"{summary(result)} {LIMITS}", "")
     links = [*result.differing_links, *result.uncertain_links]
@@ -254,17 +247,13 @@ def _failures(heading: str, links: Sequence[LinkFailure], total: int) -> Iterato
     yield f"- {heading}, the errors of {amount(len(links), 'link')}{of_all}:"
     errors = group_failures(links)
     for group in errors[:_MOST]:
-        yield f"  - {_group(group)}"
+        whose = f"{amount(group.links, 'link')} of {code(apps_of(group))}"
+        yield f"  - {whose}: {code(group.error_message or NO_ERROR)}"
     if len(errors) > _MOST:
         yield f"  - and {amount(len(errors) - _MOST, 'more error')}"
     names = ", ".join(code(link_name(link)) for link in links[:_MOST])
     more = f" and {len(links) - _MOST} more" if len(links) > _MOST else ""
     yield f"  - the links: {names}{more}"
-
-
-def _group(group: ErrorGroup) -> str:
-    whose = f"{amount(group.links, 'link')} of {code(apps_of(group))}"
-    return f"{whose}: {code(group.error_message or NO_ERROR)}"
 
 
 def _whom_to_tell(report: Report) -> Iterator[str]:

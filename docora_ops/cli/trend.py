@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from docora_ops.actions.trend import Trend, TrendPeriod
 
 _WIDTH = 10  # characters of the longest bar
-_EIGHTHS = "▏▎▍▌▋▊▉█"
 _RECENTLY = "in the last 20 to 30m"
 _LEVELS, _PLAIN_LEVELS = "▁▂▃▄▅▆▇█", "_.:-=+*#"
 _WITHOUT_BLOCKS = {"dumb", "linux", "vt100", "vt102", "vt220"}
@@ -157,11 +156,8 @@ def trend_of_day_words(found: Trend, *, with_bars: bool) -> str:
 
 
 def _bar(count: int, most: int) -> str:
-    """Returns a bar for a count. The bar is longest for `most`, and empty only for 0."""
-    if not _has_blocks():
-        return "#" * -(-count * _WIDTH // max(1, most))
-    full, eighths = divmod(-(-count * _WIDTH * 8 // max(1, most)), 8)
-    return _EIGHTHS[7] * full + (_EIGHTHS[eighths - 1] if eighths else "")
+    """Returns a bar, which is longest for `most` and empty only for 0."""
+    return ("█" if _has_blocks() else "#") * -(-count * _WIDTH // max(1, most))
 
 
 def _has_blocks() -> bool:

@@ -71,6 +71,7 @@ def _run_commands(settings: Settings) -> None:
     _run("Paged at three: apps get no changes any more. How bad is it?", "status")
     say("\n# Circuit: git failed five times in a row for a repository, so Docora's")
     say("# scheduler leaves it alone for half an hour. A retry does not wait for that.")
+    _run("Is it getting better?", "trend --since 6h")
     _run("Why did the links fail?", "failed --group-by error --limit 5")
     say("\n# Stale: what a failed job has left in the queue. A retry replaces it.")
     _run(

@@ -3,10 +3,13 @@
 import hashlib
 import os
 import subprocess
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from datetime import datetime, timedelta
 from importlib.resources import files
+from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -16,13 +19,16 @@ from rq.job_lifecycle import record_job_failure
 
 from docora_ops.database import Database
 from docora_ops.database.link_rows import read_link, read_payload
-from docora_ops.jobs import QUEUE_NAME
+from docora_ops.jobs import QUEUE_NAME, JobEnd
 from docora_ops.links import LinkStatus, Repository
 from docora_ops.queue import PushRequest, RqQueue, connect
+from docora_ops.queue.outcomes import STREAM, SnapshotOutcome, record_outcome
+from docora_ops.queue.redis_server import read_clock
 from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.settings import Settings
 
 WORKER = "snapshot-worker-1"
+_TRIES = 5
 
 
 class App(NamedTuple):
@@ -70,17 +76,14 @@ NO_GITHUB = (
     "Could not resolve host: github.com"
 )
 NOT_FOUND = "fatal: repository 'https://github.com/octo/mobile/' not found"
-# Written by Docora's own worker, before the installation moved to RQ.
-LANTERN_LICENSE = (
-    "Notification failed for created LICENSE: getaddrinfo ENOTFOUND docora.paper-lantern.example"
-)
-LANTERN_README = (
-    "Notification failed for created README.md: getaddrinfo ENOTFOUND docora.paper-lantern.example"
-)
+# As Docora's own worker writes them.
+NO_LANTERN = "getaddrinfo ENOTFOUND docora.paper-lantern.example"
+LANTERN_LICENSE = f"Notification failed for created LICENSE: {NO_LANTERN}"
+LANTERN_README = f"Notification failed for created README.md: {NO_LANTERN}"
 ROBOT_500 = "Notification failed for created src/index.ts: HTTP 500"
 HARBOR_401 = "Notification failed for updated config/limits.yaml: HTTP 401"
 MAPLE_REFUSED = "Notification failed for created LICENSE: connect ECONNREFUSED 203.0.113.24:443"
-# Written by `docora-ops worker`, as are the other HTTP errors below.
+# As `docora-ops worker` writes it, and the other HTTP errors below.
 NO_HOST = "docora.paper-lantern.example:443: Name or service not known on created LICENSE"
 
 PENDING, SCANNING, SYNCED, FAILED = LinkStatus
@@ -130,6 +133,7 @@ def fill(settings: Settings, upstream: Path, apps_url: str) -> None:
     with closing(Database(settings)) as database, connect(settings) as client:
         client.flushdb()
         _fill_queue(settings, database, client)
+        write_record(client, outcomes_of_links(read_clock(client)))
 
 
 def contents(repository: Repository) -> dict[str, str]:
@@ -180,8 +184,8 @@ def _fill_tables(
         state = (link.status, link.retry_count, link.last_error, link.minutes_since_scan)
         cursor.execute(
             "INSERT INTO app_repositories (app_id, repository_id, github_token_encrypted, status,"
-            " retry_count, last_error, last_scanned_at)"
-            " VALUES (%s, %s, %s, %s, %s, %s, now() - make_interval(mins => %s))",
+            " retry_count, last_error, last_scanned_at, created_at) VALUES (%s, %s, %s, %s, %s, %s,"
+            " now() - make_interval(mins => %s), now() - interval '7 days')",
             (*ids, token, *state),
         )
         if link.minutes_since_scan is None:
@@ -216,6 +220,36 @@ def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
             job.retries_left = 0
             record_job_failure(job, link.last_error or "", pipeline)
             pipeline.execute()
+
+
+def outcomes_of_links(now: datetime) -> Iterator[SnapshotOutcome]:
+    """Yields how the snapshots of a day ended: in sync once an hour, until the tries failed."""
+    for link in LINKS:
+        if link.minutes_since_scan is None:
+            continue
+        ids = (link.app.app_id, link.repository.repository_id, None)
+        seconds = len(contents(link.repository)) / 10
+        last = now - timedelta(minutes=link.minutes_since_scan)
+        for hours in range(24):
+            at = last - timedelta(hours=hours)
+            yield SnapshotOutcome(at, *ids, JobEnd.SYNCED, 1, _TRIES, updated=1, seconds=seconds)
+        for number in range(1, link.retry_count + 1):
+            at = last + timedelta(minutes=3, seconds=2**number)
+            end = JobEnd.FAILED if number == _TRIES else JobEnd.TRIED_AGAIN
+            yield SnapshotOutcome(at, *ids, end, number, _TRIES, link.last_error, seconds=seconds)
+
+
+def write_record(client: Redis, outcomes: Iterable[SnapshotOutcome]) -> None:
+    """Adds to the counts of the record, and replaces its entries."""
+    ordered = sorted(outcomes, key=attrgetter("ended_at"))
+    client.delete(STREAM)
+    for outcome in ordered:
+        record_outcome(client, outcome, keep_entry=True)
+    entries: Any = client.xrange(STREAM)
+    client.delete(STREAM)
+    # The id of an entry tells when the snapshot ended.
+    for number, (outcome, (_, fields)) in enumerate(zip(ordered, entries, strict=True)):
+        client.xadd(STREAM, fields, id=f"{int(outcome.ended_at.timestamp() * 1000)}-{number}")
 
 
 def _encrypt(text: str, key: bytes) -> str:

@@ -186,7 +186,7 @@ def read_last_failures(
 
     links: app id and repository id of each.
     """
-    left = {_bytes_of(ids): ids for ids in links}
+    left = {tuple(map(str.encode, ids)): ids for ids in links}
     failures = {}
     with redis_errors(client):
         for at, text in islice(_walk(client), MOST_SEARCHED):
@@ -223,7 +223,7 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
     asked_of: dict[bytes | tuple[bytes, ...], list[int]] = {}
     for number, item in enumerate(asked):
         for link in item.links:
-            key = link.encode() if isinstance(link, str) else _bytes_of(link)
+            key = link.encode() if isinstance(link, str) else tuple(map(str.encode, link))
             asked_of.setdefault(key, []).append(number)
     ends: list[dict[tuple[bytes, ...], JobEnd]] = [{} for _ in asked]
     read = 0
@@ -300,10 +300,6 @@ def _ids_in(text: bytes) -> tuple[bytes, ...]:
     """Returns app id, repository id and row id of an entry, without parsing all of it."""
     # Ids that a job can have need no escapes.
     return tuple((text.split(b'"', 6) + 6 * [b""])[1:6:2])
-
-
-def _bytes_of(ids: tuple[str, str]) -> tuple[bytes, ...]:
-    return tuple(text.encode() for text in ids)
 
 
 def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:

@@ -29,7 +29,7 @@ def test_the_whole_demo_waits_for_enter_and_leaves_links_and_workers_to_play_wit
     with TerminalSession(
         [str(COMMAND), "demo", "--keep"], environment | {"TERM": "xterm"}, 80, 24
     ) as session:
-        for step in range(1, 7):
+        for step in range(1, 8):
             session.read_until(re.compile(rb"(.*%s){%d}" % (PROMPT, step), re.DOTALL))
             session.type(b"\n")
         kept = session.read_until(
@@ -54,6 +54,7 @@ def test_the_whole_demo_waits_for_enter_and_leaves_links_and_workers_to_play_wit
     assert "docora-ops schedule --repeat" in kept[0].decode().splitlines()
     assert " failed\n" in results[0]
     assert re.search(r"^Workers\t2", results[0], re.MULTILINE)
+    assert re.search(r"^Failures\t\d", results[0], re.MULTILINE)
     assert "Result\tin sync" in results[1]
     assert re.search(r"^\d+ in sync", results[2], re.MULTILINE)
 

@@ -33,6 +33,7 @@ from docora_ops.demo.world import (
     App,
 )
 from docora_ops.queue.redis_client import describe
+from docora_ops.queue.redis_server import read_clock
 from tests.support.docora import Docora
 from tests.support.proxy import Proxy, eventually, patience
 from tests.support.rows import TestLink
@@ -193,12 +194,13 @@ def upstream(stage: Stage) -> None:
 @pytest.mark.usefixtures("upstream")
 def test_the_pictures_of_readme(stage: Stage) -> None:
     """The small Docora of the demo, once the workers have emptied the queue."""
+    redis = stage.docora.redis
+    world.write_record(redis, world.outcomes_of_links(read_clock(redis)))
     # A long TMPDIR makes the path of the socket of Postgres wider than the picture.
     with two_workers(stage), Proxy.before_postgres(stage.docora.database_url) as postgres:
         stage.environment["DATABASE_URL"] = postgres.url
         eventually(lambda: stage.docora.statuses().get("synced") == 11, "links in sync")
         # A job ends in Redis after its link is in sync, and the worker is busy until then.
-        redis = stage.docora.redis
         workers = redis.smembers("rq:workers:snapshot-queue")
         eventually(
             lambda: {redis.hget(worker, "state") for worker in workers} == {b"idle"}, "idle workers"

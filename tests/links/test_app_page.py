@@ -1,5 +1,6 @@
 """The page of an app, whom to tell, and that a role without that grant sees all else."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -180,8 +181,14 @@ def test_the_email_needs_a_grant_that_doctor_does_not_ask_for(docora: Docora, ac
     assert emails() == [EMAIL] * 4
     assert f"- `Acme Search`: 2 failed links, `{EMAIL}`\n" in docora.run("report").stdout
     assert check(examine(docora), "privileges")["state"] == "ok"
+    # At 80 columns, the last good scans give way to the email and the hold.
+    docora.connection.execute(
+        "UPDATE app_repositories SET last_scanned_at = '2026-01-01';"
+        "UPDATE apps SET email = repeat('ops', 4) || '@acme.example'"
+    )
+    assert docora.run("hold", acme, "--yes").code == 0
     shown = plain_data(at_terminals(docora, ["apps"], columns=80).data)
-    assert f" {EMAIL}" in shown.splitlines()[2]
+    assert re.search(rf"Acme Search +4 +2  ops\w+{EMAIL} +20\d\d-", shown.splitlines()[2])
     assert max(map(len, shown.splitlines())) <= 80
 
 

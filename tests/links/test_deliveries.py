@@ -81,7 +81,6 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
         "octo/never": (0, "failed", None, None, None),
         "octo/gone": (5, None, None, None, None),
     }
-    assert (rows["octo/unsure"]["doubt"], rows["octo/failed"]["doubt"]) == ("scanned_earlier", None)
     assert rows["octo/new"]["first_at"] is None
     assert (result.data["files"], rows["octo/gone"]["repository_id"]) == (21, gone.repository_id)
     screen = run(docora, "deliveries", app)
@@ -170,8 +169,13 @@ def test_a_night_is_the_last_one_even_when_the_next_has_begun(docora: Docora) ->
     delivered_ago(docora, link, "%", timedelta(hours=12))
     now: datetime = docora.one("SELECT now() AT TIME ZONE 'UTC'")
     evening, morning = (f"{now - ago:%H:%M}" for ago in (timedelta(minutes=1), timedelta(hours=8)))
-    night = run(docora, "deliveries", link.app_id, "--since", evening, "--until", morning, "--json")
+    options = ("--since", evening, "--until", morning)
+    night = run(docora, "deliveries", link.app_id, *options, "--json")
     assert (night.code, night.data["files"]) == (0, len(FILES)), night
+    period = f"since {night.data['since_at']} before {night.data['until_at']}"
+    assert f" last delivered {period}.\n" in run(docora, "deliveries", link.app_id, *options).stdout
+    none = run(docora, "deliveries", link.app_id, *options, "--files", "--path", "no")
+    assert f", {period}: 0 delivered files.\n" in none.stderr
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def test_a_long_list_is_read_in_pieces(docora: Docora, monkeypatch: pytest.Monke
     app = docora.add_app()
     for name, files in (("octo/a", 3), ("octo/b", 2), ("octo/c", 4)):
         docora.add_deliveries(docora.link(app, docora.add_repository(name)), files)
-    total, files_read = delivered_files(docora.actions().docora, DeliveryChoice(app))
+    _, total, files_read = delivered_files(docora.actions().docora, DeliveryChoice(app))
     found = [(file.repository_name, file.path) for file in files_read]
     assert len(found) == total == 9
     assert found == sorted(found)

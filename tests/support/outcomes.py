@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
+from docora_ops.demo.world import write_record
 from docora_ops.jobs import JobEnd
-from docora_ops.queue.outcomes import STREAM, SnapshotOutcome, record_outcome
+from docora_ops.queue.outcomes import SnapshotOutcome
 from tests.support.docora import Docora
 
 APP_ID = "app_0000000000000000000000aa"
@@ -19,15 +20,7 @@ def outcome(
 
 def record(docora: Docora, outcomes: Iterable[SnapshotOutcome]) -> None:
     """Replaces the stream, whose entries get the times at which the snapshots ended."""
-    docora.redis.delete(STREAM)
-    ordered = sorted(outcomes, key=lambda each: each.ended_at)
-    for each in ordered:
-        record_outcome(docora.redis, each, keep_entry=True)
-    entries: Any = docora.redis.xrange(STREAM)
-    docora.redis.delete(STREAM)
-    for number, (each, (_, fields)) in enumerate(zip(ordered, entries, strict=True), 1):
-        entry_id = f"{int(each.ended_at.timestamp() * 1000)}-{number}"
-        docora.redis.xadd(STREAM, fields, id=entry_id)
+    write_record(docora.redis, outcomes)
 
 
 def spread(
