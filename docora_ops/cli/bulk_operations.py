@@ -52,7 +52,7 @@ def operations(
 
     known = operations(context.docora, page=page, limit=limit)
     where = f"{context.docora.redis_server}, within the last hour"
-    context.show_page(known, _COLUMNS, where, "operation", is_compact=True)
+    context.show_page(known, _COLUMNS, where, "operation")
     return ExitCode.OK
 
 

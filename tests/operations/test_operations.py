@@ -11,7 +11,7 @@ from tests.support.docora import Docora, finish
 from tests.support.proxy import eventually
 from tests.support.read_only import frozen
 from tests.support.running_commands import age_operation
-from tests.support.terminal import on_terminal
+from tests.support.terminal import on_terminal, plain_talk
 
 OPERATION = "bulk_0123456789abcdef"
 KEY = f"docora:bulk:{OPERATION}"
@@ -215,6 +215,17 @@ def test_each_state_is_listed_with_the_latest_step_first(docora: Docora) -> None
     assert rows[-1][6] == "unknown"
     assert last.stdout.count("bulk_") == 1
     assert last.stderr.endswith(": 5 operations, page 3 of 3.\n")
+
+
+def test_the_list_shows_the_whole_selection_on_80_columns(docora: Docora) -> None:
+    selection = '{"app": ["Acme Search"], "error": ["HTTP 5*"], "in_flight": 10}'
+    results = '{"synced": 100, "failed": 12, "gone": 0, "unfinished": 40}'
+    shared: dict[str, Any] = {"cancelled": "true", "command": "retry-all-failed", "who": "kim@ops1"}
+    write(docora, **shared, cancelled_by="lee@ops2", selection=selection, results=results)
+    code, shown = on_terminal(docora, ["operations"], columns=80, env=NO_DATABASE)
+    lines = [line[64:] for line in plain_talk(shown).splitlines() if line[:1] in {"b", " "}]
+    command = "retry-all-failed --app 'Acme Search' --error 'HTTP 5*' --in-flight 10"
+    assert (code, " ".join(" ".join(lines).split())) == (0, command), shown
 
 
 def test_an_operation_lists_its_failures_as_long_as_it_is_known(docora: Docora) -> None:
