@@ -88,11 +88,13 @@ def cancel(
     Docora's dashboard. What has been queued stays queued. To finish a bulk retry, run it again.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.bulk_operations import cancel
+    from docora_ops.actions.bulk_operations import cancel, operation
 
     operation_id = operation_id or _ask_for_running(context)
     is_first = cancel(context.docora, operation_id, reason=reason)
-    done = "Cancellation requested" if is_first else "Already cancelled"
+    done = "Cancellation requested"
+    if not is_first:
+        done = f"Already stopped ({state_of(operation(context.docora, operation_id))})"
     data = CancelData("Cancellation requested", operation_id, already_cancelled=not is_first)
     context.show(data, [cell(f"{done}: {operation_id}")])
 

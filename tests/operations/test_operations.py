@@ -74,11 +74,16 @@ def test_cancel_sets_the_field_that_ends_a_run_and_needs_only_redis(docora: Doco
     data = {"message": "Cancellation requested", "operation_id": OPERATION}
     assert result.json == {"data": data | {"already_cancelled": False}}
     after = cast("dict[bytes, bytes]", docora.redis.hgetall(KEY))
-    assert after.pop(b"cancelled_by").decode().endswith(f"@{os.uname().nodename}")
+    after_by = after.pop(b"cancelled_by")
+    assert after_by.decode().endswith(f"@{os.uname().nodename}")
     assert after == {**before, b"cancelled": b"true"}
     assert docora.redis.pttl(KEY) > left - 60_000
     again = docora.run("cancel", OPERATION, env=NO_DATABASE)
-    assert (again.code, again.stdout) == (0, f"Already cancelled: {OPERATION}\n")
+    by = after_by.decode()
+    assert (again.code, again.stdout) == (0, f"Already stopped (cancelled by {by}): {OPERATION}\n")
+    write(docora, "bulk_late", cancelled="true", stopped_by="timeout")
+    late = docora.run("cancel", "bulk_late", env=NO_DATABASE)
+    assert (late.code, late.stdout) == (0, "Already stopped (timeout): bulk_late\n")
     write(docora, completed="9")
     ended = docora.run("cancel", OPERATION, "--json", env=NO_DATABASE)
     assert (ended.code, ended.json["code"]) == (4, "operation_finished")
