@@ -33,17 +33,14 @@ class Following:
     expects_more: whether more links may be added, so that `follow` goes on without any.
     """
 
-    def __init__(
-        self, docora: Docora, link: str = "", *, had_workers: bool, is_paced: bool = False
-    ) -> None:
-        """Follows no link yet.
+    def __init__(self, docora: Docora, link: str = "", *, is_paced: bool = False) -> None:
+        """Follows no link yet. The caller has warned of missing and suspended workers.
 
         link: APP and REPO as typed, if only one link is followed.
-        had_workers: whether a worker was running.
         is_paced: look more often, because each result lets the caller queue another link.
         """
         self._docora, self._is_paced = docora, is_paced
-        self.watch = JobWatch(docora, link, had_workers=had_workers)
+        self.watch = JobWatch(docora, link)
         self.only_lost_left = self.expects_more = False
         self._unfinished: defaultdict[Sequence[LinkStatus], list[str]] = defaultdict(list)
         """Row ids of links without a result, by the statuses that may be an old result."""
