@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from itertools import takewhile
 from threading import Event
 from types import SimpleNamespace
 
@@ -265,6 +266,17 @@ def test_a_link_that_it_has_left_alone_is_scheduled(docora: Docora) -> None:
     assert docora.waiting() == [third.job_id, second.job_id]
     process.send_signal(signal.SIGINT)
     assert finish(process).code == 130
+
+
+def test_links_whose_jobs_wait_are_put_off_without_waiting_for_results(docora: Docora) -> None:
+    docora.add_links(40)
+    assert docora.run("retry-all-failed", "--yes").code == 0
+    for link in docora.links():
+        docora.set_link(link, status="failed")
+    options = ChangeOptions(in_flight=2)
+    with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:
+        before = sum(1 for _ in takewhile(lambda step: not step.result.put_to_work, steps))
+    assert before == 2 + 40 / 2, "the plan, the start, and a step for each two links"
 
 
 def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:
