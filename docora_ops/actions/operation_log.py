@@ -83,11 +83,6 @@ class OperationLog:
         self.circuits_locked: set[str] = set()
         self.stopped_by: StoppedBy | None = None
 
-    @property
-    def left(self) -> int:
-        """Counts the links without an outcome."""
-        return self._plan.selection.total - self._counts.total()
-
     def add(self, changed: Changed) -> None:
         """Counts the outcomes of a batch."""
         for item in changed.outcomes:
@@ -116,14 +111,15 @@ class OperationLog:
         plan, counts, options = self._plan, self._counts, self._plan.options
         is_schedule = plan.action is Action.SCHEDULE
         is_paced_retry = options.is_paced and plan.action is Action.RETRY
-        is_cut_short = self.stopped_by is not None and self.left > 0
+        left = plan.selection.total - counts.total()
+        is_cut_short = self.stopped_by is not None and left > 0
         return BulkResult(
             action=plan.action,
             dry_run=options.dry_run,
             operation_id=self.operation_id,
             total=plan.selection.total,
             completed=counts.total(),
-            left=self.left,
+            left=left,
             put_to_work=count_put_to_work(counts),
             cancelled=is_cut_short,
             stopped_by=self.stopped_by if is_cut_short else None,

@@ -125,8 +125,7 @@ class Following:
                     yield
         if unfinished := self.unfinished:
             yield from self.watch.look(unfinished)
-        has_looked = self.watch.looked_at >= began
-        self.has_lost_all = has_looked and self.result().only_lost_left
+        self.has_lost_all = self.watch.looked_at >= began and self.result().only_lost_left
         if self._is_paced and len(unfinished) < before:
             self._pause = _FIRST_PAUSE
         ended_at = time.monotonic()

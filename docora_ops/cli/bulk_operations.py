@@ -134,7 +134,6 @@ _COLUMNS: Sequence[Column[KnownOperation]] = (
         "Results",
         lambda operation: ", ".join(counted_results(operation.results)),
         narrowest=15,
-        cuts_end=True,
     ),
     Column("Last step", lambda operation: ago(operation.last_step_seconds), left_out=3),
     Column("Who", lambda operation: operation.who, left_out=4, narrowest=10),
