@@ -58,13 +58,13 @@ def change_links(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     RedisError; an unfinished batch is rolled back.
     """
     total, dry_run, is_paced = plan.selection.total, plan.options.dry_run, plan.options.is_paced
-    following, had_workers = None, False
+    following = None
     require_right_workers(docora)
     if total and not dry_run:
         docora.database.require_changes()
-        had_workers = warn_of_workers(docora) > 0
+        warn_of_workers(docora)
     if (plan.options.wait or is_paced) and not dry_run:  # also if there is nothing to wait for
-        following = Following(docora, had_workers=had_workers, is_paced=is_paced)
+        following = Following(docora, is_paced=is_paced)
     if total:
         require_pair(docora)
     operation = _BulkOperation(docora, plan, following)

@@ -41,11 +41,15 @@ class JobWatch:
     suspended: bool = False
     looked_at: float = -inf  # when the last look ended
     next_look: float = 0  # the earliest time of the next look
-    had_workers: bool = False
+    had_workers: bool = field(init=False)
     """True once a worker was running. Until then, a missing worker is not reported."""
     _suspects: dict[str, float] = field(default_factory=dict)
     """When a job was first found not live, by job id."""
-    _noted: set[str] = field(default_factory=set)
+    _noted: set[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        use = self.docora.queue_to_read.use  # `warn_of_workers` has warned of what it says
+        self.had_workers, self._noted = use.workers > 0, {"suspended"} if use.suspension else set()
 
     def look(self, ids: Sequence[str]) -> Generator[None]:
         """Looks at the links with these row ids, if a look is due. Yields between statements."""

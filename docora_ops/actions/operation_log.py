@@ -72,6 +72,8 @@ class OperationLog:
         self._failures: list[LinkFailure] = []
         self._unrecorded: list[str] = []
         """Row ids of links that `wait` has to follow, and that no push has recorded."""
+        self._left_alone: set[str] = set()  # row ids of links that the operation will not queue
+        self._left_alone_kept = 0
         self._cancelled_by: str | None = None
         self.by_app = {app: Counter[Outcome]() for app in plan.selection.by_app}
         self._counts_of = {app.app_id: counts for app, counts in self.by_app.items()}
@@ -81,11 +83,6 @@ class OperationLog:
         self.circuits_locked: set[str] = set()
         self.stopped_by: StoppedBy | None = None
 
-    @property
-    def left(self) -> int:
-        """Counts the links without an outcome."""
-        return self._plan.selection.total - self._counts.total()
-
     def add(self, changed: Changed) -> None:
         """Counts the outcomes of a batch."""
         for item in changed.outcomes:
@@ -94,6 +91,8 @@ class OperationLog:
             is_reset = item.outcome.is_put_to_work and not self._docora.queue.can_push
             if is_reset or item.outcome is Outcome.ALREADY_RUNNING:
                 self._unrecorded.append(item.ref.id)
+            if item.outcome in {Outcome.SKIPPED, Outcome.NOT_QUEUED}:
+                self._left_alone.add(item.ref.id)
         self.circuits_reset |= changed.circuits_reset
         self.circuits_locked |= changed.circuits_locked
         self._audit.deliveries += changed.deliveries
@@ -112,14 +111,15 @@ class OperationLog:
         plan, counts, options = self._plan, self._counts, self._plan.options
         is_schedule = plan.action is Action.SCHEDULE
         is_paced_retry = options.is_paced and plan.action is Action.RETRY
-        is_cut_short = self.stopped_by is not None and self.left > 0
+        left = plan.selection.total - counts.total()
+        is_cut_short = self.stopped_by is not None and left > 0
         return BulkResult(
             action=plan.action,
             dry_run=options.dry_run,
             operation_id=self.operation_id,
             total=plan.selection.total,
             completed=counts.total(),
-            left=self.left,
+            left=left,
             put_to_work=count_put_to_work(counts),
             cancelled=is_cut_short,
             stopped_by=self.stopped_by if is_cut_short else None,
@@ -201,7 +201,11 @@ class OperationLog:
         is_at_work = not (self.stopped_by or event is AuditEvent.ENDED)
         if is_at_work and time.monotonic() - self._kept_at > _KEEP:
             self._kept_at = time.monotonic()
-            keep_at_work(redis, operation_id, (ref.id for ref in self._plan.selection.refs))
+            refs, left_alone = self._plan.selection.refs, self._left_alone
+            selected = (ref.id for ref in refs if ref.id not in left_alone)
+            is_changed = len(left_alone) > self._left_alone_kept
+            keep_at_work(redis, operation_id, selected, is_changed=is_changed)
+            self._left_alone_kept = len(left_alone)
 
 
 class PassLog(OperationLog):

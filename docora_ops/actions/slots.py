@@ -44,20 +44,21 @@ class Slots:
             self._left[ref.app_id].append(ref)
         following, limit = self._following, self._options.max_failures
         while self._left:
-            for _ in following.look():
-                yield None
             wait = following.result()
-            taken = self._take(wait)
             if limit and limit.is_exceeded(wait.failed, wait.synced):
                 yield StoppedBy.MAX_FAILURES
                 return
             if following.is_late:
                 yield StoppedBy.TIMEOUT
                 return
-            if following.only_lost_left and not taken:
+            if taken := self._take(wait):
+                yield from batches(taken, size)
+                continue  # links that were not queued have left their slots free
+            if following.has_lost_all:
                 yield StoppedBy.LOST_JOBS
                 return
-            yield from batches(taken, size)
+            for _ in following.look():
+                yield None
 
     def free(self, outcomes: Iterable[LinkOutcome]) -> None:
         """Frees the slots of links that were not queued."""

@@ -29,22 +29,19 @@ class Following:
     Goes on if Redis is down, because the results are in Postgres. The generators yield only while
     no transaction is open.
 
-    only_lost_left: whether, at the last look, links were left and none of them had a live job.
+    has_lost_all: whether, at the last look, links were left and none of them had a live job.
     expects_more: whether more links may be added, so that `follow` goes on without any.
     """
 
-    def __init__(
-        self, docora: Docora, link: str = "", *, had_workers: bool, is_paced: bool = False
-    ) -> None:
-        """Follows no link yet.
+    def __init__(self, docora: Docora, link: str = "", *, is_paced: bool = False) -> None:
+        """Follows no link yet. The caller has warned of missing and suspended workers.
 
         link: APP and REPO as typed, if only one link is followed.
-        had_workers: whether a worker was running.
         is_paced: look more often, because each result lets the caller queue another link.
         """
         self._docora, self._is_paced = docora, is_paced
-        self.watch = JobWatch(docora, link, had_workers=had_workers)
-        self.only_lost_left = self.expects_more = False
+        self.watch = JobWatch(docora, link)
+        self.has_lost_all = self.expects_more = False
         self._unfinished: defaultdict[Sequence[LinkStatus], list[str]] = defaultdict(list)
         """Row ids of links without a result, by the statuses that may be an old result."""
         self._synced = self._gone = 0
@@ -60,7 +57,7 @@ class Following:
 
     def add(self, outcomes: Iterable[LinkOutcome]) -> None:
         """Follows the changed links whose snapshot will run or is running."""
-        self.only_lost_left = False
+        self.has_lost_all = False
         # Docora's worker may write `failed` although BullMQ will try the job again.
         if_changed = () if self._docora.queue_to_read.can_push else (LinkStatus.FAILED,)
         for item in outcomes:
@@ -74,7 +71,7 @@ class Following:
 
         For example, another command has claimed the links, but has not committed the change yet.
         """
-        self.only_lost_left = False
+        self.has_lost_all = False
         self._unfinished[LinkStatus.FAILED, LinkStatus.SYNCED] += ids
 
     @property
@@ -93,7 +90,7 @@ class Following:
         Ends at the timeout at the latest. Raises PostgresError, RedisDeniedError.
         """
         yield self.result()
-        while self.expects_more or (self.unfinished and not self.only_lost_left):
+        while self.expects_more or (self.unfinished and not self.has_lost_all):
             for _ in self.look():
                 yield self.result()
                 if self.is_late:  # a look at many links takes long
@@ -128,8 +125,7 @@ class Following:
                     yield
         if unfinished := self.unfinished:
             yield from self.watch.look(unfinished)
-        has_looked = self.watch.looked_at >= began
-        self.only_lost_left = has_looked and self.result().only_lost_left
+        self.has_lost_all = self.watch.looked_at >= began and self.result().only_lost_left
         if self._is_paced and len(unfinished) < before:
             self._pause = _FIRST_PAUSE
         ended_at = time.monotonic()

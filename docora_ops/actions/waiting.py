@@ -71,7 +71,7 @@ def wait(
     if not queue.can_push and link.circuit_is_open:
         close = f"docora-ops retry {link.ref.words} --reset-circuit"
         docora.warn(f"{link.behind_circuit}. To close it: {close}")
-    following = Following(docora, link.ref.words, had_workers=workers > 0)
+    following = Following(docora, link.ref.words)
     following.add([LinkOutcome(link.ref, Outcome.ALREADY_RUNNING)])
     following.start(timeout)
     yield from _wait_for_link(docora, following, link, workers)
@@ -86,7 +86,7 @@ def wait_for_change(
     down.
     """
     link = change.link
-    following = Following(docora, link.ref.words, had_workers=change.workers > 0)
+    following = Following(docora, link.ref.words)
     following.start(timeout)
     if change.action is Action.RETRY and link.status != LinkStatus.FAILED:
         # The job was exempted from a hold, or a circuit was closed: the status is an old result.
@@ -154,7 +154,8 @@ def wait_for_operation(
             f"the links of operation {operation_id!r} are not known: Docora's dashboard runs it",
             hint=f"docora-ops operations {quote(operation_id)} --follow shows how far it is",
         )
-    following = Following(docora, had_workers=warn_of_workers(docora) > 0)
+    warn_of_workers(docora)
+    following = Following(docora)
     following.start(timeout)
     ids: list[str] = []
     looked_at = -inf

@@ -52,7 +52,7 @@ def operations(
 
     known = operations(context.docora, page=page, limit=limit)
     where = f"{context.docora.redis_server}, within the last hour"
-    context.show_page(known, _COLUMNS, where, "operation", is_compact=True)
+    context.show_page(known, _COLUMNS, where, "operation")
     return ExitCode.OK
 
 
@@ -88,11 +88,13 @@ def cancel(
     Docora's dashboard. What has been queued stays queued. To finish a bulk retry, run it again.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.bulk_operations import cancel
+    from docora_ops.actions.bulk_operations import cancel, operation
 
     operation_id = operation_id or _ask_for_running(context)
     is_first = cancel(context.docora, operation_id, reason=reason)
-    done = "Cancellation requested" if is_first else "Already cancelled"
+    done = "Cancellation requested"
+    if not is_first:
+        done = f"Already stopped ({state_of(operation(context.docora, operation_id))})"
     data = CancelData("Cancellation requested", operation_id, already_cancelled=not is_first)
     context.show(data, [cell(f"{done}: {operation_id}")])
 
@@ -132,7 +134,6 @@ _COLUMNS: Sequence[Column[KnownOperation]] = (
         "Results",
         lambda operation: ", ".join(counted_results(operation.results)),
         narrowest=15,
-        cuts_end=True,
     ),
     Column("Last step", lambda operation: ago(operation.last_step_seconds), left_out=3),
     Column("Who", lambda operation: operation.who, left_out=4, narrowest=10),

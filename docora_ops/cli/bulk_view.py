@@ -32,10 +32,10 @@ from docora_ops.render.link_tables import failures, group_columns
 from docora_ops.text import duration, moment
 
 _SECONDS = re.compile(r"\A([1-9][0-9]{0,8})s\Z")  # as `pause` and `hold` record --for
-_MESSAGES = {  # for some links, and for none
-    Action.RETRY: ("Bulk retry started", "Nothing to retry"),
-    Action.RESYNC: ("Bulk re-sync started", "Nothing to resync"),
-    Action.SCHEDULE: ("Schedule pass done", "Nothing is due"),
+_MESSAGES = {  # for some links, if the command is stopped, and for no links
+    Action.RETRY: ("Bulk retry started", "Bulk retry stopped", "Nothing to retry"),
+    Action.RESYNC: ("Bulk re-sync started", "Bulk re-sync stopped", "Nothing to resync"),
+    Action.SCHEDULE: ("Schedule pass done", "Schedule pass stopped", "Nothing is due"),
 }
 
 
@@ -55,13 +55,13 @@ def bulk_data(result: BulkResult, wait: BulkWait | None = None) -> BulkData:
 
 def message(result: BulkResult) -> str:
     """Returns the result in a few words, if possible with the text of Docora's dashboard."""
-    done, none = _MESSAGES[result.action]
-    if result.action is Action.SCHEDULE and result.left:
-        done = "Schedule pass stopped"
+    done, stopped, none = _MESSAGES[result.action]
     is_schedule = result.action is Action.SCHEDULE
     if is_schedule and (result.left_to_operations or result.held_left_out):
         none = "Nothing else is due"
-    return done if result.total else none
+    if not result.total:
+        return none
+    return stopped if result.cancelled else done
 
 
 AppOutcomes = tuple[AppCount, Mapping[Outcome, int]]

@@ -45,21 +45,18 @@ def retry(
     from docora_ops.actions.one_link import retry
 
     change = partial(retry, context.docora, app, repo, reason=reason)
-    result = change_held(context, change, asks=not dry_run)
-    return show_change(context, result)
+    return show_change(context, _change_held(context, change))
 
 
-def change_held(
-    context: Context, change: Callable[[ChangeOptions], LinkResult], *, asks: bool
-) -> LinkResult:
+def _change_held(context: Context, change: Callable[[ChangeOptions], LinkResult]) -> LinkResult:
     """Changes a link. If its app is held, asks at a terminal whether to exempt this one job.
 
-    Without a terminal, or without `asks`, raises AppHeldError.
+    Without a terminal, or in a dry run, raises AppHeldError.
     """
     try:
         return change(context.options)
     except AppHeldError as error:
-        terminal = terminal_to_ask("--now") if asks else None
+        terminal = None if context.options.dry_run else terminal_to_ask("--now")
         if terminal is None:
             raise
         told = context.docora.notices

@@ -1,13 +1,13 @@
 """`resync`."""
 
-from functools import partial
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.context import confirmation, context_of
-from docora_ops.cli.one_link import change_held, kept_in_words, show_change
+from docora_ops.cli.one_link import kept_in_words, show_change
 from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import UsageError
 
@@ -85,15 +85,17 @@ def resync(
     if repo is not None:
         if terminal is not None:
             link, files = link_to_resync(docora, app, repo, path)
+            above = [] if update else [kept_in_words(only_some=path is not None)]
+            question = f"send {link.payload.app_name} {amount(files, 'file')} of "
+            question += f"{link.payload.repository_name} again, "
+            question += reset_in_words(docora, "the link", 1)
+            hold = docora.read_holds().get(link.ref.app_id)
+            if hold and not now:
+                context.options = replace(context.options, now=True)
+                question = f"the app is {hold.sentence}; exempt this one job, {question}"
             context.tell()
-            terminal.ask(
-                f"{docora.servers}: send {link.payload.app_name} {amount(files, 'file')} of "
-                f"{link.payload.repository_name} again, {reset_in_words(docora, 'the link', 1)}?",
-                *([] if update else [kept_in_words(only_some=path is not None)]),
-            )
-        change = partial(resync, docora, app, repo, reason=reason)
-        result = change_held(context, change, asks=not (yes or dry_run))
-        return show_change(context, result)
+            terminal.ask(f"{docora.servers}: {question}?", *above)
+        return show_change(context, resync(docora, app, repo, context.options, reason=reason))
     if not (yes or confirm or dry_run or terminal):
         raise UsageError(
             "resync --all sends the app all files again, and there is no terminal to confirm that",

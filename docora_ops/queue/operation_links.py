@@ -49,14 +49,17 @@ def commands_to_add_links(operation_id: str, ids: Iterable[str]) -> list[Command
     return [("APPEND", key, _packed(ids)), ("EXPIRE", key, EXPIRY)]
 
 
-def keep_at_work(client: Redis, operation_id: str, selected: Iterable[str]) -> None:
+def keep_at_work(
+    client: Redis, operation_id: str, selected: Iterable[str], *, is_changed: bool
+) -> None:
     """Makes the operation count as at work for the next `HEARD` seconds.
 
-    selected: the row ids of all links of the operation.
+    selected: the row ids of the links that the operation has queued or will queue.
+    is_changed: whether these are other links than at the last call.
     """
     key = part_key(operation_id, "selection")
     with redis_errors(client):
-        if not client.expire(key, HEARD):
+        if is_changed or not client.expire(key, HEARD):
             client.set(key, _packed(selected), ex=HEARD)
         client.hset(_AT_WORK, operation_id, "")
         client.expire(_AT_WORK, HEARD)

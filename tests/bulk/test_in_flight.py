@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
+from itertools import takewhile
 from threading import Event
 from types import SimpleNamespace
 
@@ -248,6 +249,34 @@ def test_a_link_that_has_failed_again_is_left_too_and_a_rescan_is_not(docora: Do
     assert third.job_id not in docora.waiting()
     process.send_signal(signal.SIGINT)
     assert finish(process).code == 130
+
+
+@pytest.mark.slow
+def test_a_link_that_it_has_left_alone_is_scheduled(docora: Docora) -> None:
+    docora.add_links(3)
+    first, second, third = docora.links()
+    process, operation_id = start(docora)
+    docora.set_link(second, status="pending_snapshot")
+    end_job(docora, first.job_id, "HTTP 500")
+    eventually(lambda: docora.waiting() == [third.job_id], "the third link")
+    left = [{"operation_id": operation_id, "links": 1}]  # the first one, which has failed again
+    eventually(
+        lambda: docora.run("schedule", "--json").data["left_to_operations"] == left, "one left"
+    )
+    assert docora.waiting() == [third.job_id, second.job_id]
+    process.send_signal(signal.SIGINT)
+    assert finish(process).code == 130
+
+
+def test_links_whose_jobs_wait_are_put_off_without_waiting_for_results(docora: Docora) -> None:
+    docora.add_links(40)
+    assert docora.run("retry-all-failed", "--yes").code == 0
+    for link in docora.links():
+        docora.set_link(link, status="failed")
+    options = ChangeOptions(in_flight=2)
+    with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:
+        before = sum(1 for _ in takewhile(lambda step: not step.result.put_to_work, steps))
+    assert before == 2 + 40 / 2, "the plan, the start, and a step for each two links"
 
 
 def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:

@@ -99,6 +99,7 @@ def test_a_bulk_retry_that_loses_postgres_reports_what_it_has_done(docora: Docor
     data = document["data"]
     assert (code, document["code"]) == (5, "postgres")
     assert (data["total"], data["completed"], data["cancelled"]) == (total, done, True)
+    assert data["message"] == "Bulk retry stopped"
     assert data["queued"] == data["put_to_work"] == done
     assert f"Stopped (lost server) after {done} of {total} links." in stderr.text
     assert docora.statuses() == {"failed": total - done, "pending_snapshot": done}

@@ -11,7 +11,7 @@ from tests.support.docora import Docora, finish
 from tests.support.proxy import eventually
 from tests.support.read_only import frozen
 from tests.support.running_commands import age_operation
-from tests.support.terminal import on_terminal
+from tests.support.terminal import on_terminal, plain_talk
 
 OPERATION = "bulk_0123456789abcdef"
 KEY = f"docora:bulk:{OPERATION}"
@@ -74,11 +74,16 @@ def test_cancel_sets_the_field_that_ends_a_run_and_needs_only_redis(docora: Doco
     data = {"message": "Cancellation requested", "operation_id": OPERATION}
     assert result.json == {"data": data | {"already_cancelled": False}}
     after = cast("dict[bytes, bytes]", docora.redis.hgetall(KEY))
-    assert after.pop(b"cancelled_by").decode().endswith(f"@{os.uname().nodename}")
+    after_by = after.pop(b"cancelled_by")
+    assert after_by.decode().endswith(f"@{os.uname().nodename}")
     assert after == {**before, b"cancelled": b"true"}
     assert docora.redis.pttl(KEY) > left - 60_000
     again = docora.run("cancel", OPERATION, env=NO_DATABASE)
-    assert (again.code, again.stdout) == (0, f"Already cancelled: {OPERATION}\n")
+    by = after_by.decode()
+    assert (again.code, again.stdout) == (0, f"Already stopped (cancelled by {by}): {OPERATION}\n")
+    write(docora, "bulk_late", cancelled="true", stopped_by="timeout")
+    late = docora.run("cancel", "bulk_late", env=NO_DATABASE)
+    assert (late.code, late.stdout) == (0, "Already stopped (timeout): bulk_late\n")
     write(docora, completed="9")
     ended = docora.run("cancel", OPERATION, "--json", env=NO_DATABASE)
     assert (ended.code, ended.json["code"]) == (4, "operation_finished")
@@ -215,6 +220,17 @@ def test_each_state_is_listed_with_the_latest_step_first(docora: Docora) -> None
     assert rows[-1][6] == "unknown"
     assert last.stdout.count("bulk_") == 1
     assert last.stderr.endswith(": 5 operations, page 3 of 3.\n")
+
+
+def test_the_list_shows_the_whole_selection_on_80_columns(docora: Docora) -> None:
+    selection = '{"app": ["Acme Search"], "error": ["HTTP 5*"], "in_flight": 10}'
+    results = '{"synced": 100, "failed": 12, "gone": 0, "unfinished": 40}'
+    shared: dict[str, Any] = {"cancelled": "true", "command": "retry-all-failed", "who": "kim@ops1"}
+    write(docora, **shared, cancelled_by="lee@ops2", selection=selection, results=results)
+    code, shown = on_terminal(docora, ["operations"], columns=80, env=NO_DATABASE)
+    lines = [line[64:] for line in plain_talk(shown).splitlines() if line[:1] in {"b", " "}]
+    command = "retry-all-failed --app 'Acme Search' --error 'HTTP 5*' --in-flight 10"
+    assert (code, " ".join(" ".join(lines).split())) == (0, command), shown
 
 
 def test_an_operation_lists_its_failures_as_long_as_it_is_known(docora: Docora) -> None:

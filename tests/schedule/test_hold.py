@@ -162,12 +162,12 @@ def test_a_question_about_a_hold_tells_each_notice_once(
     docora.redis.set("rq:suspended", "1")
     code, shown = on_terminal(
         docora,
-        ["retry", *links[0].ids],
+        ["retry", *links[0].ids, "--wait", "--timeout", "1"],
         answer=b"y\n",
         columns=200,
         env={"DOCORA_OPS_BACKEND": ""},
     )
-    assert code == 0, shown
+    assert code == 8, shown
     for notice in ("workers are suspended", "DOCORA_OPS_BACKEND is not set: using rq"):
         assert shown.count(notice) == 1, shown
 
@@ -190,6 +190,8 @@ def test_one_link_is_refused_or_asked_about_or_exempted(docora: Docora, links: L
         code, shown = on_terminal(docora, ["retry", *link.ids], answer=b"n\n", columns=200)
         asked = "wrong URL; exempt this one job?" in " ".join(shown.split())
         assert (code, asked) == (130, True), shown
+        code, shown = on_terminal(docora, ["resync", *link.ids], answer=b"n\n", columns=300)
+        assert (code, "wrong URL; exempt this one job, send " in shown) == (130, True), shown
     code, shown = on_terminal(docora, ["retry", *link.ids], answer=b"y\n", columns=200)
     assert code == 0, shown
     created = docora.job_hash(link.job_id)["created_at"]
@@ -205,7 +207,8 @@ def test_one_link_is_refused_or_asked_about_or_exempted(docora: Docora, links: L
     assert exemptions(docora) == []
     assert docora.run("show", *link.ids, "--json").data["is_exempt"] is False
     assert f"Next\tdocora-ops release {link.app_id}\n" in docora.run("show", *link.ids).stdout
-    assert docora.run("resync", *link.ids, "--now", "--yes").code == 0
+    code, shown = on_terminal(docora, ["resync", *link.ids], answer=b"y\n", columns=200)
+    assert (code, shown.count("[y/N]")) == (0, 1), shown
     assert exemptions(docora) == [f"now:{link.job_id}"]
     assert docora.run("release", link.app_id).code == 0
     assert docora.redis.hgetall(HOLDS) == {}

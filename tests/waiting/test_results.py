@@ -17,7 +17,7 @@ from tests.support.rows import TestLink
 
 
 def follow(actions: Actions, *links: TestLink, outcome: Outcome = Outcome.QUEUED) -> Following:
-    followed = Following(actions.docora, had_workers=False)
+    followed = Following(actions.docora)
     for link in links:
         followed.add([LinkOutcome(actions.ref(link), outcome)])
     return followed
