@@ -16,6 +16,7 @@ from docora_ops.database.freshness import (
     last_delivery,
     long_due_links,
     read_scans,
+    steady_since,
 )
 from docora_ops.errors import RedisError
 from docora_ops.jobs import QueueOverview
@@ -26,8 +27,8 @@ from docora_ops.text import amount, duration
 
 _FEWEST_SCANS = 3
 """Scans needed for a pace: the gap between only two scans may have been a stop."""
-_FEW_SCANS, _LONGEST_OF_FEW = 10, 3
-"""If the pace is that of fewer than 10 scans, the threshold is at most 3 times the default."""
+_STEADY_SHARE, _STEADY_SCANS = 100, 1000
+"""Scanning is steady while each threshold has scans of a hundredth of the links, or of 1,000."""
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` after which to warn."""
 _STILL_INTERVALS, _STILL_GAPS, _LEAST_STILL = 3, 3, 120
@@ -47,9 +48,9 @@ class Freshness:
         last good scan, or from when the repository's circuit closed if that is later. If no link at
         all was scanned in this time, pending links and links that were never scanned also count;
         for a link that was never scanned, the time runs from its creation.
-    is_slow: workers take jobs, and yet a job waits, a cycle takes longer than the rescan interval
-        plus two scan intervals, and the last good scan of a synced link is that long ago. False if
-        nothing moves or `schedule` has stopped, which have alarms of their own.
+    is_slow: a cycle takes longer than the rescan interval plus two scan intervals, and a job has
+        waited for over two scan intervals although workers take jobs. False if nothing moves or
+        `schedule` has stopped, which have alarms of their own.
     oldest_scan_seconds: the seconds since the oldest last good scan of a synced or overdue link, or
         since its circuit closed if that is later. Links of held apps and links whose circuit is
         open do not count.
@@ -89,11 +90,8 @@ class Freshness:
 
     @property
     def slow_words(self) -> str:
-        """Says how long a cycle takes, and when links are overdue."""
-        return (
-            f"slow: a cycle takes {duration(self.slow_cycle_seconds)}; "
-            f"links are overdue after {duration(self.overdue_after_seconds)}"
-        )
+        """Returns `slow: a cycle takes 33m, and jobs wait`."""
+        return f"slow: a cycle takes {duration(self.slow_cycle_seconds)}, and jobs wait"
 
     @property
     def overdue_words(self) -> str:
@@ -108,7 +106,7 @@ def read_overdue_before(docora: Docora, held: Collection[str]) -> datetime:
     held: the ids of the held apps.
     """
     scans = read_scans(docora.database, list(held), docora.settings.rescan_interval_ms)
-    return scans.read_at - timedelta(seconds=overdue_threshold(docora.settings, scans))
+    return _overdue_before(docora, scans)
 
 
 def cycle_seconds(scans: Scans) -> int | None:
@@ -126,19 +124,21 @@ def cycle_seconds(scans: Scans) -> int | None:
     return round(scans.wanted * max(1.0, span.total_seconds()) / intervals)
 
 
-def overdue_threshold(settings: Settings, scans: Scans) -> int:
-    """Returns the seconds without a good scan after which a link is overdue.
+def _overdue_before(docora: Docora, scans: Scans) -> datetime:
+    """Returns the threshold: `overdue_after_seconds` before now or, if scanning is slow, earlier.
 
-    `DOCORA_OPS_OVERDUE_AFTER` takes precedence. Otherwise, the threshold is at least two cycles, so
-    that slow scanning is no alarm. With few scans, the threshold is limited, because a few
-    retried links must not hide that scanning has stopped.
+    Scanning that is slow but steady is no alarm: then, the threshold is two cycles. Links that were
+    last scanned before the steady scanning are overdue all the same, because a few links that are
+    still scanned must not hide that all others wait. `DOCORA_OPS_OVERDUE_AFTER` takes precedence.
     """
-    threshold = settings.overdue_after_seconds
-    if settings.overdue_after:
-        return threshold
-    seconds = max(threshold, 2 * (cycle_seconds(scans) or 0))
-    is_sure = scans.before_last >= _FEW_SCANS
-    return seconds if is_sure else min(seconds, _LONGEST_OF_FEW * threshold)
+    settings, now = docora.settings, scans.read_at
+    seconds = settings.overdue_after_seconds
+    before = now - timedelta(seconds=seconds)
+    two_cycles_ago = now - timedelta(seconds=2 * (cycle_seconds(scans) or 0))
+    if settings.overdue_after or two_cycles_ago >= before:
+        return before
+    least = min(max(1, scans.wanted // _STEADY_SHARE), _STEADY_SCANS)
+    return min(before, max(two_cycles_ago, steady_since(docora.database, seconds, least)))
 
 
 def still_threshold(settings: Settings, scans: Scans) -> int:
@@ -164,19 +164,19 @@ def read_freshness(
     held = [app.app_id for app in queue.held] if queue else []
     with database.consistent_reads():
         scans = read_scans(database, held, settings.rescan_interval_ms)
-        now, seconds = scans.read_at, overdue_threshold(settings, scans)
-        overdue, apps, oldest = count_overdue(database, now - timedelta(seconds=seconds), held)
+        now, overdue_before = scans.read_at, _overdue_before(docora, scans)
+        overdue, apps, oldest = count_overdue(database, overdue_before, held)
     cycle, still = cycle_seconds(scans), still_threshold(settings, scans)
     oldest = min(filter(None, (oldest, scans.oldest_at)), default=None)
     waited = int((now - oldest).total_seconds()) if oldest else None
     schedule_stopped = nothing_moves = is_slow = False
     lost: RedisError | None = None
     if queue:
-        # Scanning many links at once can make the last minutes look slow, so a link must also have
-        # waited for long. If no job waits, the workers keep pace.
-        usual = (settings.rescan_interval_ms + 2 * settings.scan_interval_ms) / 1000
-        has_work = queue.takes_jobs and queue.oldest_waiting_at is not None
-        is_slow = has_work and min(cycle or 0, waited or 0) > usual
+        # Scanning many links at once can make the last minutes look slow. If no job of an earlier
+        # pass waits, the workers keep pace.
+        passes = 2 * settings.scan_interval_ms / 1000
+        has_work = queue.takes_jobs and (queue.oldest_waiting_seconds or 0) > passes
+        is_slow = has_work and (cycle or 0) > settings.rescan_interval_ms / 1000 + passes
         try:
             schedule_stopped = _schedule_stopped(docora, queue, now, held)
             before = now - timedelta(seconds=still)
@@ -188,7 +188,7 @@ def read_freshness(
         overdue=overdue,
         overdue_apps=apps,
         overdue_at_least=overdue >= MOST_OVERDUE,
-        overdue_after_seconds=seconds,
+        overdue_after_seconds=round((now - overdue_before).total_seconds()),
         cycle_seconds=cycle,
         is_slow=is_slow and not (nothing_moves or schedule_stopped),
         last_scanned_at=scans.last_scanned_at,
