@@ -7,6 +7,7 @@ import pytest
 from rq.job import JobStatus
 from rq.utils import now, utcformat
 
+from docora_ops.actions.many_links import schedule
 from tests.doctor.test_metrics import numbers
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK, check, examine, make_healthy, scan_links
@@ -342,6 +343,13 @@ def test_each_pass_of_schedule_leaves_its_time_for_a_week_even_if_nothing_is_due
     assert 7 * 86_400 - 100 < docora.redis.ttl("docora-ops:schedule") <= 7 * 86_400
     seconds = docora.run("queue", "--json").data["last_pass_seconds"]
     assert 0 <= seconds < 100
+
+
+def test_a_pass_that_takes_long_is_not_late_while_it_queues_links(docora: Docora) -> None:
+    docora.add_links(2, status="pending_snapshot")
+    steps = schedule(docora.actions(batch_size=1).docora)
+    recorded = [docora.redis.delete("docora-ops:schedule") for step in steps]
+    assert sum(recorded) == 2, recorded  # after each batch
 
 
 def test_no_worker_is_critical_even_if_no_job_waits(docora: Docora) -> None:
