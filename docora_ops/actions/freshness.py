@@ -25,8 +25,6 @@ from docora_ops.queue.audit_stream import read_last_change
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration
 
-_FEWEST_SCANS = 3
-"""Scans needed for a pace: the gap between only two scans may have been a stop."""
 _STEADY_SHARE, _STEADY_SCANS = 100, 1000
 """Scanning is steady while each threshold has scans of a hundredth of the links, or of 1,000."""
 _MISSED_PASSES = 5
@@ -106,7 +104,7 @@ def read_overdue_before(docora: Docora, held: Collection[str]) -> datetime:
     held: the ids of the held apps.
     """
     scans = read_scans(docora.database, list(held), docora.settings.rescan_interval_ms)
-    return _overdue_before(docora, scans)
+    return scans.read_at - timedelta(seconds=_overdue_threshold(docora, scans))
 
 
 def cycle_seconds(scans: Scans) -> int | None:
@@ -116,29 +114,28 @@ def cycle_seconds(scans: Scans) -> int | None:
     scan of its link, so no earlier pace is known. A stop after the last scan does not change the
     pace. The longest gap is left out, because it may have been a stop.
     """
-    if scans.last_scanned_at is None or scans.first_at is None or scans.before_last < _FEWEST_SCANS:
+    if scans.last_scanned_at is None or scans.first_at is None:
         return None
     longest = max((gap for at, gap in scans.gaps if at > scans.first_at), default=timedelta())
     span = scans.last_scanned_at - scans.first_at - longest
     intervals = scans.before_last - (2 if longest else 1)
-    return round(scans.wanted * max(1.0, span.total_seconds()) / intervals)
+    seconds = scans.wanted * max(1.0, span.total_seconds())
+    return round(seconds / intervals) if intervals > 0 else None
 
 
-def _overdue_before(docora: Docora, scans: Scans) -> datetime:
-    """Returns the threshold: `overdue_after_seconds` before now or, if scanning is slow, earlier.
+def _overdue_threshold(docora: Docora, scans: Scans) -> float:
+    """Returns the seconds without a good scan after which a link is overdue.
 
-    Scanning that is slow but steady is no alarm: then, the threshold is two cycles. Links that were
-    last scanned before the steady scanning are overdue all the same, because a few links that are
-    still scanned must not hide that all others wait. `DOCORA_OPS_OVERDUE_AFTER` takes precedence.
+    If scanning is slow, these are two cycles, but no longer than scanning has been steady: a few
+    links that are still scanned must not hide that all others wait. `DOCORA_OPS_OVERDUE_AFTER`
+    takes precedence.
     """
-    settings, now = docora.settings, scans.read_at
-    seconds = settings.overdue_after_seconds
-    before = now - timedelta(seconds=seconds)
-    two_cycles_ago = now - timedelta(seconds=2 * (cycle_seconds(scans) or 0))
-    if settings.overdue_after or two_cycles_ago >= before:
-        return before
+    seconds, two_cycles = docora.settings.overdue_after_seconds, 2 * (cycle_seconds(scans) or 0)
+    if docora.settings.overdue_after or two_cycles <= seconds:
+        return seconds
     least = min(max(1, scans.wanted // _STEADY_SHARE), _STEADY_SCANS)
-    return min(before, max(two_cycles_ago, steady_since(docora.database, seconds, least)))
+    steady = scans.read_at - steady_since(docora.database, seconds, least)
+    return max(seconds, min(two_cycles, steady.total_seconds()))
 
 
 def still_threshold(settings: Settings, scans: Scans) -> int:
@@ -164,8 +161,8 @@ def read_freshness(
     held = [app.app_id for app in queue.held] if queue else []
     with database.consistent_reads():
         scans = read_scans(database, held, settings.rescan_interval_ms)
-        now, overdue_before = scans.read_at, _overdue_before(docora, scans)
-        overdue, apps, oldest = count_overdue(database, overdue_before, held)
+        now, seconds = scans.read_at, _overdue_threshold(docora, scans)
+        overdue, apps, oldest = count_overdue(database, now - timedelta(seconds=seconds), held)
     cycle, still = cycle_seconds(scans), still_threshold(settings, scans)
     oldest = min(filter(None, (oldest, scans.oldest_at)), default=None)
     waited = int((now - oldest).total_seconds()) if oldest else None
@@ -188,7 +185,7 @@ def read_freshness(
         overdue=overdue,
         overdue_apps=apps,
         overdue_at_least=overdue >= MOST_OVERDUE,
-        overdue_after_seconds=round((now - overdue_before).total_seconds()),
+        overdue_after_seconds=round(seconds),
         cycle_seconds=cycle,
         is_slow=is_slow and not (nothing_moves or schedule_stopped),
         last_scanned_at=scans.last_scanned_at,
