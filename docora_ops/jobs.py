@@ -418,8 +418,15 @@ class QueueOverview:
 
     @property
     def takes_jobs(self) -> bool:
-        """Tells whether at least one worker takes jobs."""
-        return any(worker.no_job_reason is None for worker in self.workers)
+        """Tells whether at least one worker takes jobs. Silent workers of docora-ops do not count.
+
+        RQ's own workers may miss a heartbeat while they work.
+        """
+        return any(
+            worker.no_job_reason is None
+            and (worker.silent_seconds is None or worker.clock_ahead_seconds is None)
+            for worker in self.workers
+        )
 
     @property
     def is_idle(self) -> bool:

@@ -250,6 +250,7 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
     workers = f"{len(queue.workers)} on {QUEUE_NAME}"
     suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
     unless_idle = critical if queue.waiting else warning
+    if_silent = warning if queue.takes_jobs else critical
     lost = f" ({queue.lost_words})" if queue.lost_words else ""
     deaf = [worker.name for worker in queue.workers if not worker.obeys_holds]
     take = f"{workers}, and these take jobs of held apps: {', '.join(deaf)}"
@@ -263,7 +264,7 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
         *_refusals(queue, f"{workers}, {{}}, and {jobs}"),
         (bool(queue.held and deaf), critical, take, "replace them: docora-ops help hold"),
         (bool(suspended), unless_idle, f"{workers}, and {jobs}{suspended}", "docora-ops resume"),
-        (bool(lost), warning, workers + lost, "see whether they run: docora-ops queue"),
+        (bool(lost), if_silent, workers + lost, "see whether they run: docora-ops queue"),
         (bool(mute), warning, f"{workers}, and {unrecorded}", _TO_RECORD),
     )
     name = CheckName.DELAYED_JOBS

@@ -16,6 +16,7 @@ from docora_ops.database.freshness import (
     last_delivery,
     long_due_links,
     read_scans,
+    steady_since,
 )
 from docora_ops.errors import RedisError
 from docora_ops.jobs import QueueOverview
@@ -24,10 +25,8 @@ from docora_ops.queue.audit_stream import read_last_change
 from docora_ops.settings import Settings
 from docora_ops.text import amount, duration
 
-_FEWEST_SCANS = 3
-"""Scans needed for a pace: the gap between only two scans may have been a stop."""
-_FEW_SCANS, _LONGEST_OF_FEW = 10, 3
-"""If the pace is that of fewer than 10 scans, the threshold is at most 3 times the default."""
+_STEADY_SHARE, _STEADY_SCANS = 100, 1000
+"""Scanning is steady while each threshold has scans of a hundredth of the links, or of 1,000."""
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` after which to warn."""
 _STILL_INTERVALS, _STILL_GAPS, _LEAST_STILL = 3, 3, 120
@@ -47,9 +46,9 @@ class Freshness:
         circuit has delayed the scan, the time runs from when the circuit closed. If no link at all
         was scanned in this time, links that are pending or were never scanned also count. For a
         link that was never scanned, the time runs from its creation.
-    is_slow: workers take jobs, and yet a job waits, a cycle takes longer than the rescan interval
-        plus two scan intervals, and the last good scan of a synced link is that long ago. False if
-        nothing moves or `schedule` has stopped, which have alarms of their own.
+    is_slow: a cycle takes longer than the rescan interval plus two scan intervals, and a job has
+        waited for over two scan intervals although workers take jobs. False if nothing moves or
+        `schedule` has stopped, which have alarms of their own.
     oldest_scan_seconds: the seconds since the earliest of the links' last good scans. Only synced
         and overdue links count, and only while their circuit is closed. If a circuit closed later
         than the scan, the time runs from then.
@@ -89,11 +88,8 @@ class Freshness:
 
     @property
     def slow_words(self) -> str:
-        """Says how long a cycle takes, and when links are overdue."""
-        return (
-            f"slow: a cycle takes {duration(self.slow_cycle_seconds)}; "
-            f"links are overdue after {duration(self.overdue_after_seconds)}"
-        )
+        """Returns `slow: a cycle takes 33m, and jobs wait`."""
+        return f"slow: a cycle takes {duration(self.slow_cycle_seconds)}, and jobs wait"
 
     @property
     def overdue_words(self) -> str:
@@ -108,7 +104,7 @@ def read_overdue_before(docora: Docora, held: Collection[str]) -> datetime:
     held: the ids of the held apps.
     """
     scans = read_scans(docora.database, list(held), docora.settings.rescan_interval_ms)
-    return scans.read_at - timedelta(seconds=overdue_threshold(docora.settings, scans))
+    return scans.read_at - timedelta(seconds=_overdue_threshold(docora, scans))
 
 
 def cycle_seconds(scans: Scans) -> int | None:
@@ -118,27 +114,28 @@ def cycle_seconds(scans: Scans) -> int | None:
     does not change the pace. Leaves out the longest gap between scans, because it may have been a
     stop. No earlier pace is known, because a row keeps only the last scan of its link.
     """
-    if scans.last_scanned_at is None or scans.first_at is None or scans.before_last < _FEWEST_SCANS:
+    if scans.last_scanned_at is None or scans.first_at is None:
         return None
     longest = max((gap for at, gap in scans.gaps if at > scans.first_at), default=timedelta())
     span = scans.last_scanned_at - scans.first_at - longest
     intervals = scans.before_last - (2 if longest else 1)
-    return round(scans.wanted * max(1.0, span.total_seconds()) / intervals)
+    seconds = scans.wanted * max(1.0, span.total_seconds())
+    return round(seconds / intervals) if intervals > 0 else None
 
 
-def overdue_threshold(settings: Settings, scans: Scans) -> int:
+def _overdue_threshold(docora: Docora, scans: Scans) -> float:
     """Returns the seconds without a good scan after which a link is overdue.
 
-    `DOCORA_OPS_OVERDUE_AFTER` takes precedence. Otherwise, the threshold is at least two cycles, so
-    that slow scanning is no alarm. With few scans, the threshold is limited, because a few
-    retried links must not hide that scanning has stopped.
+    If scanning is slow, these are two cycles, but no longer than scanning has been steady: a few
+    links that are still scanned must not hide that all others wait. `DOCORA_OPS_OVERDUE_AFTER`
+    takes precedence.
     """
-    threshold = settings.overdue_after_seconds
-    if settings.overdue_after:
-        return threshold
-    seconds = max(threshold, 2 * (cycle_seconds(scans) or 0))
-    is_sure = scans.before_last >= _FEW_SCANS
-    return seconds if is_sure else min(seconds, _LONGEST_OF_FEW * threshold)
+    seconds, two_cycles = docora.settings.overdue_after_seconds, 2 * (cycle_seconds(scans) or 0)
+    if docora.settings.overdue_after or two_cycles <= seconds:
+        return seconds
+    least = min(max(1, scans.wanted // _STEADY_SHARE), _STEADY_SCANS)
+    steady = scans.read_at - steady_since(docora.database, seconds, least)
+    return max(seconds, min(two_cycles, steady.total_seconds()))
 
 
 def still_threshold(settings: Settings, scans: Scans) -> int:
@@ -164,7 +161,7 @@ def read_freshness(
     held = [app.app_id for app in queue.held] if queue else []
     with database.consistent_reads():
         scans = read_scans(database, held, settings.rescan_interval_ms)
-        now, seconds = scans.read_at, overdue_threshold(settings, scans)
+        now, seconds = scans.read_at, _overdue_threshold(docora, scans)
         overdue, apps, oldest = count_overdue(database, now - timedelta(seconds=seconds), held)
     cycle, still = cycle_seconds(scans), still_threshold(settings, scans)
     oldest = min(filter(None, (oldest, scans.oldest_at)), default=None)
@@ -172,11 +169,11 @@ def read_freshness(
     schedule_stopped = nothing_moves = is_slow = False
     lost: RedisError | None = None
     if queue:
-        # Scanning many links at once can make the last minutes look slow, so a link must also have
-        # waited for long. If no job waits, the workers keep pace.
-        usual = (settings.rescan_interval_ms + 2 * settings.scan_interval_ms) / 1000
-        has_work = queue.takes_jobs and queue.oldest_waiting_at is not None
-        is_slow = has_work and min(cycle or 0, waited or 0) > usual
+        # Scanning many links at once can make the last minutes look slow. If no job of an earlier
+        # pass waits, the workers keep pace.
+        passes = 2 * settings.scan_interval_ms / 1000
+        has_work = queue.takes_jobs and (queue.oldest_waiting_seconds or 0) > passes
+        is_slow = has_work and (cycle or 0) > settings.rescan_interval_ms / 1000 + passes
         try:
             schedule_stopped = _schedule_stopped(docora, queue, now, held)
             before = now - timedelta(seconds=still)
@@ -188,7 +185,7 @@ def read_freshness(
         overdue=overdue,
         overdue_apps=apps,
         overdue_at_least=overdue >= MOST_OVERDUE,
-        overdue_after_seconds=seconds,
+        overdue_after_seconds=round(seconds),
         cycle_seconds=cycle,
         is_slow=is_slow and not (nothing_moves or schedule_stopped),
         last_scanned_at=scans.last_scanned_at,

@@ -1,7 +1,7 @@
 """Looks at the jobs of links."""
 
 import re
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TypeVar
 
 from docora_ops.database import Database
@@ -35,7 +35,7 @@ def look_at_jobs(
             yield link, Answer(JobState.RUNNING) if is_locked else answer
 
 
-def jobs_to_recover(queue: LinkQueue, overview: QueueOverview | None) -> Container[str]:
+def jobs_to_recover(queue: LinkQueue, overview: QueueOverview | None) -> Collection[str]:
     """Returns the ids of jobs whose links are not drift, because workers will soon recover them.
 
     These are jobs whose worker was killed lately, and running jobs, whose worker may be killed

@@ -33,6 +33,7 @@ from docora_ops.queue import Command
 from docora_ops.queue.audit_stream import AuditEntries, AuditEvent
 from docora_ops.queue.operation_links import add_links, commands_to_add_links, keep_at_work
 from docora_ops.queue.operation_records import FAILURES_OF_RECORD, write_progress
+from docora_ops.queue.rq_queue import keep_pass
 
 _KEEP = 5  # seconds between two calls of `keep_at_work`
 _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
@@ -214,8 +215,9 @@ class PassLog(OperationLog):
     def begin(self) -> None:
         """Does nothing: the first push writes the audit entry of the start."""
 
-    def progress(self, *, every: float = 0) -> None:
-        """Does nothing."""
+    def progress(self, *, every: float = 0) -> None:  # noqa: ARG002 - one SET a batch
+        """Records that the pass is at work, as it may take longer than the time between passes."""
+        keep_pass(self._docora.redis)
 
     def end(self, stopped_by: StoppedBy | None = None) -> None:
         """Writes the audit entry of the end, once, if anything was changed. Raises RedisError."""

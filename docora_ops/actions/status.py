@@ -372,10 +372,11 @@ def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False)
     to_recover = jobs_to_recover(queue, overview)
     first = _links_without_job(database, queue, held)
     if first is None:
-        too_many = max(0, count_unfinished_links(database, held) - overview.unfinished)
+        jobs = overview.unfinished + len(to_recover)
+        too_many = max(0, count_unfinished_links(database, held) - jobs)
         if too_many and twice:
             time.sleep(docora.settings.drift_grace)
-            jobs = queue.overview(1).unfinished
+            jobs = queue.overview(1).unfinished + len(to_recover)
             too_many = min(too_many, max(0, count_unfinished_links(database, held) - jobs))
         return DriftCounts(too_many, 0, at_least=True)
     first = {ref: status for ref, status in first.items() if ref.job_id not in to_recover}

@@ -169,7 +169,7 @@ def sentence_of(status: Status) -> str:
         case HeadlineCode.NOT_SCHEDULED:
             failed = (status.links_by_status or {}).get(LinkStatus.FAILED)
             due, more = f"{amount(links, 'link')} due", f", {failed:,} failed" if failed else ""
-            return f"{_no_pass_words(since)}: {due}{more}"
+            return f"no pass of docora-ops schedule for {duration(since or 0)}: {due}{more}"
         case HeadlineCode.NOTHING_MOVES:
             return f"nothing moves: {amount(links, 'link')} due, {last}"
         case HeadlineCode.FAILED:
@@ -196,12 +196,6 @@ def sentence_of(status: Status) -> str:
             every = "1 link is" if links == 1 else f"all {links:,} links are"
             return f"{every} in sync{oldest}"
     return "there are no links yet"
-
-
-def _no_pass_words(seconds: float | None) -> str:
-    """Returns `no pass of docora-ops schedule for 5m56s`."""
-    age = "is known" if seconds is None else f"for {duration(seconds)}"
-    return f"no pass of docora-ops schedule {age}"
 
 
 def _failed_sentence(status: Status) -> str:

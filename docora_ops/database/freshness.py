@@ -65,6 +65,24 @@ SELECT first_at, gap FROM (
 ) pieces WHERE gap >= interval '10 seconds'
 """
 
+# Goes back from now, each time to the earliest scan in the `step_seconds` before, as long as these
+# have enough scans. Held apps and open circuits are left out of account: they make no difference.
+STEADY_SINCE = """
+WITH RECURSIVE steps(at) AS (
+    SELECT now()
+    UNION ALL
+    SELECT earliest FROM steps CROSS JOIN LATERAL (
+        SELECT min(last_scanned_at) AS earliest FROM (
+            SELECT last_scanned_at FROM docora.app_repositories
+            WHERE status = 'synced' AND last_scanned_at < steps.at
+                AND last_scanned_at >= steps.at - %(step_seconds)s * interval '1 second'
+            ORDER BY last_scanned_at LIMIT %(least)s
+        ) scans HAVING count(*) = %(least)s
+    ) step
+)
+SELECT min(at) FROM steps
+"""
+
 # The limit keeps Postgres from reading all links if most of them are overdue.
 COUNT_OVERDUE = f"""
 SELECT coalesce(sum(links), 0)::bigint, count(*), min(oldest_at) FROM (
@@ -131,6 +149,15 @@ def read_scans(database: Database, held: Sequence[str], rescan_interval_ms: int)
         [row] = database.rows(READ_SCANS, values)
         scans = Scans(*row)
         return replace(scans, gaps=database.rows(READ_GAPS, {"last_at": scans.last_scanned_at}))
+
+
+def steady_since(database: Database, step_seconds: int, least: int) -> datetime:
+    """Returns since when links have been scanned steadily; now if they are not.
+
+    Scanning is steady if at least `least` synced links were last scanned in each `step_seconds`.
+    """
+    [(since,)] = database.rows(STEADY_SINCE, {"step_seconds": step_seconds, "least": least})
+    return cast("datetime", since)
 
 
 def count_overdue(

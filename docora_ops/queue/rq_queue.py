@@ -77,7 +77,7 @@ _CLOCKS_APART = 60  # seconds by which a worker's clock may be ahead of Redis's
 _PAGE, _MOST_SEARCHED = 5000, 100_000  # waiting jobs to search for some whose apps are not held
 _NEWEST = 10  # failed jobs to search for the last one, since the registry is sorted by expiry
 _SCHEDULE = "docora-ops:schedule"
-"""The key with the Unix time of the last pass of `schedule`, by the clock of Redis."""
+"""The key with the Unix time at which `schedule` last queued links or ended a pass, by Redis."""
 _PASS_EXPIRY = 7 * 86_400  # seconds
 
 
@@ -334,6 +334,6 @@ def _call_of(payload: Payload, *, is_rescan: bool) -> bytes:
 
 
 def keep_pass(client: Redis) -> None:
-    """Records that a pass of `schedule` has ended now. Raises RedisError."""
+    """Records that a pass of `schedule` is at work, or has ended, now. Raises RedisError."""
     with redis_errors(client):
         client.set(_SCHEDULE, int(server_time(client)), ex=_PASS_EXPIRY)

@@ -12,12 +12,7 @@ from rq.utils import utcformat
 from docora_ops.actions.docora import Docora as Opened
 from docora_ops.actions.doctor import Diagnosis, diagnose
 from docora_ops.actions.drift import Suspects
-from docora_ops.actions.freshness import (
-    cycle_seconds,
-    overdue_threshold,
-    read_freshness,
-    still_threshold,
-)
+from docora_ops.actions.freshness import cycle_seconds, read_freshness, still_threshold
 from docora_ops.database import Database
 from docora_ops.database.freshness import Scans, long_due_links, read_scans
 from docora_ops.links import LinkStatus
@@ -107,28 +102,24 @@ def test_if_redis_does_not_tell_whether_anything_moves_that_is_an_error(docora: 
 
 
 @pytest.mark.parametrize(
-    ("set_to", "scan_interval", "longest_gap", "still", "overdue"),
+    ("set_to", "scan_interval", "longest_gap", "still"),
     [
-        (None, 60, 20, 180, 960),
-        (None, 10, 20, 120, 910),
-        (None, 60, 600, 1800, 960),
-        (100, 60, 600, 100, 100),
-        (50_000, 60, 20, 50_000, 50_000),
+        (None, 60, 20, 180),
+        (None, 10, 20, 120),
+        (None, 60, 600, 1800),
+        (100, 60, 600, 100),
+        (50_000, 60, 20, 50_000),
     ],
 )
-def test_a_threshold_that_is_set_is_obeyed_and_else_follows_the_pace(
-    set_to: int | None, scan_interval: int, longest_gap: int, still: int, overdue: int
+def test_a_threshold_that_is_set_is_obeyed_and_else_follows_the_gaps(
+    set_to: int | None, scan_interval: int, longest_gap: int, still: int
 ) -> None:
     settings = Settings().model_copy(
         update={"overdue_after": set_to, "scan_interval_ms": 1000 * scan_interval}
     )
     gaps = [(ago(1000), timedelta(seconds=gap)) for gap in (15, longest_gap, 12)]
-    no_pace = Scans(NOW, ago(60), 1, ago(60), 0, 0, 0, None, gaps)
-    assert still_threshold(settings, no_pace) == still
-    assert overdue_threshold(settings, no_pace) == overdue
-    # A pass of 20 minutes.
-    slow = replace(no_pace, before_last=501, first_at=ago(660), wanted=1000)
-    assert overdue_threshold(settings, slow) == (set_to or 2400)
+    scans = Scans(NOW, ago(60), 1, ago(60), 0, 0, 0, None, gaps)
+    assert still_threshold(settings, scans) == still
 
 
 @pytest.mark.parametrize(
