@@ -11,7 +11,6 @@ from docora_ops.text import duration, to_minute
 
 QUEUE_NAME = "snapshot-queue"  # in RQ and in BullMQ
 _LONG = 10  # seconds; most jobs wait and run for less
-_HEARTBEAT_LATE = timedelta(seconds=45)  # busy workers send one every 30 s
 _WEEK = timedelta(days=7)
 
 
@@ -471,15 +470,14 @@ def backlog_of(queue: QueueOverview) -> Backlog | None:
 
     Names the repository with the most long jobs, unless an app has more; then names the app.
 
-    Leaves out workers that are silent. A busy one counts as silent here after 45 s: if it was
-    killed, its job is no cause.
+    Leaves out silent workers: the job of a killed worker is no cause.
 
     Returns None if there is no long job, if no other job has waited for 10 s, or with BullMQ, whose
     jobs do not name their workers.
     """
     if not queue.waiting or (queue.oldest_waiting_seconds or 0) < _LONG:
         return None
-    workers = [worker for worker in queue.workers if not _may_be_dead(worker, queue.read_at)]
+    workers = [worker for worker in queue.workers if worker.silent_seconds is None]
     running = [job for worker in workers for job in worker.jobs]
     ages = {job: job.seconds_in_state(queue.read_at) or 0 for job in running}
     long = sorted((job for job in running if ages[job] >= _LONG), key=ages.__getitem__)[::-1]
@@ -496,12 +494,6 @@ def backlog_of(queue: QueueOverview) -> Backlog | None:
     if count == 1 and first.app_name and first.repository_name:
         name = link_name(first.app_name, first.repository_name)
     return Backlog(name, count, ages[first], first.files_words, len(workers), queue.waiting)
-
-
-def _may_be_dead(worker: Worker, now: datetime | None) -> bool:
-    heartbeat_at = worker.last_heartbeat_at
-    is_late = now is not None and heartbeat_at is not None and now - heartbeat_at > _HEARTBEAT_LATE
-    return is_late or worker.silent_seconds is not None
 
 
 @dataclass(frozen=True)

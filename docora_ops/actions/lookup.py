@@ -139,7 +139,7 @@ def period(
     first = None if since is None else past_moment(since, latest, "Postgres", options[0])
     if first and end and end <= first:
         raise UsageError(
-            f"no moment is at {moment(first)} or later and also before {moment(end)}",
+            f"{options[0]} {moment(first)} is not before {options[1]} {moment(end)}",
             hint=f"{options[0]} takes the earlier moment, or the longer age",
         )
     return first, end

@@ -187,8 +187,12 @@ def run(arguments: Sequence[str]) -> int:
 
 def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageError:
     message = " ".join(error.format_message().replace(": Value error, ", ": ").split())
-    # Rewords the messages of pydantic, with which Typer converts numbers.
-    message = message.replace(": Input should be ", ": must be ").partition(", unable to parse ")[0]
+    # Typer converts numbers with pydantic, whose messages lack the value.
+    option_name, is_pydantics, rule = message.partition(": Input should be ")
+    if is_pydantics:
+        cause: Any = error.__cause__
+        value = str(cause.errors()[0]["input"])[:100]
+        message = f"{option_name}: {value!r} is not {rule.partition(', unable to parse ')[0]}"
     # After an unquoted name, a URL is left over as an extra argument.
     message = re.sub(r"\b\w+://[^\s)]+", lambda match: mask_url(match[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)
@@ -216,11 +220,11 @@ def _instead_of(extra: str, context: typer.Context) -> str:
     """Returns a hint for a value that was typed without its option."""
     command: Any = context.command
     options = {option for parameter in command.params for option in parameter.opts}
-    if "--for" in options:
+    if "--for" in options and extra[:1].isdigit():
         return f"docora-ops {command.name} --for {shlex.quote(extra)}"
-    if "--app" in options:
+    if "--app" in options or ("--repo" in options and "/" in extra):
         return f"{_with_option(command.name, extra)}; quote names that contain spaces"
-    return "quote names that contain spaces"
+    return "quote names that contain spaces" if "app" in options else "leave it out"
 
 
 def _with_option(command: str, value: str) -> str:

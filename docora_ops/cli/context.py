@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 _ID = re.compile(r"\b(?:app|repo)_[0-9a-f]{24}\b(?!-)")
 # Matches an id in parentheses after its name, or a command with its arguments.
-_NAMING = re.compile(rf" \({_ID.pattern}\)|\bdocora-ops(?: [^\s'(,;]+)+")
+_PLACES_OF_IDS = re.compile(rf" \({_ID.pattern}\)|\bdocora-ops(?: [^\s'(,;]+)+")
 
 
 @dataclass
@@ -81,7 +81,7 @@ class Context:
             and sys.stderr.isatty()
         ):
             # The error is reported after the connections have been closed.
-            [error.hint] = self.named([error.hint])
+            [error.hint] = self.with_names([error.hint])
         if "docora" in vars(self):
             self.docora.close()
 
@@ -107,7 +107,7 @@ class Context:
         commands = re.compile(rf"\bdocora-ops (?:{'|'.join(names)})(?![\w-])(?! --target)")
         return replaced(part, commands, lambda match: f"{match[0]} --target {self.target}")
 
-    def named(self, parts: Sequence[Any]) -> Sequence[Any]:
+    def with_names(self, parts: Sequence[Any]) -> Sequence[Any]:
         """Replaces ids in suggested commands by names, and removes ids in parentheses after a name.
 
         For terminals only, because scripts need ids. Keeps ids whose names are ambiguous.
@@ -129,9 +129,9 @@ class Context:
             return _ID.sub(lambda id_: quote(names.get(id_[0], id_[0])), match[0])
 
         for part in parts:
-            replaced(part, _NAMING, collect)
+            replaced(part, _PLACES_OF_IDS, collect)
         names = names_to_show(self.docora, ids) if ids and "docora" in vars(self) else {}
-        return [replaced(part, _NAMING, put_names) for part in parts] if names else parts
+        return [replaced(part, _PLACES_OF_IDS, put_names) for part in parts] if names else parts
 
     def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:
         """With `--json`, prints the data as a document; otherwise, prints the parts as a screen.
@@ -206,7 +206,7 @@ class Context:
 
         console = make_console(sys.stdout)
         with console.capture() as capture:
-            for part in self.named([self.addressed(part) for part in parts]):
+            for part in self.with_names([self.addressed(part) for part in parts]):
                 console.print(part, crop=False)
         return capture.get()
 
@@ -237,7 +237,7 @@ class Context:
         self.tell()
         text = self.addressed(text)
         if sys.stderr.isatty():
-            [text] = self.named([text])
+            [text] = self.with_names([text])
         if self.tells_time:
             text = f"{moment(datetime.now(UTC))} {text}"
         if sys.stderr.isatty():

@@ -18,7 +18,7 @@ from docora_ops.operations import MaxFailures
 from docora_ops.text import Day, TimeOfDay, When, seconds_of
 
 _TIME_OF_DAY = re.compile("[0-9]{1,2}:[0-9]{2}(:[0-9]{2})?Z?")
-_DAYS = {"today": Day(0), "yesterday": Day(1)}
+_NAMED_DAYS = {"today": Day(0), "yesterday": Day(1)}
 _LONGEST_AGE = 36_500 * 86_400  # seconds
 _NUMBER_OR_SHARE = re.compile("([0-9]{1,9})|(100|[0-9]{1,2})%")
 
@@ -41,8 +41,8 @@ def _status(value: str) -> LinkStatus:
 
 def _moment_or_age(value: str) -> When:
     """Reads a moment (UTC by default), a time of day in UTC, or an age. Raises ValueError."""
-    if value in _DAYS:
-        return _DAYS[value]
+    if value in _NAMED_DAYS:
+        return _NAMED_DAYS[value]
     try:
         if _TIME_OF_DAY.fullmatch(value):
             text = value.removesuffix("Z")

@@ -28,17 +28,17 @@ T = TypeVar("T")
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 2  # seconds that a reader gets to take the rest of a document
-_SOON = 0.05  # seconds until a swallowed signal is repeated, so that the destructor can end
+_REPEAT_DELAY = 0.05  # seconds until a swallowed signal is repeated: the destructor must end
 _SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD", "REDISCLI_AUTH"}
-_DAYS = 10**6  # seconds
+_PAGER_TIMEOUT = 10**6  # seconds, longer than anybody reads
 
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
-_came: list[int] = []
-"""The signals received, in their order; SIGHUP at most once."""
+_received: list[int] = []
+"""Signals in the order of arrival; SIGHUP at most once."""
 _reactions: list[Callable[[], None]] = [_interrupt]
 """A signal calls the last of these functions."""
 
@@ -63,8 +63,8 @@ def interruptible() -> Iterator[None]:
         if error is None:
             before(swallowed)
             return
-        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(_came.pop()))
-        signal.setitimer(signal.ITIMER_REAL, _SOON)
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(_received.pop()))
+        signal.setitimer(signal.ITIMER_REAL, _REPEAT_DELAY)
 
     sys.unraisablehook = repeat_if_swallowed
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
@@ -76,14 +76,14 @@ def interruptible() -> Iterator[None]:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     # When a terminal is closed, the shell and the kernel often send a SIGHUP each.
-    if number != signal.SIGHUP or number not in _came:
-        _came.append(number)
+    if number != signal.SIGHUP or number not in _received:
+        _received.append(number)
         _reactions[-1]()
 
 
 def is_interrupted() -> bool:
     """Tells whether a signal has come."""
-    return bool(_came)
+    return bool(_received)
 
 
 def until_interrupted(events: Generator[T], announcement: str = "") -> Generator[T]:
@@ -96,10 +96,10 @@ def until_interrupted(events: Generator[T], announcement: str = "") -> Generator
     """
 
     def react() -> None:
-        if len(_came) > 1:
+        if len(_received) > 1:
             _end_process()
         if announcement:
-            why = "Hung up. " if signal.SIGHUP in _came else ""
+            why = "Hung up. " if signal.SIGHUP in _received else ""
             # Bypasses the buffer, which may have been in use when the signal came.
             with suppress(OSError):
                 os.write(2, f"\n{why}{announcement}\n".encode())
@@ -107,7 +107,7 @@ def until_interrupted(events: Generator[T], announcement: str = "") -> Generator
     with _reacting(react):
         for event in events:
             yield event
-            if _came:
+            if _received:
                 events.close()
                 return
 
@@ -119,17 +119,17 @@ def finishing_first() -> Iterator[None]:
     Ends the process at a second signal, or 2 s after the first one if the block is still running,
     perhaps because nobody reads the output.
     """
-    before = len(_came)
+    before = len(_received)
 
     def react() -> None:
-        if len(_came) > before + 1:
+        if len(_received) > before + 1:
             _end_process()
         signal.signal(signal.SIGALRM, _end_process)
         signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
 
     with _reacting(react):
         yield
-    if len(_came) > before:
+    if len(_received) > before:
         signal.setitimer(signal.ITIMER_REAL, 0)
         _reactions[-1]()
 
@@ -150,7 +150,7 @@ def _end_process(*_: object) -> None:
 
 def interruption() -> CommandInterruptedError:
     """Returns the error for a command that was ended by a signal."""
-    if signal.SIGHUP in _came[:1]:
+    if signal.SIGHUP in _received[:1]:
         return HungUpError("hung up (SIGHUP)")
     return CommandInterruptedError("interrupted")
 
@@ -226,7 +226,7 @@ def show_paged(text: str, height: int) -> None:
         try:
             # With a timeout, Python polls every 50 ms. Without one, it would miss a signal that
             # arrives just before the system call that waits.
-            process.communicate(text.encode(errors="backslashreplace"), timeout=_DAYS)
+            process.communicate(text.encode(errors="backslashreplace"), timeout=_PAGER_TIMEOUT)
         except KeyboardInterrupt:
             process.terminate()
             raise

@@ -65,6 +65,11 @@ def worker(
     context = context_of(typer_context)
     if check:
         return _check(context)
+    if name and not (name.isascii() and name.isprintable() and " " not in name):
+        raise UsageError(
+            f"--name {name[:100]!r}: Redis takes no such name of a client",
+            hint="use ASCII letters, digits and punctuation, without spaces",
+        )
     try:
         from docora_ops.actions.docora import require_rq
         from docora_ops.worker import process

@@ -298,6 +298,14 @@ def explain(error: redis.RedisError) -> tuple[str, str]:
             "is a replica without a primary, and answers nothing",
             "point REDIS_URL at the primary, or try again once the replica is promoted",
         )
+    if is_wrong_type(error):
+        # A pipeline names it, `Command # 2 (HGETALL KEY) of …`, as does take.lua: `… value (KEY)`.
+        key = re.search(r"\((?:[A-Z]+ )?([\w-]+:[^\s)]+)", text)
+        return (
+            f"has the wrong kind of value at {key[1] if key else 'one of our keys'}",
+            "another program wrote it: rename the key, then repeat the command, part of which may "
+            "have been done",
+        )
     return explain_refused_write(error) or (
         f"answered with an error: {_first_line(text)}",
         "see Redis's log",

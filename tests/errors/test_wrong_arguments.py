@@ -70,7 +70,7 @@ def test_each_wrong_value_gets_a_sentence_and_changes_nothing(docora: Docora) ->
 @pytest.mark.slow
 def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> None:
     link = docora.add_link()
-    for words, hint in (
+    for words, said in (
         (["failed", "Acme Search"], "docora-ops failed --app 'Acme Search'"),
         (["links", "Acme"], "docora-ops links --app Acme"),
         (["retry-all-failed", "Acme"], "docora-ops retry-all-failed --app Acme"),
@@ -80,13 +80,17 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
         (["failed", "octo/api"], "docora-ops failed --repo octo/api"),
         (["links", "pending"], "docora-ops links --status pending;"),
         (["queue", "Acme"], "docora-ops queue --app Acme"),
+        (["queue", "--limit", "ten"], "--limit': 'ten' is not a valid integer"),
+        (["probe", "Acme", "octo/api"], "docora-ops probe --repo octo/api"),
+        (["hold", "Acme", "Search"], "Hint: quote names that contain spaces"),
+        (["doctor", "Acme"], "Hint: leave it out"),
         (["trend", "--since"], "docora-ops trend --help"),
         (["retry", "Acme", "octo/api", "--reason"], "docora-ops retry --help"),
         (["--version=1"], "docora-ops --help"),
         (["failed", "--since", "2h"], "--last-scan-before WHEN"),
     ):
         result = docora.run(*words)
-        assert (result.code, hint in result.stderr) == (2, True), result
+        assert (result.code, said in result.stderr) == (2, True), result
     listed = docora.run("links", "--status", "FAIL", "--status", "pending", "--json")
     assert [row["app_id"] for row in listed.data] == [link.app_id]
     assert docora.run("links", "--status", "s").code == 2

@@ -181,8 +181,8 @@ def test_a_night_is_the_last_one_even_when_the_next_has_begun(docora: Docora) ->
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (("--since", "1h", "--until", "2h"), 2, "and also before"),
-        (("--since", "yesterday", "--until", "3d"), 2, "and also before"),
+        (("--since", "1h", "--until", "2h"), 2, "is not before --until 20"),
+        (("--since", "yesterday", "--until", "3d"), 2, "is not before --until 20"),
         (("--path", " "), 2, "the value is empty"),
         (("--page", "2"), 2, "--limit and --page need --files"),
         (("octo/nothing",), 3, "no repository 'octo/nothing'"),

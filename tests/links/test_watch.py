@@ -96,8 +96,8 @@ def test_what_can_not_be_watched_is_refused(docora: Docora) -> None:
     for arguments, said in (
         (("--watch", "--json"), "--json prints one document"),
         (("5",), "SECONDS needs --watch"),
-        (("--watch", "0"), "must be greater than or equal to 1"),
-        (("--watch", "soon"), "must be a valid integer"),
+        (("--watch", "0"), "'0' is not greater than or equal to 1"),
+        (("--watch", "soon"), "'soon' is not a valid integer"),
     ):
         refused = docora.run("status", *arguments)
         assert (refused.code, said in refused.stderr) == (2, True), refused

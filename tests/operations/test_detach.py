@@ -112,6 +112,7 @@ def test_what_ends_before_it_is_recorded_is_told_at_once(docora: Docora) -> None
     docora.redis.set("docora-ops:audit", "of another type")
     result = docora.run(*DETACHED, "--json")
     assert (result.code, result.json["code"], result.stderr.count("Error: ")) == (5, "redis", 1)
+    assert "wrong kind of value at docora-ops:audit\n" in result.stderr, result
     assert docora.statuses() == {"failed": 2}
     await_goodbye(docora)
 

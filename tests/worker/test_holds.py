@@ -116,7 +116,7 @@ def test_what_is_no_hold_stops_its_apps_snapshots_until_a_release(snapshots: Sna
     link, _ = snapshots.add_queued(FILES)
     docora.redis.set(HOLDS, "no hash")
     burst = snapshots.work()
-    assert (burst.code, f"wrong kind of value ({HOLDS})" in burst.stderr) == (5, True), burst
+    assert (burst.code, f"wrong kind of value at {HOLDS}" in burst.stderr) == (5, True), burst
     docora.redis.delete(HOLDS)
     with held_worker(snapshots) as (gate, worker):
         docora.redis.hset(HOLDS, link.app_id, "no hold")

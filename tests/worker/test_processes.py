@@ -62,12 +62,14 @@ def test_what_can_not_work_is_refused_before_a_job_is_taken(
     assert_untouched(snapshots, waiting)
 
 
-def test_a_name_that_is_taken_is_refused(snapshots: Snapshots) -> None:
+def test_a_name_that_is_taken_or_unusable_is_refused(snapshots: Snapshots) -> None:
     snapshots.docora.add_worker("mine-2")
     result = snapshots.work("--name", "mine", "--concurrency", "2")
     assert (result.code, result.stdout) == (4, "")
     assert "Error: a worker named 'mine-2' is at work already" in result.stderr
     assert "Traceback" not in result.stderr
+    unusable = snapshots.work("--name", "a b")
+    assert (unusable.code, "Error: --name 'a b': " in unusable.stderr) == (2, True), unusable
 
 
 @pytest.mark.slow
