@@ -2,13 +2,11 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from typing import Any
 
 import psycopg
 import pytest
 
-from docora_ops.actions import ChangeOptions, LinkChoice, retry_all_failed
 from docora_ops.database.circuits import reset_circuits
 from tests.support.bulk_actions import APP, RESYNC, RETRY, BulkAction
 from tests.support.docora import Docora, finish
@@ -150,20 +148,3 @@ def test_a_paced_retry_resets_a_circuit_as_soon_as_its_row_is_free(
     result = finish(process)
     assert result.code == 0, result
     assert "not reset" not in result.stdout
-
-
-def test_a_circuit_that_was_reset_late_is_held_no_longer(docora: Docora) -> None:
-    """Also for a command that is interrupted right then."""
-    docora.add_links(2)
-    open_all(docora)
-    options = ChangeOptions(in_flight=1, reset_circuit=True)
-    with psycopg.connect(docora.database_access.owner) as holder:
-        holder.execute("SELECT FROM repositories FOR UPDATE")
-        steps = retry_all_failed(docora.actions().docora, LinkChoice(), options)
-        with closing(steps):
-            while next(steps).result.circuits_locked != 1:
-                pass
-            holder.rollback()
-            while (result := next(steps).result).circuits_reset != 1:
-                pass
-    assert result.circuits_locked == 0

@@ -4,10 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
-from docora_ops.actions.docora import Docora as Opened
-from docora_ops.actions.doctor import Diagnosis, diagnose
 from docora_ops.errors import ConfigurationError
 from docora_ops.settings import load_settings
 from tests.support.diagnoses import check, examine, make_healthy, not_ok
@@ -81,26 +78,6 @@ def test_the_key_is_read_from_a_pipe_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     for _ in range(2):
         assert settings.require_encryption_key() == bytes.fromhex("ab" * 32)
     os.close(reader)
-
-
-def test_doctor_reads_a_key_once_even_if_it_can_not_be_read(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a pipe without a writer, each try takes five seconds."""
-    reads = []
-
-    def read(place: str, name: str) -> str:
-        reads.append((place, name))
-        raise ConfigurationError(f"{name}_FILE {place} can't be read")
-
-    monkeypatch.setattr("docora_ops.settings._value_in", read)
-    key = {"encryption_key": None, "encryption_key_file": SecretStr("/run/key")}
-    with Opened(docora.settings.model_copy(update={**key, "drift_grace": 0})) as opened:
-        *_, diagnosis = diagnose(opened)
-    assert isinstance(diagnosis, Diagnosis)
-    settings, *_ = diagnosis.checks
-    assert "ENCRYPTION_KEY_FILE /run/key can't be read" in settings.finding
-    assert reads == [("/run/key", "ENCRYPTION_KEY")]
 
 
 @pytest.mark.parametrize("value", ["postgres://u:s3cr3t@h/d", "s3cr3t" * 10])

@@ -51,20 +51,3 @@ def test_a_command_that_is_stopped_with_rows_locked_loses_its_locks(docora: Doco
         result = finish(process)
     refuses(result, "postgres", "idle-in-transaction timeout")
     docora.assert_sound()
-
-
-@pytest.mark.slow
-def test_a_redis_that_hangs_has_a_few_seconds_while_rows_are_locked(docora: Docora) -> None:
-    docora.add_links(200, apps=2)
-    with Proxy.before_redis(docora.redis_url) as proxy:
-        push = proxy.plan(PUSH, Fault.HOLD_REQUEST, number=5)
-        # It is never released, and any other answer of Redis may take 90 seconds.
-        env = {**PATIENT, HOLDS_ROWS: None, "REDIS_URL": proxy.url}
-        result = docora.run(*RETRY.command, "--json", env=env)
-        push.wait()
-    document = refuses(result, "redis", "did not answer in time")
-    assert "it has 5 s for each answer" in document["hint"]
-    done = docora.statuses()["pending_snapshot"]
-    assert done in {40, 50}, "the sixth batch was in flight as well"
-    assert len(docora.waiting()) == done
-    docora.assert_sound()

@@ -245,17 +245,6 @@ def test_behind_100_000_jobs_that_must_wait_another_is_found_in_50_short_looks(
         assert at.take(1) == "a-100"
 
 
-def test_more_slots_and_apps_than_lua_passes_arguments_can_be_counted(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    slots, apps = range(20_000), range(9_000)
-    monkeypatch.setattr(take, "workers_by_name", lambda *_: dict.fromkeys(map(str, slots)))
-    docora.redis.rpush(INTERMEDIATE, *(f"{app}-running" for app in apps))
-    with desk(docora, 1) as at:
-        at.wait("1-waiting")
-        assert at.take() == "1-waiting"
-
-
 # Holds
 
 

@@ -110,25 +110,6 @@ def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Sna
     assert len(sent(snapshots)) == 5
 
 
-@pytest.mark.slow
-def test_what_is_no_hold_stops_its_apps_snapshots_until_a_release(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
-    link, _ = snapshots.add_queued(FILES)
-    docora.redis.set(HOLDS, "no hash")
-    burst = snapshots.work()
-    assert (burst.code, f"wrong kind of value ({HOLDS})" in burst.stderr) == (5, True), burst
-    docora.redis.delete(HOLDS)
-    with held_worker(snapshots) as (gate, worker):
-        docora.redis.hset(HOLDS, link.app_id, "no hold")
-        gate.release()
-        held = f"held by unknown for ever: its entry in {HOLDS} is unreadable"
-        worker.await_line(f"queued again; no failure is counted: the app is {held}")
-        assert docora.run("release", link.app_id).code == 0
-        eventually(lambda: docora.status(link) == "synced", "the link")
-        end(worker)
-    assert sent(snapshots) == ["a", "b", "c", "d"]
-
-
 def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
     snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +140,8 @@ def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
 def test_a_snapshot_stops_if_nobody_can_know_which_apps_are_held(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_link(FILES, retry_count=0, last_error=None)
     snapshots.docora.redis.set(HOLDS, "no hash")
+    burst = snapshots.work()
+    assert (burst.code, f"wrong kind of value ({HOLDS})" in burst.stderr) == (5, True), burst
     with pytest.raises(SnapshotError, match="the app is held by unknown for ever: its entry in"):
         snapshots.run_job(link)
     assert link_row(snapshots, link) == ("pending_snapshot", 0, None)
