@@ -138,7 +138,7 @@ def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
 
 
 def test_a_snapshot_stops_if_nobody_can_know_which_apps_are_held(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link(FILES, retry_count=0, last_error=None)
+    link, _ = snapshots.add_queued(FILES)
     snapshots.docora.redis.set(HOLDS, "no hash")
     burst = snapshots.work()
     assert (burst.code, f"wrong kind of value ({HOLDS})" in burst.stderr) == (5, True), burst
