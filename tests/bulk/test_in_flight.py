@@ -1,12 +1,10 @@
 """`--in-flight` of `retry-all-failed` and `resync --all`: what is queued and when, and its end."""
 
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from threading import Event
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,15 +12,13 @@ from docora_ops.actions import (
     ChangeOptions,
     LinkChoice,
     bulk,
-    job_watch,
     operation_log,
     retry_all_failed,
-    snapshot_results,
 )
 from docora_ops.operations import MaxFailures
 from docora_ops.queue.operation_links import HEARD
 from docora_ops.queue.operation_records import part_key
-from tests.support.bulk_actions import RESYNC
+from tests.support.bulk_actions import RESYNC, sleep_by
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
 from tests.support.other_worker import GOES_ON, end_job, other_worker
@@ -268,9 +264,7 @@ def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:
 def test_a_run_keeps_showing_that_it_lives(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "_IDLE", 0)
     monkeypatch.setattr(operation_log, "_KEEP", 0)
-    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
-    monkeypatch.setattr(job_watch, "time", clock)
-    monkeypatch.setattr(snapshot_results, "time", clock)
+    sleep_by(monkeypatch, lambda _: None)
     docora.add_links(4)
     options = ChangeOptions(in_flight=1)
     with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:

@@ -1,11 +1,8 @@
 """`--wait` of `retry`, `resync` and `retry-all-failed`, beside a worker, ours or not, or none."""
 
-import fcntl
 import os
 import re
 import signal
-import struct
-import termios
 from typing import Any
 
 import pytest
@@ -26,6 +23,7 @@ from tests.support.running_commands import (
     await_line,
     only_operation,
     progress_of,
+    small_pipe,
     terminate_sessions,
 )
 from tests.support.snapshots import Snapshots
@@ -322,9 +320,8 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots, docor
 def test_a_signal_ends_a_command_that_had_nothing_to_wait_for(docora: Docora) -> None:
     link = docora.add_link("synced")
     docora.enqueue(link.job_id)
-    reader, writer = os.pipe()
-    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    os.write(writer, bytes(size))
+    reader, writer, _ = small_pipe()
+    os.write(writer, bytes(4096))
     process: Any = docora.start_installed("wait", *link.ids, stdout=writer)
     os.close(writer)
     await_line(process, "A rescan of this link")  # the result follows, and nobody reads it
@@ -339,15 +336,9 @@ def test_a_signal_ends_a_command_that_had_nothing_to_wait_for(docora: Docora) ->
 def test_a_signal_after_the_wait_ends_the_command(docora: Docora) -> None:
     for _ in range(6):
         docora.add_link()
-    reader, writer = os.pipe()
-    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    reader, writer, is_full = small_pipe()
     process = docora.start_installed("retry-all-failed", "--wait", stdout=writer)
     os.close(writer)
-
-    def is_full() -> bool:
-        waiting = fcntl.ioctl(reader, termios.FIONREAD, bytes(4))
-        return struct.unpack("i", waiting) == (size,)
-
     with other_worker(docora, lambda _: "a long error " * 75):
         eventually(is_full, "results that nobody reads")
     process.send_signal(signal.SIGINT)

@@ -4,7 +4,6 @@ import os
 import ssl
 import tempfile
 import time
-from base64 import b64decode
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
@@ -324,16 +323,7 @@ def test_branches_are_listed_with_each_token_as_the_job_of_its_link_would(
 def test_a_server_that_repeats_the_token_does_not_show_it(
     snapshots: Snapshots, site: GitSite
 ) -> None:
-    def echo(handler: GitHandler) -> bool:
-        login = handler.headers.get("Authorization", "")
-        if not login:
-            handler.refuse()
-            return False
-        text = f"no {b64decode(login.removeprefix('Basic ')).decode()} \x1b[31m".encode()
-        handler.reply(403, {"Content-Type": "text/plain", "Content-Length": str(len(text))}, text)
-        return False
-
-    site.intercept = echo
+    site.intercept = GitHandler.echo
     links_with(snapshots, site, encrypt(TOKEN))
     env = {"ENCRYPTION_KEY": KEY.hex(), "DOCORA_OPS_GIT_PROTOCOLS": "http"}
     result = run(snapshots.docora, "--repo", "octo/api", **env)
