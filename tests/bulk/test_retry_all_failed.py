@@ -88,35 +88,6 @@ def test_a_batch_is_one_transaction(docora: Docora) -> None:
     assert [row["links"] for row in rows] == [4, 4, 2]
 
 
-ERRORS = [
-    "HTTP 500 on created README.md",
-    "100% full",
-    "file_name",
-    "C:\\new",
-    "falsche Größe\n'\"",
-    None,
-]
-CHOSEN_BY = {
-    "Http 500": [0],
-    "%": [1],
-    "_": [2],
-    "\\": [3],
-    "\\n": [3],
-    "größe\n'\"": [4],
-    "💥": [],
-}
-
-
-def test_an_error_is_chosen_by_any_literal_part_of_it_in_any_case(docora: Docora) -> None:
-    links = [docora.add_link(last_error=error) for error in ERRORS]
-    actions = docora.actions()
-    for text, chosen in CHOSEN_BY.items():
-        result = actions.retry_all(dry_run=True, errors=[text])
-        job_ids = [link.job_id for link in result.planned_links or ()]
-        assert job_ids == [links[number].job_id for number in chosen], text
-    assert actions.retry_all(dry_run=True).total == len(ERRORS)
-
-
 def test_links_without_a_job_id_cost_only_themselves_and_are_listed_with_reasons(
     docora: Docora,
 ) -> None:

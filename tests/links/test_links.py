@@ -84,6 +84,7 @@ CHOICES: tuple[tuple[str, ...], ...] = (
     ("--error", "CREATED", "--error", "not found"),
     ("--error", "http*done"),
     ("--error", "*\\*\nline 2"),
+    ("--error", "'gRÖße' 1 \\", "--error", "\\n", "--error", "💥"),
     ("--exclude-error", "http", "--exclude-error", "line"),
     ("--error", "*", "--exclude-error", "*done"),
     ("--no-error",),
@@ -108,7 +109,7 @@ def various(docora: Docora) -> Docora:
         url="https://github.com/octo/other",
         circuit_open_for=timedelta(hours=1),
     )
-    docora.link(app, repository, last_error="line 1 \\\nline 2")
+    docora.link(app, repository, last_error="'Größe' 1 \\\nline 2")
     for status in ("synced", "scanning", "pending_snapshot"):
         repository = docora.add_repository(f"octo/{status}", f"repo_{status}")
         docora.link(app, repository, status, last_error=None)
@@ -126,7 +127,7 @@ def test_what_is_shown_is_what_is_retried(various: Docora) -> None:
             (row["app_id"], row["repository_id"]) for row in planned.data["planned_links"]
         )
         sizes.append(len(shown.data))
-    assert sizes == [8, 4, 5, 4, 1, 3, 3, 2, 3, 2, 1, 2]
+    assert sizes == [8, 4, 5, 4, 1, 1, 3, 3, 2, 3, 2, 1, 2]
 
 
 def test_links_of_any_status_are_listed_and_counted(various: Docora) -> None:
