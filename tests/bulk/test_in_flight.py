@@ -89,8 +89,7 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
         # Of three apps each has one slot; the last one of all has four.
         # The worker may take the last one before its row is committed, and see three then.
         eventually(lambda: docora.statuses().get("pending_snapshot") == 4, "its further links")
-        process.send_signal(signal.SIGINT)
-        result = finish(process)
+        result = finish(process, signal.SIGINT)
     assert watch.most_by_app[app_id] <= 4
     assert (result.code, result.data["left"]) == (130, 2), result
     waited = result.data["waited"]
@@ -103,8 +102,7 @@ def test_when_time_runs_out_the_rest_stays_failed(docora: Docora) -> None:
     docora.add_links(6, apps=6)
     before = failed_rows(docora)
     docora.add_worker()
-    result = docora.run("retry-all-failed", "--in-flight", "4", "--timeout", "1", "--json")
-    assert result.code == 8, result
+    result = docora.run("retry-all-failed", "--in-flight", "4", "--timeout", "1", "--json").ended(8)
     assert (result.data["stopped_by"], result.data["left"]) == ("timeout", 4)
     assert (result.data["waited"]["synced"], result.data["waited"]["unfinished"]) == (0, 2)
     left = failed_rows(docora)
@@ -121,8 +119,7 @@ def test_lost_jobs_keep_their_slots_and_are_named(docora: Docora) -> None:
     eventually(lambda: len(docora.waiting()) == 2, "two jobs")
     lost = docora.waiting()
     docora.queue.empty()  # type: ignore[no-untyped-call]
-    result = finish(process)
-    assert result.code == 6, result
+    result = finish(process).ended(6)
     assert (result.data["stopped_by"], result.data["left"]) == ("lost_jobs", 4)
     assert sorted(each["job_id"] for each in result.data["waited"]["lost_links"]) == sorted(lost)
     left = failed_rows(docora)
@@ -189,9 +186,7 @@ def test_ctrl_c_leaves_what_is_in_flight_and_the_same_command_finishes(docora: D
     eventually(lambda: len(docora.waiting()) == 3, "two jobs")
     in_flight = in_turns(link.job_id for link in docora.links())[:2]
     assert docora.waiting() == [*in_flight, other]
-    process.send_signal(signal.SIGINT)
-    result = finish(process)
-    assert result.code == 130, result
+    result = finish(process, signal.SIGINT).ended(130)
     assert STOPPING in result.stderr
     assert (result.data["stopped_by"], result.data["left"]) == ("interrupted", 18)
     assert result.data["waited"]["unfinished"] == 2
@@ -242,8 +237,7 @@ def test_a_link_that_has_failed_again_is_left_too_and_a_rescan_is_not(docora: Do
     assert docora.waiting() == [second.job_id, first.job_id]
     assert docora.statuses() == {"synced": 1, "pending_snapshot": 1, "failed": 1}
     assert third.job_id not in docora.waiting()
-    process.send_signal(signal.SIGINT)
-    assert finish(process).code == 130
+    assert finish(process, signal.SIGINT).code == 130
 
 
 def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:

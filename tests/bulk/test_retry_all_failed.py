@@ -31,8 +31,7 @@ def test_the_json_has_the_fields_of_the_contract_and_their_sums(docora: Docora) 
     docora.start_job(running.job_id)
     untouched = [docora.add_link(status) for status in ("synced", "scanning", "pending_snapshot")]
     rows_before = [docora.row(link) for link in [running, *untouched]]
-    result = docora.run("retry-all-failed", "--json")
-    assert result.code == 0, result
+    result = docora.run("retry-all-failed", "--json").ended(0)
     operation_id = result.data["operation_id"]
     assert OPERATION_ID.fullmatch(operation_id)
     counts = ("queued", "replaced_stale", "already_queued", "already_running")
@@ -48,8 +47,7 @@ def test_stdout_counts_by_app_and_stderr_names_operation_and_database(docora: Do
     docora.add_links(5, apps=2)
     docora.leave_job(f"app_{1:024x}-repo_{1:024x}", JobStatus.FAILED)
     docora.start_job(f"app_{2:024x}-repo_{2:024x}")
-    result = docora.run("retry-all-failed")
-    assert result.code == 0, result
+    result = docora.run("retry-all-failed").ended(0)
     assert [line.split("\t") for line in result.stdout.splitlines()] == [
         ["App", "App id", "queued", "replaced stale", "already running", "total"],
         ["all", "", "3", "1", "1", "5"],
@@ -73,8 +71,7 @@ def test_nothing_to_retry_is_no_error_and_no_operation_yet_no_all_clear(docora: 
     assert docora.dump() == before
     for _ in range(3):
         docora.add_link()
-    result = docora.run("retry-all-failed", "--error", "no such error")
-    assert result.code == 0
+    result = docora.run("retry-all-failed", "--error", "no such error").ended(0)
     assert "no link matches the options, but 3 links are failed" in result.stderr
     assert docora.statuses() == {"synced": 1, "failed": 3}
 

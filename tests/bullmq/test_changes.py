@@ -32,8 +32,7 @@ def test_a_link_with_an_open_circuit_is_left_alone_unless_it_is_reset(bullmq: Bu
     link = link_with_open_circuit(bullmq)
     before = docora.dump()
     for command, *options in (("retry",), ("retry", "--dry-run"), ("resync", "--yes")):
-        refused = bullmq.run(command, *link.ids, "--json", *options)
-        assert (refused.code, refused.json["code"]) == (4, "circuit_open"), refused
+        bullmq.run(command, *link.ids, "--json", *options).ended(4, "circuit_open")
     assert docora.dump() == before
     reset = bullmq.run("retry", *link.ids, "--reset-circuit", "--json")
     assert (reset.code, reset.data["outcome"]) == (0, "reset"), reset
@@ -192,8 +191,7 @@ def test_nothing_is_reset_beside_the_bullmq_jobs_of_another_docora(bullmq: Bullm
     docora.delete_link(other)
     before = docora.dump()
     for arguments in (("retry", *link.ids), ("retry-all-failed", "--yes")):
-        refused = bullmq.run(*arguments, "--json")
-        assert (refused.code, refused.json["code"]) == (4, "servers_mismatched"), refused
+        refused = bullmq.run(*arguments, "--json").ended(4, "servers_mismatched")
     assert "until Docora's workers have taken these jobs" in refused.json["hint"]
     assert docora.dump() == before
 
@@ -242,8 +240,7 @@ def test_each_state_has_its_outcome_and_nothing_is_written_to_bullmq(
     assert bullmq.kept_keys() == keys
     if outcome == "already_running":
         assert docora.dump() == before
-        resynced = bullmq.run("resync", *link.ids, "--yes", "--json")
-        assert (resynced.code, resynced.json["code"]) == (4, "snapshot_running"), resynced
+        bullmq.run("resync", *link.ids, "--yes", "--json").ended(4, "snapshot_running")
         assert docora.dump() == before
     else:
         assert docora.was_reset(link)

@@ -32,8 +32,7 @@ def test_the_environment_leads_no_target_away(docora: Docora, env: Env) -> None:
         {"DATABASE_URL_FILE": "/nowhere", "REDIS_URL_FILE": "/nowhere"},
         {"DOCORA_OPS_CONNECT_TIMEOUT": "7", "DOCORA_OPS_PROTECTED": "no"},
     ):
-        result = docora.run("apps", "--target", "prod", "--json", env={**env, **elsewhere})
-        assert result.code == 0, (elsewhere, result)
+        result = docora.run("apps", "--target", "prod", "--json", env={**env, **elsewhere}).ended(0)
         assert [app["app_name"] for app in result.data] == ["Acme Search"]
 
 
@@ -42,8 +41,7 @@ def test_the_next_commands_of_set_url_name_the_target(docora: Docora, env: Env) 
     link = docora.add_link()
     docora.link(link.app_id, docora.add_repository("octo/other"), "scanning")
     words = ("set-url", link.app_id, "https://new.example", "--confirm", "prod", "--json")
-    by_name = docora.run(*words, "--target", "prod", env=env)
-    assert by_name.code == 0, by_name
+    by_name = docora.run(*words, "--target", "prod", env=env).ended(0)
     commands = by_name.data["next_commands"]
     assert [line.partition(": ")[2] for line in by_name.stderr.splitlines()[-2:]] == commands
     assert [shlex.split(command)[1] for command in commands] == ["resync", "retry-all-failed"]

@@ -19,8 +19,7 @@ def test_a_value_is_read_from_its_file_wherever_it_is_named(docora: Docora, tmp_
     env_file = tmp_path / "docora.env"
     env_file.write_text(f"DATABASE_URL=postgres://nowhere/x\nREDIS_URL_FILE={tmp_path}/redis\n")
     env = {"DATABASE_URL": None, "REDIS_URL": None, "DATABASE_URL_FILE": f"{tmp_path}/postgres"}
-    result = docora.run("status", "--env-file", str(env_file), env=env)
-    assert result.code == 0, result
+    docora.run("status", "--env-file", str(env_file), env=env).ended(0)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r\n\r\n"])

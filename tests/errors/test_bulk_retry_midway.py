@@ -28,8 +28,7 @@ def test_a_reply_lost_after_a_push_of_a_bulk_retry_leaves_each_job_once(docora: 
     assert len(docora.waiting()) == done + 10
     docora.assert_sound()
 
-    rest = docora.run("retry-all-failed", "--json")
-    assert rest.code == 0, rest
+    rest = docora.run("retry-all-failed", "--json").ended(0)
     assert rest.data["total"] == rest.data["put_to_work"] == 200 - done
     assert rest.data["already_queued"] == 10
     assert len(docora.waiting()) == 200

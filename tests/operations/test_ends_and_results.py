@@ -65,8 +65,7 @@ def start_with_results(docora: Docora) -> ForkedProcess:
 def test_a_colleague_who_cancels_is_named_and_the_results_are_there(docora: Docora) -> None:
     process = start_with_results(docora)
     operation_id = only_operation(docora)
-    cancelled = docora.run("cancel", operation_id)
-    assert cancelled.code == 0, cancelled
+    docora.run("cancel", operation_id).ended(0)
     await_line(process, "No further link is queued: ")
     with other_worker(docora):
         result = finish(process)

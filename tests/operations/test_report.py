@@ -297,8 +297,7 @@ def test_with_verify_it_proves_what_was_delivered(docora: Docora) -> None:
     add(docora, FILES, FILES)
     add(docora, {}, {"a.md": "ab"})
     env = {"DOCORA_OPS_DRIFT_GRACE": "0"}
-    result = docora.run("report", "--verify", env=env)
-    assert result.code == 6, result
+    result = docora.run("report", "--verify", env=env).ended(6)
     proof = section(result.stdout, "Verified")
     assert "1 link differs, 1 link proven" in proof
     assert ": 1 missing, 0 outdated, 0 extra" in proof

@@ -108,13 +108,11 @@ def test_any_locale_works(docora: Docora) -> None:
     link = docora.link(docora.add_app(names[0]), docora.add_repository(names[1]))
     for env in ({"LANG": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "nonsense.UTF-99"}):
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        result = docora.run("retry", *names, env=env)
-        assert result.code == 0, (env, result)
+        result = docora.run("retry", *names, env=env).ended(0)
         assert link.job_id in result.stdout
         assert "Traceback" not in result.stderr
         assert names[0] in result.stdout or "LANG" not in env
-    table = docora.run("retry-all-failed", "--dry-run", env={"PYTHONIOENCODING": "ascii"})
-    assert table.code == 0
+    table = docora.run("retry-all-failed", "--dry-run", env={"PYTHONIOENCODING": "ascii"}).ended(0)
     assert (table.stdout + table.stderr).isascii()
 
 

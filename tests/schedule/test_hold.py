@@ -32,8 +32,7 @@ def links(docora: Docora) -> Links:
 
 
 def hold(docora: Docora, link: TestLink, *options: str) -> Any:
-    result = docora.run("hold", link.app_id, "--json", *options)
-    assert result.code == 0, result
+    result = docora.run("hold", link.app_id, "--json", *options).ended(0)
     return result.data
 
 
@@ -145,8 +144,7 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     assert entry["selection"]["held"] == [name]
     check(docora.run("schedule", "--json"), 1)
     docora.set_link(link, status="scanning", retry_count=0)
-    repaired = docora.run("repair", "--yes", env=ONE_LOOK)
-    assert repaired.code == 0, repaired
+    repaired = docora.run("repair", "--yes", env=ONE_LOOK).ended(0)
     assert f"Left out: {name} is held." in repaired.stderr
     assert docora.waiting() == [other.job_id]
     assert docora.status(link) == "scanning"
@@ -177,13 +175,11 @@ def test_one_link_is_refused_or_asked_about_or_exempted(docora: Docora, links: L
     link, other = links
     hold(docora, link, *REASON)
     docora.set_link(link, status="synced")
-    refused = docora.run("retry", *link.ids, "--json")
-    assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
+    refused = docora.run("retry", *link.ids, "--json").ended(4, "not_failed")
     docora.set_link(link, status="failed")
     with frozen(docora):
         for command in (["retry", *link.ids], ["resync", *link.ids, "--yes"]):
-            refused = docora.run(*command, "--json")
-            assert (refused.code, refused.json["code"]) == (4, "app_held"), refused
+            refused = docora.run(*command, "--json").ended(4, "app_held")
             assert refused.json["held"]["reason"] == "wrong URL"
             assert "--now" in refused.json["hint"]
         assert docora.run("retry", *link.ids, "--now", "--dry-run").code == 0
@@ -223,8 +219,7 @@ def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
     hold(docora, link)
     row = docora.row(link)
     with frozen(docora):
-        refused = docora.run("retry", *jobless.ids, "--now", "--json")
-        assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
+        docora.run("retry", *jobless.ids, "--now", "--json").ended(4, "not_failed")
         held = docora.run("retry", *link.ids, "--json")
         assert (held.code, held.json["code"], "--now" in held.stderr) == (4, "app_held", True), held
         assert docora.run("retry", *link.ids, "--now", "--dry-run").code == 0
@@ -333,8 +328,7 @@ def test_what_is_no_hold_holds_its_app_until_its_release(docora: Docora, links: 
     link, other = links
     docora.redis.hset(HOLDS, link.app_id, "no hold")
     with frozen(docora):
-        refused = docora.run("retry", *link.ids, "--json")
-        assert (refused.code, refused.json["code"]) == (4, "app_held"), refused
+        docora.run("retry", *link.ids, "--json").ended(4, "app_held")
         shown = docora.run("show", *link.ids)
         assert f"by unknown for ever: its entry in {HOLDS} is unreadable" in shown.stdout, shown
     assert docora.run("retry", *other.ids).code == 0

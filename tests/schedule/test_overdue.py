@@ -51,8 +51,7 @@ def links(docora: Docora) -> dict[str, str]:
 
 
 def overdue(docora: Docora, *options: str) -> list[str]:
-    result = docora.run("links", "--overdue", "--json", *options)
-    assert result.code == 0, result
+    result = docora.run("links", "--overdue", "--json", *options).ended(0)
     return [link["repository_id"] for link in result.data]
 
 

@@ -142,9 +142,7 @@ def test_an_interrupt_ends_the_wait_and_shows_what_is_known(
     docora: Docora, command: str, number: signal.Signals, code: int
 ) -> None:
     link, process = waiting_for_one(docora, command)
-    process.send_signal(number)
-    result = finish(process)
-    assert result.code == code, result
+    result = finish(process, number).ended(code)
     if command == "retry":
         waited = result.data["waited"]
         assert (waited["result"], waited["status"]) == ("interrupted", "pending_snapshot")
@@ -160,9 +158,7 @@ def test_a_run_that_is_interrupted_is_not_waited_for(docora: Docora) -> None:
     docora.add_links(500)
     process = docora.start("retry-all-failed", "--batch-size", "1", "--wait", "--json")
     eventually(lambda: docora.waiting() != [], "the first job")
-    process.send_signal(signal.SIGINT)
-    result = finish(process)
-    assert result.code == 130, result
+    result = finish(process, signal.SIGINT).ended(130)
     assert result.data["cancelled"]
     assert 0 < result.data["waited"]["unfinished"] == result.data["put_to_work"] < 500
     assert "Waiting for" not in result.stderr
@@ -179,8 +175,7 @@ def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(
     operation = only_operation(docora)
     eventually(lambda: progress_of(docora, operation)["completed"] == "1", "its progress")
     terminate_sessions(docora)
-    result = finish(process)
-    assert (result.code, result.json["code"]) == (5, "postgres"), result
+    result = finish(process).ended(5, "postgres")
     assert "the jobs go on" in result.stderr
     assert (result.data["queued"], result.data["waited"]["unfinished"]) == (1, 1)
     docora.assert_sound()
@@ -228,8 +223,7 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
     while expected:
         line = process.stderr.readline()
         expected = {each for each in expected if each not in line}
-    process.send_signal(signal.SIGINT)
-    result = finish(process)
+    result = finish(process, signal.SIGINT)
     assert (result.code, result.data["waited"]["unfinished"]) == (130, 4), result
     jobs = {"waiting": 1, "running": 1, "delayed": 1, "lost": 1}
     assert result.data["waited"]["jobs_by_state"] == jobs
@@ -259,8 +253,7 @@ def test_a_redis_that_goes_away_does_not_end_a_wait(docora: Docora, own: OwnRedi
     own.stop()
     await_line(process, "the wait goes on, since the results are in Postgres")
     docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
-    result = finish(process)
-    assert result.code == 0, result
+    result = finish(process).ended(0)
     assert result.data["waited"]["synced"] == 1
 
 
@@ -295,25 +288,21 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots, docor
     wait = ("--wait", "--timeout", "60", "--json")
     with running(snapshots, **TWO_TRIES) as worker:
         worker.await_ready()
-        second_try = docora.run("retry", *good.ids, *wait, env=TWO_TRIES)
-        assert second_try.code == 0, second_try
+        second_try = docora.run("retry", *good.ids, *wait, env=TWO_TRIES).ended(0)
         assert second_try.data["waited"]["status"] == "synced"
         assert events(snapshots, "Good") == [CREATED] * 2
         assert "no worker" not in second_try.stderr
 
-        failed = docora.run("retry", *bad.ids, *wait, env=TWO_TRIES)
-        assert failed.code == 7, failed
+        failed = docora.run("retry", *bad.ids, *wait, env=TWO_TRIES).ended(7)
         assert failed.data["waited"]["error_message"] == ERROR
         assert link_row(snapshots, bad) == ("failed", 2, ERROR)
 
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        both = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
-        assert both.code == 7, both
+        both = docora.run("retry-all-failed", *wait, env=TWO_TRIES).ended(7)
         assert (both.data["waited"]["synced"], both.data["waited"]["unfinished"]) == (1, 0)
         assert [each["job_id"] for each in both.data["waited"]["failed_links"]] == [bad.job_id]
 
-        rest = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
-        assert rest.code == 0, rest
+        docora.run("retry-all-failed", *wait, env=TWO_TRIES).ended(0)
         assert docora.statuses() == {"synced": 2}
 
 

@@ -1,6 +1,5 @@
 """Holds at work: what a worker and its snapshots send to an app that is held, and what after."""
 
-import signal
 import time
 from collections import Counter
 
@@ -35,8 +34,7 @@ def sent(snapshots: Snapshots, app: str = "Acme") -> list[str]:
 
 
 def change(docora: Docora, command: str, link: TestLink, *options: str) -> None:
-    result = docora.run(command, link.app_id, *options)
-    assert result.code == 0, result
+    docora.run(command, link.app_id, *options).ended(0)
 
 
 def await_more_files(snapshots: Snapshots, app: str) -> None:
@@ -45,8 +43,7 @@ def await_more_files(snapshots: Snapshots, app: str) -> None:
 
 
 def end(worker: Running) -> None:
-    worker.signal(signal.SIGTERM)
-    assert worker.end() == 0
+    worker.stop()
 
 
 def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_release(
@@ -95,8 +92,7 @@ def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Sna
     assert "failed after" in first.stderr
     assert docora.redis.zcard(f"rq:scheduled:{QUEUE}") == 1
     make_delayed_jobs_due(docora)
-    second = snapshots.work()
-    assert second.code == 0
+    second = snapshots.work().ended(0)
     assert docora.status(link) == "synced", second
     assert sent(snapshots) == ["a", "b", "c", "c", "d"]
     # Another program queues the link as before: its job is held.

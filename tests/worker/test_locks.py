@@ -224,8 +224,7 @@ def test_the_lock_of_a_killed_host_takes_no_slot_and_no_try_of_another_apps_job(
         assert docora.redis.get(KEY) == link.job_id.encode()
         assert link_row(snapshots, other) == ("pending_snapshot", 0, None)
         worker.await_line("in 10 s; no failure is counted: another job has the lock of octo/api")
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
     job = docora.job(other)
     assert (job.get_status(), job.retries_left) == (JobStatus.SCHEDULED, 0)
     shown = docora.run("show", *other.ids).stdout + docora.run("status").stdout

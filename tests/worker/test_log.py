@@ -44,8 +44,7 @@ def test_a_worker_logs_each_event_in_one_inert_line(snapshots: Snapshots) -> Non
     nowhere = snapshots.docora.add_repository("octo/web", url="file:///nowhere")
     snapshots.queue(snapshots.link(good.app_id, nowhere), **later)
     snapshots.receiver.answer = lambda request: 200 if request.path == "a" else 500
-    worked = snapshots.work("--name", "one")
-    assert worked.code == 0, worked
+    worked = snapshots.work("--name", "one").ended(0)
     said = [line.split(" ", 1)[1] for line in worked.stderr.splitlines()]
     app = re.escape(f"A{INERT} ← octo/")
     expected = [
@@ -141,8 +140,7 @@ def test_an_error_that_ends_a_worker_is_an_event_too(snapshots: Snapshots) -> No
         ((), {"ENCRYPTION_KEY": None}, 2),
         (("--concurrency", "2"), {"REDIS_URL": "redis://localhost:1"}, 5),
     ):
-        worked = snapshots.work("--log-format", "json", *arguments, **changes)
-        assert worked.code == code
+        worked = snapshots.work("--log-format", "json", *arguments, **changes).ended(code)
         *_, last = events_in(worked.stderr)
         assert last["level"] == "ERROR"
     assert "Redis at localhost:1/0 can't be reached" in last["message"]

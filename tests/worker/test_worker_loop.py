@@ -82,8 +82,7 @@ def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots
     docora.enqueue("poison")
     docora.redis.hset("rq:job:poison", "created_at", "not a moment")
     link, _ = snapshots.add_queued({"a": "1"})
-    worked = snapshots.work()
-    assert worked.code == 0
+    worked = snapshots.work().ended(0)
     assert "job poison can't be read: ValueError" in worked.stderr
     assert docora.status(link) == "synced"
     assert docora.waiting() == []
@@ -197,8 +196,7 @@ def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
         eventually(lambda: docora.status(link) == "synced", "the job")
         with bullmq.worker(lambda _: None):
             worker.await_line(CAME, 2)
-            worker.signal(signal.SIGTERM)
-            assert worker.end() == 0
+            worker.stop()
     assert (worker.log.count(CAME), worker.log.count(WENT)) == (2, 1)
 
 
