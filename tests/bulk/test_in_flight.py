@@ -65,8 +65,7 @@ def test_at_most_n_links_have_no_result_and_all_get_one(docora: Docora) -> None:
     RESYNC.add_links(docora, 15)
     watch = Watch(docora)
     with other_worker(docora, watch):
-        result = docora.run(*RESYNC.command, "--in-flight", "3", "--json")
-    assert result.code == 0, result
+        result = docora.run(*RESYNC.command, "--in-flight", "3", "--json").ended(0)
     assert sorted(watch.taken) == sorted(link.job_id for link in docora.links())
     assert 1 <= watch.most <= 3
     data = result.data
@@ -135,8 +134,7 @@ def test_a_running_job_takes_no_slot_and_is_followed(docora: Docora) -> None:
         process = docora.start("retry-all-failed", "--in-flight", "1", "--json")
         eventually(lambda: {*map(docora.status, others)} == {"synced"}, "the other links")
         docora.set_link(running, status="synced")
-        result = finish(process)
-    assert result.code == 0, result
+        result = finish(process).ended(0)
     assert (result.data["already_running"], result.data["queued"]) == (1, 3)
     assert result.data["waited"]["synced"] == 4
 

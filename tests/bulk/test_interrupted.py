@@ -157,8 +157,7 @@ def test_a_signal_before_any_change_ends_a_command_without_a_trace(docora: Docor
         holder.execute("LOCK TABLE app_repositories")  # not even to be read
         process = docora.start("retry-all-failed", "--json", env=PATIENT)
         await_locks(docora, 1)
-        result = finish(process, signal.SIGTERM)
-    assert (result.code, result.json["code"]) == (130, "interrupted"), result
+        result = finish(process, signal.SIGTERM).ended(130, "interrupted")
     assert "Traceback" not in result.stderr
     await_goodbye(docora)
     assert docora.dump() == before

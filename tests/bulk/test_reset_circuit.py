@@ -110,8 +110,7 @@ def test_a_circuit_that_is_locked_is_waited_for_once(docora: Docora, *, released
         assert docora.statuses() == {"pending_snapshot": 40}
         if released:
             holder.rollback()
-        result = finish(process)
-    assert result.code == (0 if released else 6), result
+        result = finish(process).ended(0 if released else 6)
     assert closed(docora) == set(circuits(docora)) - (set() if released else {held})
     said = "1 circuit not reset: another session holds the row of the repository."
     assert (said in result.stdout) is not released

@@ -177,9 +177,7 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
             docora.add_worker()
             why = "workers of both RQ and BullMQ run"
         for command in (*READING, f"wait {known} --timeout 1"):
-            result = run(command)
-            codes = {"doctor": 6, "wait": 8}
-            assert result.code == codes.get(command.split()[0], 0), (command, result)
+            result = run(command).ended({"doctor": 6, "wait": 8}.get(command.split()[0], 0))
             assert result.stderr.count(f"DOCORA_OPS_BACKEND is not set, and {why}") == 1
             assert "set DOCORA_OPS_BACKEND to rq or bullmq" in result.stderr + result.stdout
             assert (TWICE in result.stderr + result.stdout) is (seen == "workers"), result

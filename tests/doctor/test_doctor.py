@@ -250,8 +250,7 @@ def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora)
     docora.age_links()
     with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
         assert process.stderr.readline() == "1 suspect at first check: checking again in 600 s.\n"
-        result = finish(process, signal.SIGINT)
-    assert (result.code, result.json["code"]) == (130, "interrupted"), result
+        finish(process, signal.SIGINT).ended(130, "interrupted")
 
 
 # Faults of Redis and of the queue
@@ -267,8 +266,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     client.rpush("bull:snapshot-queue:wait", "1")
     client.config_set("maxmemory-policy", "volatile-lru")
     with frozen(spoiled):
-        first = examine(spoiled)
-    assert first.code == 6, first
+        first = examine(spoiled).ended(6)
     critical = ("redis_eviction", "bullmq_queue", "workers", "delayed_jobs", "freshness")
     warned = dict.fromkeys(("schedule", "waiting_jobs"), "warning")
     assert not_ok(first) == dict.fromkeys(critical, "critical") | warned

@@ -46,8 +46,7 @@ def retry_with_results(docora: Docora) -> str:
         result = docora.run(
             *("retry-all-failed", "--error", "500", "--wait", "--json"),
             *("--reason", "the gateway is back"),
-        )
-    assert result.code == 7, result
+        ).ended(7)
     return str(result.data["operation_id"])
 
 

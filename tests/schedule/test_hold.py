@@ -32,8 +32,7 @@ def links(docora: Docora) -> Links:
 
 
 def hold(docora: Docora, link: TestLink, *options: str) -> Any:
-    result = docora.run("hold", link.app_id, "--json", *options).ended(0)
-    return result.data
+    return docora.run("hold", link.app_id, "--json", *options).ended(0).data
 
 
 def exemptions(docora: Docora) -> list[str]:
@@ -108,8 +107,7 @@ def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(docora: Docora, lin
 def test_a_worker_that_does_not_obey_keeps_a_hold_off(docora: Docora, links: Links) -> None:
     docora.add_worker("plain")
     with frozen(docora):
-        refused = docora.run("hold", links[0].app_id, "--json")
-    assert (refused.code, refused.json["code"]) == (4, "hold_not_obeyed"), refused
+        refused = docora.run("hold", links[0].app_id, "--json").ended(4, "hold_not_obeyed")
     assert refused.json["worker_names"] == ["plain"]
     assert "1 live worker would still take the app's jobs: plain" in refused.stderr
     docora.redis.srem("rq:workers:snapshot-queue", "rq:worker:plain")

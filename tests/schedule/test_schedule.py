@@ -152,8 +152,7 @@ def test_repeated_passes_wait_for_a_lost_server_and_say_so_once(docora: Docora) 
         docora.redis.delete("docora-ops:schedule")
         proxy.come_back()
         eventually(passed, "a pass after the outage")
-        result = finish(process, SIGTERM)
-    assert result.code == 0
+        result = finish(process, SIGTERM).ended(0)
     assert result.stderr.count("Error: Postgres database") == 1, result
 
 

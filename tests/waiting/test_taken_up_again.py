@@ -93,8 +93,7 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
     # Only a wait that has looked at the link, and goes on, looks at the workers.
     await_line(process, "workers are suspended")
     with other_worker(docora, lambda _: error):
-        result = finish(process)
-    assert result.code == (7 if error else 0), result
+        result = finish(process).ended(7 if error else 0)
     assert result.data["waited"]["result"] == ("failed" if error else "synced")
     assert result.data["waited"]["error_message"] == error
 
@@ -142,8 +141,7 @@ def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Doc
     assert links_of(docora, operation_id) == row_ids(docora, "pending_snapshot")
     age_operation(docora, operation_id, 130)
     with other_worker(docora):
-        result = docora.run("wait", operation_id, "--json")
-    assert result.code == 6, result
+        result = docora.run("wait", operation_id, "--json").ended(6)
     assert result.data["waited"]["synced"] == 2
     assert "silent for two minutes" in result.stderr
     assert docora.run("operations", operation_id, "--json").data["last_step_seconds"] >= 130
@@ -222,8 +220,7 @@ def test_what_was_in_sync_before_a_resync_is_no_result(docora: Docora) -> None:
     eventually(lambda: looks_at_links(docora) >= before + 3, "three looks")
     docora.connection.execute("UPDATE app_repositories SET status = 'pending_snapshot'")
     with other_worker(docora, lambda _: "HTTP 503"):
-        result = finish(waiter)
-    assert result.code == 7, result
+        result = finish(waiter).ended(7)
     assert result.data["waited"]["failed"] == len(links)
 
 

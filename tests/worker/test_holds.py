@@ -1,8 +1,5 @@
 """Holds at work: what a worker and its snapshots send to an app that is held, and what after."""
 
-import time
-from collections import Counter
-
 import pytest
 import redis
 
@@ -15,15 +12,11 @@ from tests.support.delivery_checks import link_row
 from tests.support.docora import QUEUE, Docora
 from tests.support.privileges import without_rule
 from tests.support.proxy import eventually
-from tests.support.receiver import CREATED, Request
-from tests.support.rows import TestLink
+from tests.support.receiver import CREATED
 from tests.support.snapshots import Files, Snapshots
 from tests.support.worker_processes import (
-    Running,
-    expire_heartbeats,
     held_worker,
     make_delayed_jobs_due,
-    running,
 )
 
 FILES: Files = {name: f"{name}\n" for name in "abcd"}
@@ -31,19 +24,6 @@ FILES: Files = {name: f"{name}\n" for name in "abcd"}
 
 def sent(snapshots: Snapshots, app: str = "Acme") -> list[str]:
     return [request.path for request in snapshots.received(app).requests]
-
-
-def change(docora: Docora, command: str, link: TestLink, *options: str) -> None:
-    docora.run(command, link.app_id, *options).ended(0)
-
-
-def await_more_files(snapshots: Snapshots, app: str) -> None:
-    goal = len(sent(snapshots, app)) + 2
-    eventually(lambda: len(sent(snapshots, app)) >= goal, f"files sent to {app}")
-
-
-def end(worker: Running) -> None:
-    worker.stop()
 
 
 def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_release(
@@ -69,9 +49,9 @@ def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_rel
         snapshots.queue(other)
         eventually(lambda: docora.status(other) == "synced", "the other app's link")
         assert docora.waiting() == [link.job_id]
-        change(docora, "release", link)
+        docora.run("release", link.app_id).ended(0)
         eventually(lambda: docora.status(link) == "synced", "the released link")
-        end(worker)
+        worker.stop()
     assert worker.log.count("Acme ← octo/api: began, try 1 of 5") == 2
     assert sent(snapshots) == ["a", "b", "c", "d"]
     docora.assert_sound()
@@ -81,7 +61,7 @@ def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_rel
 def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, upstream = snapshots.add_link(FILES)
-    change(docora, "hold", link)
+    docora.run("hold", link.app_id).ended(0)
     answers = iter([500])
     snapshots.receiver.answer = lambda request: (
         next(answers, CREATED) if request.path == "c" else CREATED
@@ -148,7 +128,7 @@ def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots) -> None
     docora = snapshots.docora
     snapshots.settings_changes = {"circuit_breaker_threshold": 1}
     links = snapshots.add_links(["Acme", "Other"])
-    change(docora, "hold", links["Acme"])
+    docora.run("hold", links["Acme"].app_id).ended(0)
     docora.connection.execute("UPDATE repositories SET github_url = 'file:///nowhere'")
     with pytest.raises(SnapshotError):
         snapshots.run_job(links["Other"])
@@ -171,7 +151,7 @@ def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(snapshots:
         assert shown["obeys_holds"] is False
         gate.release()
         eventually(lambda: docora.status(link) == "synced", "the link")
-        end(worker)
+        worker.stop()
     docora.redis.acl_log_reset()
 
 
@@ -179,7 +159,7 @@ def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(snapshots:
 def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES, max_retry_attempts=2)
-    change(docora, "hold", link)
+    docora.run("hold", link.app_id).ended(0)
     for _ in range(3):  # more often than it has tries
         snapshots.work_here()
         assert docora.waiting() + docora.queue.scheduled_job_registry.get_job_ids() == [link.job_id]
@@ -191,52 +171,3 @@ def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) 
     assert sent(snapshots) == []
     tries = docora.run("show", *link.ids, "--json").data["tries"]
     assert [each["outcome"] for each in tries] == ["held"] * 3
-
-
-@pytest.mark.slow
-def test_kills_while_an_app_is_held_lose_and_double_nothing(snapshots: Snapshots) -> None:
-    docora, most, kills = snapshots.docora, {"max_retry_attempts": 20}, 3
-    repositories = []
-    for number in range(5):
-        upstream = snapshots.add_upstream(f"octo/r{number}")
-        upstream.commit(FILES)
-        repositories.append(snapshots.add_repository(upstream, f"octo/r{number}"))
-    apps = {name: snapshots.add_app(name) for name in ("Held", "Other")}
-    links = [
-        snapshots.link(app, repository) for repository in repositories for app in apps.values()
-    ]
-
-    def answer(_: Request) -> int:
-        time.sleep(0.05)  # so that a kill meets jobs
-        return CREATED
-
-    snapshots.receiver.answer = answer
-    for link in links:
-        snapshots.queue(link, **most)
-    arguments, environment = ("--concurrency", "2"), {"MAX_RETRY_ATTEMPTS": "20"}
-    before: list[str] = []
-    for kill in range(kills):
-        expire_heartbeats(docora)
-        with running(snapshots, *arguments, **environment) as worker:
-            await_more_files(snapshots, "Other" if kill else "Held")
-            if not kill:
-                change(docora, "hold", links[0])
-                eventually(lambda: not docora.redis.keys(f"rq:execution:{apps['Held']}*"), "stops")
-                before = sent(snapshots, "Held")
-        assert sent(snapshots, "Held") == before
-    expire_heartbeats(docora)
-    with running(snapshots, *arguments, **environment) as worker:
-        eventually(lambda: len(sent(snapshots, "Other")) >= 20, "all files of the other app")
-        assert sent(snapshots, "Held") == before
-        change(docora, "release", links[0])
-        eventually(lambda: docora.statuses() == {"synced": len(links)}, "all links")
-        end(worker)
-    docora.assert_sound()
-    received = Counter(
-        (request.app, request.json["repository"]["repository_id"], request.path)
-        for app in apps
-        for request in snapshots.received(app).requests
-    )
-    assert len(received) == len(links) * len(FILES)
-    # A file whose delivery a killed job had not yet recorded is sent again.
-    assert received.total() <= len(received) + 2 * kills
