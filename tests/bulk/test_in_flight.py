@@ -8,13 +8,7 @@ from threading import Event
 
 import pytest
 
-from docora_ops.actions import (
-    ChangeOptions,
-    LinkChoice,
-    bulk,
-    operation_log,
-    retry_all_failed,
-)
+from docora_ops.actions import ChangeOptions, LinkChoice, bulk, operation_log, retry_all_failed
 from docora_ops.operations import MaxFailures
 from docora_ops.queue.operation_links import HEARD
 from docora_ops.queue.operation_records import part_key
@@ -184,8 +178,7 @@ def test_ctrl_c_leaves_what_is_in_flight_and_the_same_command_finishes(docora: D
     eventually(lambda: len(docora.waiting()) == 3, "two jobs")
     in_flight = in_turns(link.job_id for link in docora.links())[:2]
     assert docora.waiting() == [*in_flight, other]
-    result = finish(process, signal.SIGINT).ended(130)
-    assert STOPPING in result.stderr
+    result = finish(process, signal.SIGINT).ended(130, says=STOPPING)
     assert (result.data["stopped_by"], result.data["left"]) == ("interrupted", 18)
     assert result.data["waited"]["unfinished"] == 2
     left = failed_rows(docora)

@@ -171,8 +171,7 @@ def test_the_next_change_replaces_a_mark_that_cannot_be_read(docora: Docora, tex
 
 @pytest.mark.parametrize("option", ["--confirm", "--reason"])
 def test_what_belongs_to_an_acceptance_is_refused_without_it(docora: Docora, option: str) -> None:
-    refused = docora.run("pair", option, "x")
-    assert (refused.code, f"{option} needs --accept" in refused.stderr) == (2, True), refused
+    docora.run("pair", option, "x").ended(2, says=f"{option} needs --accept")
 
 
 def test_a_user_without_the_key_changes_links_and_leaves_no_mark(docora: Docora) -> None:

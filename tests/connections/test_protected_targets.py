@@ -45,8 +45,7 @@ def test_neither_yes_nor_silence_confirms_a_mass_change(docora: Docora, env: Env
                 (["--yes", "--confirm", "trial"], "--confirm trial: the target is prod"),
             ):
                 arguments = [*words, *options, "--target", "prod"]
-                result = docora.run(*arguments, env=unprotected)
-                assert (result.code, said in result.stderr) == (2, True), (arguments, result)
+                docora.run(*arguments, env=unprotected).ended(2, says=said)
     no_target = docora.run("retry-all-failed", "--confirm", "prod")
     assert (no_target.code, "there is no target" in no_target.stderr) == (2, True)
 

@@ -63,8 +63,7 @@ def test_a_key_whose_file_can_not_be_read_disturbs_only_who_needs_it(docora: Doc
     found = examine(docora, **env)
     assert (found.code, not_ok(found)) == (0, {"settings": "warning"})
     assert said in check(found, "settings")["finding"]
-    worker = docora.run("worker", "--burst", env=env)
-    assert (worker.code, f"Error: {said}\n" in worker.stderr) == (2, True), worker
+    docora.run("worker", "--burst", env=env).ended(2, says=f"Error: {said}\n")
 
 
 def test_the_key_is_read_from_a_pipe_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

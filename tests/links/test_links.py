@@ -193,8 +193,7 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
         ),
         (["--app", "Other", "--repo", "octo/repo1*"], "no repository matches 'octo/repo1*'", ""),
     ):
-        result = docora.run("links", *options).ended(3)
-        assert message in result.stderr
+        result = docora.run("links", *options).ended(3, says=message)
         assert hint in result.stderr
 
 

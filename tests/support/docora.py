@@ -86,10 +86,11 @@ class Result:
     def data(self) -> Any:
         return self.json["data"]
 
-    def ended(self, code: int, error: str | None = None) -> Self:
-        """Itself, if this is its exit code, and this the code of the error in its document."""
+    def ended(self, code: int, error: str | None = None, says: str = "") -> Self:
+        """Itself, if it ended so: exit code, code of the error in its document, words on stderr."""
         assert self.code == code, self
         assert error is None or self.json["code"] == error, self
+        assert says in self.stderr, self
         return self
 
 

@@ -80,8 +80,7 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
     docora.enqueue(link.job_id)
     process = docora.start("wait", *link.ids, "--json", env=QUICK)
     if status == "synced":
-        result = finish(process).ended(0)
-        assert "no worker listens" in result.stderr
+        result = finish(process).ended(0, says="no worker listens")
         see = f"To see its job: docora-ops show {' '.join(link.ids)}\n"
         assert f"A rescan of this link is waiting, and is not awaited. {see}" in result.stderr
         docora.start_job(link.job_id)

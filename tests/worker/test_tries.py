@@ -31,13 +31,7 @@ from docora_ops.text import moment
 from docora_ops.worker import deliveries, resources
 from docora_ops.worker.recovery import LinkRecovery
 from docora_ops.worker.rq_worker import SnapshotWorker
-from tests.support.delivery_checks import (
-    assert_in_sync,
-    events,
-    failure,
-    link_row,
-    repository_row,
-)
+from tests.support.delivery_checks import assert_in_sync, events, failure, link_row, repository_row
 from tests.support.docora import QUEUE, Docora
 from tests.support.proxy import Fault, Proxy, patience, refused_port
 from tests.support.raw_app import Talk, raw_app

@@ -82,8 +82,7 @@ def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots
     docora.enqueue("poison")
     docora.redis.hset("rq:job:poison", "created_at", "not a moment")
     link, _ = snapshots.add_queued({"a": "1"})
-    worked = snapshots.work().ended(0)
-    assert "job poison can't be read: ValueError" in worked.stderr
+    snapshots.work().ended(0, says="job poison can't be read: ValueError")
     assert docora.status(link) == "synced"
     assert docora.waiting() == []
     assert docora.redis.llen(f"rq:queue:{QUEUE}:intermediate") == 0
