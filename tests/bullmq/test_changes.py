@@ -247,9 +247,8 @@ def test_each_state_has_its_outcome_and_nothing_is_written_to_bullmq(
     assert docora.redis.keys("rq:*") == []
 
 
-def test_a_paced_retry_counts_links_whose_jobs_wait_at_once(bullmq: Bullmq) -> None:
+def test_a_paced_retry_counts_links_whose_jobs_wait_at_once(bullmq: Bullmq, docora: Docora) -> None:
     """Docora's scheduler has queued all failed links, so it must not put off all of them first."""
-    docora = bullmq.docora
     for _ in range(3):
         bullmq.add(docora.add_link())
     url = SecretStr(docora.redis_access.bullmq)

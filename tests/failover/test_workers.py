@@ -6,7 +6,7 @@ import pytest
 import redis
 
 from tests.failover.conftest import RedisPair
-from tests.support.docora import WIP
+from tests.support.docora import WIP, Docora
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
@@ -35,9 +35,8 @@ def broken_link(snapshots: Snapshots) -> TestLink:
 
 @pytest.mark.slow
 def test_a_worker_goes_on_with_the_new_primary_although_the_former_one_keeps_its_connections(
-    snapshots: Snapshots, redis_pair: RedisPair
+    snapshots: Snapshots, docora: Docora, redis_pair: RedisPair
 ) -> None:
-    docora = snapshots.docora
     with running(snapshots, "--concurrency", "1", REDIS_URL=redis_pair.name.url) as worker:
         worker.await_ready()
         await_waiting_worker(docora)

@@ -120,8 +120,7 @@ def test_a_snapshot_stops_if_nobody_can_know_which_apps_are_held(snapshots: Snap
     assert sent(snapshots) == []
 
 
-def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots, docora: Docora) -> None:
     snapshots.settings_changes = {"circuit_breaker_threshold": 1}
     links = snapshots.add_links(["Acme", "Other"])
     docora.run("hold", links["Acme"].app_id).ended(0)

@@ -155,11 +155,10 @@ def test_a_plain_rq_worker_serves_the_jobs_just_as_well(
 
 
 def test_a_job_whose_link_is_held_by_a_session_that_outlives_its_own_job_is_tried_again(
-    snapshots: Snapshots, monkeypatch: pytest.MonkeyPatch
+    snapshots: Snapshots, docora: Docora, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot_job, "LOCK_TIMEOUT", 0.2)
     link, upstream = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=1)
-    docora = snapshots.docora
     docora.set_link(link, status="synced")
     docora.hold_lock(link.job_id)
     snapshots.work_here()

@@ -437,10 +437,9 @@ def test_a_job_whose_worker_was_killed_before_it_began_is_not_lost(snapshots: Sn
     assert not has_live_job(snapshots.docora, link)
 
 
-def test_a_cleaning_that_breaks_off_loses_no_job(snapshots: Snapshots) -> None:
+def test_a_cleaning_that_breaks_off_loses_no_job(snapshots: Snapshots, docora: Docora) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
     begin(snapshots, link)
-    docora = snapshots.docora
     expire_heartbeats(docora)
 
     def clean(url: str) -> None:

@@ -201,10 +201,9 @@ def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
 
 @pytest.mark.slow
 def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(
-    snapshots: Snapshots, bullmq: Bullmq, monkeypatch: pytest.MonkeyPatch
+    snapshots: Snapshots, docora: Docora, bullmq: Bullmq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reasons, "_LOOK_INTERVAL", 0)
-    docora = snapshots.docora
     worker = SnapshotWorker(snapshots.settings, connect(snapshots.settings), "w")
     link = docora.add_link("scanning", retry_count=0)
     with bullmq.worker(lambda _: None):
