@@ -144,5 +144,4 @@ def test_a_paced_retry_resets_a_circuit_as_soon_as_its_row_is_free(
             "UPDATE app_repositories SET status = 'synced' WHERE status = 'pending_snapshot'"
         )
         time.sleep(0.1)
-    result = finish(process).ended(0)
-    assert "not reset" not in result.stdout
+    assert "not reset" not in finish(process).ended(0).stdout

@@ -153,8 +153,7 @@ def test_repair_resets_stuck_links_only(bullmq: Bullmq) -> None:
     found = bullmq.run("doctor", "--json", env=environment)
     assert check(found, "drift_stuck")["finding"] == "2 scanning links without a live job"
     assert check(found, "drift_lost")["state"] == "ok"
-    planned = bullmq.run("repair", "--dry-run", "--json", env=environment)
-    assert planned.data["counts"]["reset"] == 2
+    assert bullmq.run("repair", "--dry-run", "--json", env=environment).data["counts"]["reset"] == 2
     result = bullmq.run("repair", "--yes", "--json", env=environment)
 
     assert (result.code, result.data["by_kind"]["stuck"]) == (0, 2), result

@@ -213,8 +213,7 @@ def test_doctor_names_the_pool_and_what_works(docora: Docora) -> None:
         "ok",
         True,
     )
-    direct = check(examine(docora), "postgres_pooling")
-    assert direct["finding"] == "no proxy before Postgres"
+    assert check(examine(docora), "postgres_pooling")["finding"] == "no proxy before Postgres"
 
 
 def test_what_is_shown_is_what_is_connected_to(docora: Docora, tmp_path: Path) -> None:

@@ -77,8 +77,7 @@ def test_options_that_exclude_each_other_and_slips_are_usage_errors(docora: Doco
     ):
         result = docora.run(*words.split(), "--json").ended(2, "usage")
         assert re.match(r"Error: \S.*\nHint: \S.*\n\Z", result.stderr), result
-    typo = docora.run("retri")
-    assert "Did you mean 'retry'" in typo.stderr
+    assert "Did you mean 'retry'" in docora.run("retri").stderr
     for name, hint in (("stauts", "did you mean status?"), ("zzz", "see docora-ops --help for")):
         docora.run("help", name).ended(2, says=f"Hint: {hint}")
     unquoted = docora.run("retry", "Acme", "Search", "octo/api")

@@ -193,8 +193,7 @@ def test_a_repository_that_no_chosen_app_has_is_an_error(docora: Docora) -> None
         ),
         (["--app", "Other", "--repo", "octo/repo1*"], "no repository matches 'octo/repo1*'", ""),
     ):
-        result = docora.run("links", *options).ended(3, says=message)
-        assert hint in result.stderr
+        assert hint in docora.run("links", *options).ended(3, says=message).stderr
 
 
 def test_without_redis_the_links_are_listed_and_without_postgres_nothing(docora: Docora) -> None:
@@ -266,8 +265,7 @@ def test_a_long_error_is_cut_where_it_is_read_and_no_secret_with_it(docora: Doco
     shown = docora.run("failed")
     assert head in shown.stdout
     assert "5ecr3t" not in shown.stdout
-    whole = docora.run("show", *link.ids, "--json")
-    assert len(whole.data["error_message"]) > 3_000_000
+    assert len(docora.run("show", *link.ids, "--json").data["error_message"]) > 3_000_000
     docora.set_link(link, last_error="x" * 285 + " ghp_0123456789abcdefABCD")
     assert "ghp_" not in docora.run("failed", "--group-by", "error").stdout
 

@@ -67,8 +67,7 @@ def test_links_are_chosen_by_their_last_good_scan_exactly(
     assert names(docora.run("links", *both, "--json")) == {"day", "hours", "hour"}
     [group] = docora.run("failed", *both, "--group-by", "app", "--json").data
     assert group["links"] == 3
-    planned = docora.run("retry-all-failed", *both, "--dry-run", "--json")
-    assert planned.data["total"] == 3
+    assert docora.run("retry-all-failed", *both, "--dry-run", "--json").data["total"] == 3
     quiet = docora.add_app("Quiet Harbor")
     [app] = docora.run("apps", *both, "--json").data
     assert (app["links"], app["failed"], app["synced"]) == (3, 3, 0)
@@ -83,8 +82,7 @@ def test_links_are_chosen_by_their_last_good_scan_exactly(
     for name, hours in (("last_scan_after", 48), ("last_scan_before", 1)):
         ago = docora.one("SELECT now() - %s::timestamptz", recorded[name])
         assert abs(ago - timedelta(hours=hours)) < timedelta(minutes=5)
-    shown = docora.run("history").stdout
-    assert f"--last-scan-before {recorded['last_scan_before']}" in shown
+    assert f"--last-scan-before {recorded['last_scan_before']}" in docora.run("history").stdout
     again = ("--last-scan-before", recorded["last_scan_before"])
     assert names(docora.run("links", "--status=pending_snapshot", *again, "--json")) == {
         *("day", "hours", "hour")

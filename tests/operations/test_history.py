@@ -148,8 +148,7 @@ def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
     passed = docora.run("schedule", "--json")
     assert (passed.code, passed.data["already_queued"]) == (0, 1)
     assert docora.redis.exists(*STREAMS) == 0
-    empty = docora.run("history", env=NO_DATABASE).ended(0)
-    assert empty.stderr.endswith(": no changes.\n")
+    assert docora.run("history", env=NO_DATABASE).ended(0).stderr.endswith(": no changes.\n")
 
 
 def test_a_change_that_a_running_job_keeps_out_writes_nothing(docora: Docora) -> None:

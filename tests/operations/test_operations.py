@@ -173,8 +173,7 @@ def test_follow_ends_with_a_code_of_its_own_unless_all_is_well(
 
 
 def test_each_state_is_listed_with_the_latest_step_first(docora: Docora) -> None:
-    nothing = docora.run("operations", env=NO_DATABASE)
-    assert nothing.stderr.endswith(": no operations.\n")
+    assert docora.run("operations", env=NO_DATABASE).stderr.endswith(": no operations.\n")
     write(docora, "bulk_running", left=3_590_000)
     write(docora, "bulk_gone", left=3_400_000, failed="1")
     write(docora, "bulk_cancelled", left=3_300_000, cancelled="true")

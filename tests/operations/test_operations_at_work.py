@@ -111,5 +111,4 @@ def test_an_operation_at_full_pace_is_named_too_and_leaves_nothing_to_it(docora:
         assert (planned["left_to_operations"], planned["total"]) == ([], 25)
         push.release()
         assert finish(process).code == 0
-    after = docora.run("schedule", "--dry-run", "--json").data
-    assert after["running_operations"] == []
+    assert docora.run("schedule", "--dry-run", "--json").data["running_operations"] == []

@@ -309,7 +309,6 @@ def test_a_terminal_is_told_which_jobs_keep_the_old_url(bullmq: Bullmq, link: Te
     assert question in " ".join(shown.split())
     code, shown = on_terminal(docora, command, answer=b"y\n", env=env)
     assert (code, shown.count("1 link needs a resync")) == (0, 2)
-    changed = bullmq.run("set-url", link.app_id, f"{NEW}/2", "--json")
-    assert changed.data["jobs_with_old_url"] == 1
+    assert bullmq.run("set-url", link.app_id, f"{NEW}/2", "--json").data["jobs_with_old_url"] == 1
     same = bullmq.run("set-url", link.app_id, f"{NEW}/2", "--json")
     assert (same.data["jobs_with_old_url"], same.data["links_to_resync"]) == (0, [])

@@ -370,5 +370,4 @@ def test_links_are_due_from_the_release_on(docora: Docora, links: Links) -> None
     )
     hold(docora, link)
     assert docora.run("release", link.app_id).code == 0
-    freshness = docora.run("status", "--json", env=ONE_LOOK).data["freshness"]
-    assert freshness["nothing_moves"] is False
+    assert docora.run("status", "--json", env=ONE_LOOK).data["freshness"]["nothing_moves"] is False

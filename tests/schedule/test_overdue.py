@@ -299,8 +299,7 @@ def test_the_last_pass_of_schedule_is_told_and_judged(
     found = check(result, "schedule")
     assert (found["state"], result.code) == (state, 6 if state == "critical" else 0), result
     assert state == "ok" or "a timer should run docora-ops schedule" in found["hint"]
-    status = docora.run("status")
-    assert f"Schedule\t{told}" in status.stdout
+    assert f"Schedule\t{told}" in docora.run("status").stdout
     assert docora.run("status", "--json").data["schedule_state"] == state
 
 
@@ -311,8 +310,7 @@ def test_each_pass_of_schedule_leaves_its_time_for_a_week_even_if_nothing_is_due
     assert docora.redis.keys("docora-ops:*") == []
     assert docora.run("schedule").code == 0
     assert 7 * 86_400 - 100 < docora.redis.ttl("docora-ops:schedule") <= 7 * 86_400
-    seconds = docora.run("queue", "--json").data["last_pass_seconds"]
-    assert 0 <= seconds < 100
+    assert 0 <= docora.run("queue", "--json").data["last_pass_seconds"] < 100
 
 
 def test_no_worker_is_critical_even_if_no_job_waits(docora: Docora) -> None:

@@ -193,8 +193,7 @@ def test_what_can_not_be_waited_for_is_an_error(
 ) -> None:
     docora.redis.hset("docora:bulk:bulk_00000000da5b0a4d", mapping={"total": 5, "completed": 1})
     before = docora.dump()
-    result = docora.run("wait", *arguments, "--json").ended(code)
-    assert said in result.json["error"]
+    assert said in docora.run("wait", *arguments, "--json").ended(code).json["error"]
     assert docora.dump() == before
 
 

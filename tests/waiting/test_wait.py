@@ -252,8 +252,7 @@ def test_a_redis_that_goes_away_does_not_end_a_wait(docora: Docora, own: OwnRedi
     own.stop()
     await_line(process, "the wait goes on, since the results are in Postgres")
     docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
-    result = finish(process).ended(0)
-    assert result.data["waited"]["synced"] == 1
+    assert finish(process).ended(0).data["waited"]["synced"] == 1
 
 
 def test_a_terminal_shows_a_bar(docora: Docora) -> None:

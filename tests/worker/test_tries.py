@@ -431,8 +431,7 @@ def test_a_job_whose_worker_was_killed_before_it_began_is_not_lost(snapshots: Sn
     snapshots.docora.redis.lmove(queue.key, queue.intermediate_queue_key)
     key = queue.intermediate_queue.get_first_seen_key(link.job_id)
     snapshots.docora.redis.set(key, 1)  # long ago
-    worked = snapshots.work()
-    assert "its worker took it, but never began it; the link is pending" in worked.stderr
+    assert "its worker took it, but never began it; the link is pending" in snapshots.work().stderr
     assert_in_sync(snapshots, link, upstream)
     assert not has_live_job(snapshots.docora, link)
 
