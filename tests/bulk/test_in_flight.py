@@ -1,29 +1,19 @@
 """`--in-flight` of `retry-all-failed` and `resync --all`: what is queued and when, and its end."""
 
 import signal
-import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from itertools import takewhile
 from threading import Event
-from types import SimpleNamespace
 
 import pytest
 
-from docora_ops.actions import (
-    ChangeOptions,
-    LinkChoice,
-    bulk,
-    job_watch,
-    operation_log,
-    retry_all_failed,
-    snapshot_results,
-)
+from docora_ops.actions import ChangeOptions, LinkChoice, bulk, operation_log, retry_all_failed
 from docora_ops.operations import MaxFailures
 from docora_ops.queue.operation_links import HEARD
 from docora_ops.queue.operation_records import part_key
-from tests.support.bulk_actions import RESYNC
+from tests.support.bulk_actions import RESYNC, sleep_by
 from tests.support.bullmq import Bullmq
 from tests.support.docora import Docora, Process, finish
 from tests.support.other_worker import GOES_ON, end_job, other_worker
@@ -70,8 +60,7 @@ def test_at_most_n_links_have_no_result_and_all_get_one(docora: Docora) -> None:
     RESYNC.add_links(docora, 15)
     watch = Watch(docora)
     with other_worker(docora, watch):
-        result = docora.run(*RESYNC.command, "--in-flight", "3", "--json")
-    assert result.code == 0, result
+        result = docora.run(*RESYNC.command, "--in-flight", "3", "--json").ended(0)
     assert sorted(watch.taken) == sorted(link.job_id for link in docora.links())
     assert 1 <= watch.most <= 3
     data = result.data
@@ -94,8 +83,7 @@ def test_an_app_that_never_answers_holds_its_share_only(docora: Docora) -> None:
         # Of three apps each has one slot; the last one of all has four.
         # The worker may take the last one before its row is committed, and see three then.
         eventually(lambda: docora.statuses().get("pending_snapshot") == 4, "its further links")
-        process.send_signal(signal.SIGINT)
-        result = finish(process)
+        result = finish(process, signal.SIGINT)
     assert watch.most_by_app[app_id] <= 4
     assert (result.code, result.data["left"]) == (130, 2), result
     waited = result.data["waited"]
@@ -108,8 +96,7 @@ def test_when_time_runs_out_the_rest_stays_failed(docora: Docora) -> None:
     docora.add_links(6, apps=6)
     before = failed_rows(docora)
     docora.add_worker()
-    result = docora.run("retry-all-failed", "--in-flight", "4", "--timeout", "1", "--json")
-    assert result.code == 8, result
+    result = docora.run("retry-all-failed", "--in-flight", "4", "--timeout", "1", "--json").ended(8)
     assert (result.data["stopped_by"], result.data["left"]) == ("timeout", 4)
     assert (result.data["waited"]["synced"], result.data["waited"]["unfinished"]) == (0, 2)
     left = failed_rows(docora)
@@ -126,8 +113,7 @@ def test_lost_jobs_keep_their_slots_and_are_named(docora: Docora) -> None:
     eventually(lambda: len(docora.waiting()) == 2, "two jobs")
     lost = docora.waiting()
     docora.queue.empty()  # type: ignore[no-untyped-call]
-    result = finish(process)
-    assert result.code == 6, result
+    result = finish(process).ended(6)
     assert (result.data["stopped_by"], result.data["left"]) == ("lost_jobs", 4)
     assert sorted(each["job_id"] for each in result.data["waited"]["lost_links"]) == sorted(lost)
     left = failed_rows(docora)
@@ -143,8 +129,7 @@ def test_a_running_job_takes_no_slot_and_is_followed(docora: Docora) -> None:
         process = docora.start("retry-all-failed", "--in-flight", "1", "--json")
         eventually(lambda: {*map(docora.status, others)} == {"synced"}, "the other links")
         docora.set_link(running, status="synced")
-        result = finish(process)
-    assert result.code == 0, result
+        result = finish(process).ended(0)
     assert (result.data["already_running"], result.data["queued"]) == (1, 3)
     assert result.data["waited"]["synced"] == 4
 
@@ -194,10 +179,7 @@ def test_ctrl_c_leaves_what_is_in_flight_and_the_same_command_finishes(docora: D
     eventually(lambda: len(docora.waiting()) == 3, "two jobs")
     in_flight = in_turns(link.job_id for link in docora.links())[:2]
     assert docora.waiting() == [*in_flight, other]
-    process.send_signal(signal.SIGINT)
-    result = finish(process)
-    assert result.code == 130, result
-    assert STOPPING in result.stderr
+    result = finish(process, signal.SIGINT).ended(130, says=STOPPING)
     assert (result.data["stopped_by"], result.data["left"]) == ("interrupted", 18)
     assert result.data["waited"]["unfinished"] == 2
     left = failed_rows(docora)
@@ -247,8 +229,7 @@ def test_a_link_that_has_failed_again_is_left_too_and_a_rescan_is_not(docora: Do
     assert docora.waiting() == [second.job_id, first.job_id]
     assert docora.statuses() == {"synced": 1, "pending_snapshot": 1, "failed": 1}
     assert third.job_id not in docora.waiting()
-    process.send_signal(signal.SIGINT)
-    assert finish(process).code == 130
+    assert finish(process, signal.SIGINT).code == 130
 
 
 @pytest.mark.slow
@@ -297,9 +278,7 @@ def test_when_a_run_is_killed_the_schedule_goes_on(docora: Docora) -> None:
 def test_a_run_keeps_showing_that_it_lives(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "_IDLE", 0)
     monkeypatch.setattr(operation_log, "_KEEP", 0)
-    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: None)
-    monkeypatch.setattr(job_watch, "time", clock)
-    monkeypatch.setattr(snapshot_results, "time", clock)
+    sleep_by(monkeypatch, lambda _: None)
     docora.add_links(4)
     options = ChangeOptions(in_flight=1)
     with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:

@@ -48,8 +48,7 @@ def assert_next_run_does_the_rest(docora: Docora, bulk: BulkAction, total: int) 
     docora.assert_sound()
     queued = len(docora.waiting())
     left_out = pending(docora) if bulk is RETRY else 0
-    rest = docora.run(*bulk.command, "--json")
-    assert rest.code == 0, rest
+    rest = docora.run(*bulk.command, "--json").ended(0)
     assert rest.data["total"] == rest.data["put_to_work"] == total - left_out
     assert rest.data["already_queued"] == queued - left_out
     assert docora.waiting() == [link.job_id for link in docora.links()]
@@ -159,9 +158,7 @@ def test_a_signal_before_any_change_ends_a_command_without_a_trace(docora: Docor
         holder.execute("LOCK TABLE app_repositories")  # not even to be read
         process = docora.start("retry-all-failed", "--json", env=PATIENT)
         await_locks(docora, 1)
-        process.send_signal(signal.SIGTERM)
-        result = finish(process)
-    assert (result.code, result.json["code"]) == (130, "interrupted"), result
+        result = finish(process, signal.SIGTERM).ended(130, "interrupted")
     assert "Traceback" not in result.stderr
     await_goodbye(docora)
     assert docora.dump() == before

@@ -1,8 +1,6 @@
 """How many links are in flight: few at first, more after clean results, fewer after failures."""
 
-import time
 from collections.abc import Generator, Sequence
-from types import SimpleNamespace
 
 import pytest
 
@@ -10,11 +8,11 @@ from docora_ops.actions import (
     BulkStep,
     ChangeOptions,
     LinkChoice,
-    job_watch,
     retry_all_failed,
     snapshot_results,
 )
 from docora_ops.operations import MaxFailures, StoppedBy
+from tests.support.bulk_actions import sleep_by
 from tests.support.docora import Docora
 from tests.support.other_worker import end_job
 
@@ -42,12 +40,9 @@ class Workers:
 def steps_beside(
     workers: Workers, monkeypatch: pytest.MonkeyPatch, options: ChangeOptions
 ) -> Generator[BulkStep]:
-    clock = SimpleNamespace(monotonic=time.monotonic, sleep=workers.sleep)
-    monkeypatch.setattr(job_watch, "time", clock)
-    monkeypatch.setattr(snapshot_results, "time", clock)
-    monkeypatch.setattr(
-        snapshot_results, "_TICK", 60
-    )  # one sleep between two looks, on a slow machine, too
+    sleep_by(monkeypatch, workers.sleep)
+    # One sleep between two looks, on a slow machine, too.
+    monkeypatch.setattr(snapshot_results, "_TICK", 60)
     return retry_all_failed(workers.docora.actions().docora, LinkChoice(), options)
 
 

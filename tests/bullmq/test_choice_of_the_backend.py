@@ -25,8 +25,7 @@ WHY = {
 
 def found_by(docora: Docora, **changes: str) -> str:
     """The backend of `status` and what the choice rests on, which it says once."""
-    result = docora.run("status", "--json", env={**UNSET, **changes})
-    assert result.code == 0, result
+    result = docora.run("status", "--json", env={**UNSET, **changes}).ended(0)
     found = "{backend} {backend_source}".format(**result.data["queue"])
     if found != "rq unclear":
         assert result.stderr == f"DOCORA_OPS_BACKEND is not set: {WHY[found]}"
@@ -115,14 +114,12 @@ def test_repeated_passes_queue_nothing_while_it_is_unclear_and_name_the_backend_
     assert docora.waiting() == [first.job_id]
     docora.add_worker()
     eventually(lambda: docora.waiting() == [first.job_id, later.job_id], "a pass with a worker")
-    process.send_signal(SIGTERM)
-    result = finish(process)
+    result = finish(process, SIGTERM)
     assert (result.code, result.stderr.count("Error: ")) == (0, 1), result
     assert "and both RQ and BullMQ have keys, with no worker in sight" in result.stderr
     assert result.stderr.count("DOCORA_OPS_BACKEND is not set: using rq, as RQ workers run") == 1
     docora.redis.delete("rq:worker:worker-1")
-    refused = docora.run("schedule", "--repeat", env=env)
-    assert (refused.code, "nothing is changed" in refused.stderr) == (4, True), refused
+    docora.run("schedule", "--repeat", env=env).ended(4, says="nothing is changed")
 
 
 TWICE = "stop the workers of one kind, as each link may be worked on twice"
@@ -179,9 +176,7 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
             docora.add_worker()
             why = "workers of both RQ and BullMQ run"
         for command in (*READING, f"wait {known} --timeout 1"):
-            result = run(command)
-            codes = {"doctor": 6, "wait": 8}
-            assert result.code == codes.get(command.split()[0], 0), (command, result)
+            result = run(command).ended({"doctor": 6, "wait": 8}.get(command.split()[0], 0))
             assert result.stderr.count(f"DOCORA_OPS_BACKEND is not set, and {why}") == 1
             assert "set DOCORA_OPS_BACKEND to rq or bullmq" in result.stderr + result.stdout
             assert (TWICE in result.stderr + result.stdout) is (seen == "workers"), result
@@ -192,8 +187,7 @@ def test_where_it_is_unclear_commands_that_read_warn_and_all_others_but_cancel_r
 
         before = docora.dump()
         for command in CHANGING:
-            refused = run(command)
-            assert refused.code == 4, (command, refused)
+            refused = run(command).ended(4)
             assert f"DOCORA_OPS_BACKEND is not set, and {why}: nothing is changed" in refused.stderr
             assert f"Hint: {FIRST[seen]}set DOCORA_OPS_BACKEND to rq or bullmq" in refused.stderr
         if seen != "workers":  # a worker of BullMQ writes now and then

@@ -161,8 +161,7 @@ def refuse_changes(docora: Docora, link: TestLink, env: dict[str, str], hint: st
         ("resync", link.app_id, "--all", "--yes"),
         ("repair", "--yes"),
     ):
-        refused = docora.run(*command, "--json", env={**ONE_LOOK, **env})
-        assert (refused.code, refused.json["code"]) == (4, "wrong_backend"), refused
+        refused = docora.run(*command, "--json", env={**ONE_LOOK, **env}).ended(4, "wrong_backend")
         assert hint in refused.stderr
     assert docora.dump()[0] == rows
 
@@ -187,8 +186,7 @@ def test_in_rq_mode_a_bullmq_worker_without_an_rq_worker_is_pointed_out(bullmq: 
         docora.add_worker()
         both = check(docora.run("doctor", "--json", env=ONE_LOOK), "bullmq_queue")
         assert both["hint"] == "run Docora with RUN_MODE=api"
-        refused = docora.run("worker", env={"ENCRYPTION_KEY": "0" * 64})
-        assert refused.code == 4
+        refused = docora.run("worker", env={"ENCRYPTION_KEY": "0" * 64}).ended(4)
         assert "a BullMQ worker of Docora runs" in refused.stderr
 
 

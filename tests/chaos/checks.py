@@ -106,7 +106,7 @@ def _of_drain(played: Round) -> list[str]:
     while docora.redis.exists(docora.queue.key, docora.queue.scheduled_job_registry.key):
         make_delayed_jobs_due(docora)
         worker = world.snapshots.start_worker("--burst", "--concurrency", "2")
-        result = finish(worker, DRAIN_TIMEOUT)
+        result = finish(worker, timeout=DRAIN_TIMEOUT)
         if result.code != ExitCode.OK:
             problems.append(f"the last worker: {result}")
             break

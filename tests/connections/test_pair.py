@@ -1,7 +1,6 @@
 """The mark in Redis that names its database: what leaves, compares and replaces it."""
 
 import json
-import signal
 from collections.abc import Mapping
 from typing import Any
 
@@ -103,8 +102,7 @@ def test_nothing_is_changed_with_the_redis_of_another_database(docora: Docora) -
             ["resync", *other.ids, "--yes"],
             ["schedule"],
         ):
-            refused = docora.run(*words, "--json")
-            assert (refused.code, refused.json["code"]) == (4, "pair_mismatched"), refused
+            refused = docora.run(*words, "--json").ended(4, "pair_mismatched")
             assert refused.json["error"].count(docora.connection.info.dbname) > 1
             assert "The mark was left 20" in refused.json["error"]
             assert "docora-ops pair --accept" in refused.json["hint"]
@@ -173,8 +171,7 @@ def test_the_next_change_replaces_a_mark_that_cannot_be_read(docora: Docora, tex
 
 @pytest.mark.parametrize("option", ["--confirm", "--reason"])
 def test_what_belongs_to_an_acceptance_is_refused_without_it(docora: Docora, option: str) -> None:
-    refused = docora.run("pair", option, "x")
-    assert (refused.code, f"{option} needs --accept" in refused.stderr) == (2, True), refused
+    docora.run("pair", option, "x").ended(2, says=f"{option} needs --accept")
 
 
 def test_a_user_without_the_key_changes_links_and_leaves_no_mark(docora: Docora) -> None:
@@ -246,6 +243,5 @@ def test_doctor_names_workers_that_may_not_read_the_mark(snapshots: Snapshots) -
         )
         [shown] = docora.run("queue", "--json").data["workers"]
         assert shown["may_compare"] is False
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
     docora.redis.acl_log_reset()

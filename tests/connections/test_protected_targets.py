@@ -45,16 +45,14 @@ def test_neither_yes_nor_silence_confirms_a_mass_change(docora: Docora, env: Env
                 (["--yes", "--confirm", "trial"], "--confirm trial: the target is prod"),
             ):
                 arguments = [*words, *options, "--target", "prod"]
-                result = docora.run(*arguments, env=unprotected)
-                assert (result.code, said in result.stderr) == (2, True), (arguments, result)
+                docora.run(*arguments, env=unprotected).ended(2, says=said)
     no_target = docora.run("retry-all-failed", "--confirm", "prod")
     assert (no_target.code, "there is no target" in no_target.stderr) == (2, True)
 
 
 def test_the_name_confirms_it(docora: Docora, env: Env) -> None:
     for words in MASS_CHANGES:
-        result = docora.run(*words, "--confirm", "prod", "--target", "prod", env=env)
-        assert result.code == 0, result
+        docora.run(*words, "--confirm", "prod", "--target", "prod", env=env).ended(0)
     assert docora.redis.exists("rq:suspended")
     assert len(docora.waiting()) == 3
 
@@ -86,8 +84,7 @@ def test_what_is_no_mass_change_needs_no_name(docora: Docora, env: Env) -> None:
         ["resume"],
         ["release", APP],
     ):
-        result = docora.run(*words, "--target", "prod", env=env)
-        assert result.code == 0, result
+        docora.run(*words, "--target", "prod", env=env).ended(0)
 
 
 def test_protected_settings_refuse_mass_changes(docora: Docora, env: Env, write: Write) -> None:

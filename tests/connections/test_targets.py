@@ -32,8 +32,7 @@ def test_the_environment_leads_no_target_away(docora: Docora, env: Env) -> None:
         {"DATABASE_URL_FILE": "/nowhere", "REDIS_URL_FILE": "/nowhere"},
         {"DOCORA_OPS_CONNECT_TIMEOUT": "7", "DOCORA_OPS_PROTECTED": "no"},
     ):
-        result = docora.run("apps", "--target", "prod", "--json", env={**env, **elsewhere})
-        assert result.code == 0, (elsewhere, result)
+        result = docora.run("apps", "--target", "prod", "--json", env={**env, **elsewhere}).ended(0)
         assert [app["app_name"] for app in result.data] == ["Acme Search"]
 
 
@@ -42,8 +41,7 @@ def test_the_next_commands_of_set_url_name_the_target(docora: Docora, env: Env) 
     link = docora.add_link()
     docora.link(link.app_id, docora.add_repository("octo/other"), "scanning")
     words = ("set-url", link.app_id, "https://new.example", "--confirm", "prod", "--json")
-    by_name = docora.run(*words, "--target", "prod", env=env)
-    assert by_name.code == 0, by_name
+    by_name = docora.run(*words, "--target", "prod", env=env).ended(0)
     commands = by_name.data["next_commands"]
     assert [line.partition(": ")[2] for line in by_name.stderr.splitlines()[-2:]] == commands
     assert [shlex.split(command)[1] for command in commands] == ["resync", "retry-all-failed"]
@@ -237,8 +235,7 @@ def test_the_name_stands_wherever_a_server_is_named_or_changed(docora: Docora, e
     assert {entry["target"] for entry in entries} == {"prod"}
     history = docora.run("history", "--json", *prod, env=env)
     assert {entry["target"] for entry in history.data} == {"prod"}
-    without = docora.run("history", "--json")
-    assert "target" not in without.json
+    assert "target" not in docora.run("history", "--json").json
     code, shown = on_terminal(docora, ["resync", *link.ids, *prod], answer=b"n\n", env=env)
     assert (code, "\nprod: " in shown.replace("\r", "")) == (130, True), shown
 
@@ -272,9 +269,8 @@ def test_a_check_shows_all_and_fails_for_a_problem(docora: Docora, env: Env, wri
     for _ in range(3):
         docora.add_link()
     with frozen(docora):
-        result = docora.run("targets", "--check", "--json", env=env)
+        result = docora.run("targets", "--check", "--json", env=env).ended(6)
     prod, trial = result.data
-    assert result.code == 6, result
     assert (prod["failed_links"], prod["overdue_links"], prod["worker_count"]) == (3, 0, 1)
     assert prod["problem"] is None
     assert trial["failed_links"] is trial["worker_count"] is None

@@ -59,8 +59,7 @@ def test_redis_is_reached_by_tls_unless_nobody_vouches_for_it(
 ) -> None:
     with Proxy.before_redis(docora.redis_url, tls=tls[0]) as proxy:
         url = proxy.url.replace("redis://", "rediss://")
-        refused = retry(docora, link, REDIS_URL=url)
-        assert (refused.code, refused.json["code"]) == (5, "redis"), refused
+        refused = retry(docora, link, REDIS_URL=url).ended(5, "redis")
         assert "certificate verify failed: unable to get local issuer" in refused.json["error"]
         assert docora.status(link) == "failed"
         url += f"?ssl_ca_certs={tls[1]}"
@@ -74,8 +73,7 @@ def test_redis_is_reached_by_its_socket_with_a_login_of_any_characters(
         "ops:é", enabled=True, passwords=[f"+{SECRET}"], keys=["*"], commands=["+@all"]
     )
     url = with_login(f"unix://{tmp_path / 'r'}?db=3", "ops:é", SECRET)
-    result = retry(docora, link, REDIS_URL=url)
-    assert result.code == 0, result
+    retry(docora, link, REDIS_URL=url).ended(0)
     with redis.Redis.from_url(f"{own.access.owner}/3") as third:
         assert third.lrange(docora.queue.key, 0, -1) == [link.job_id.encode()]
     assert own.client.keys() == []
@@ -224,12 +222,10 @@ def test_the_first_server_that_answers_is_used_and_named(docora: Docora) -> None
     with Proxy.before_postgres(docora.database_url) as proxy:
         login, _, server = proxy.url.partition("@")
         url = f"{login}@docora.invalid,{nobody},{server}?target_session_attrs=read-write"
-        found = docora.run("failed", env={"DATABASE_URL": url})
-        assert found.code == 0, found
+        found = docora.run("failed", env={"DATABASE_URL": url}).ended(0)
         assert f"{name} on 127.0.0.1:{proxy.port} (schema public), " in found.stderr
         proxy.go_away()
-        refused = docora.run("failed", "--json", env={"DATABASE_URL": url})
-    assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
+        refused = docora.run("failed", "--json", env={"DATABASE_URL": url}).ended(5, "postgres")
     for reason in (
         f"Postgres database {name} has no usable server: docora.invalid can't be reached: ",
         f"; {nobody} can't be reached: connection refused; ",

@@ -4,10 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
-from docora_ops.actions.docora import Docora as Opened
-from docora_ops.actions.doctor import Diagnosis, diagnose
 from docora_ops.errors import ConfigurationError
 from docora_ops.settings import load_settings
 from tests.support.diagnoses import check, examine, make_healthy, not_ok
@@ -22,8 +19,7 @@ def test_a_value_is_read_from_its_file_wherever_it_is_named(docora: Docora, tmp_
     env_file = tmp_path / "docora.env"
     env_file.write_text(f"DATABASE_URL=postgres://nowhere/x\nREDIS_URL_FILE={tmp_path}/redis\n")
     env = {"DATABASE_URL": None, "REDIS_URL": None, "DATABASE_URL_FILE": f"{tmp_path}/postgres"}
-    result = docora.run("status", "--env-file", str(env_file), env=env)
-    assert result.code == 0, result
+    docora.run("status", "--env-file", str(env_file), env=env).ended(0)
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r\n\r\n"])
@@ -67,8 +63,7 @@ def test_a_key_whose_file_can_not_be_read_disturbs_only_who_needs_it(docora: Doc
     found = examine(docora, **env)
     assert (found.code, not_ok(found)) == (0, {"settings": "warning"})
     assert said in check(found, "settings")["finding"]
-    worker = docora.run("worker", "--burst", env=env)
-    assert (worker.code, f"Error: {said}\n" in worker.stderr) == (2, True), worker
+    docora.run("worker", "--burst", env=env).ended(2, says=f"Error: {said}\n")
 
 
 def test_the_key_is_read_from_a_pipe_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -81,26 +76,6 @@ def test_the_key_is_read_from_a_pipe_once(monkeypatch: pytest.MonkeyPatch, tmp_p
     for _ in range(2):
         assert settings.require_encryption_key() == bytes.fromhex("ab" * 32)
     os.close(reader)
-
-
-def test_doctor_reads_a_key_once_even_if_it_can_not_be_read(
-    docora: Docora, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a pipe without a writer, each try takes five seconds."""
-    reads = []
-
-    def read(place: str, name: str) -> str:
-        reads.append((place, name))
-        raise ConfigurationError(f"{name}_FILE {place} can't be read")
-
-    monkeypatch.setattr("docora_ops.settings._value_in", read)
-    key = {"encryption_key": None, "encryption_key_file": SecretStr("/run/key")}
-    with Opened(docora.settings.model_copy(update={**key, "drift_grace": 0})) as opened:
-        *_, diagnosis = diagnose(opened)
-    assert isinstance(diagnosis, Diagnosis)
-    settings, *_ = diagnosis.checks
-    assert "ENCRYPTION_KEY_FILE /run/key can't be read" in settings.finding
-    assert reads == [("/run/key", "ENCRYPTION_KEY")]
 
 
 @pytest.mark.parametrize("value", ["postgres://u:s3cr3t@h/d", "s3cr3t" * 10])

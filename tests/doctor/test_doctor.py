@@ -196,8 +196,7 @@ def test_each_kind_of_drift_is_counted_with_examples(docora: Docora) -> None:
     for status in (*["pending_snapshot"] * 7, "scanning"):
         docora.add_link(status)
     docora.age_links()
-    document = examine(docora)
-    assert document.code == 6, document
+    document = examine(docora).ended(6)
     drift = document.data["drift"]
     none = dict.fromkeys(["orphan", "duplicate", "stale_entry"], 0)
     assert (drift["total"], drift["counts"]) == (8, {"lost": 7, "stuck": 1, **none})
@@ -251,9 +250,7 @@ def test_an_interrupt_while_it_waits_for_the_second_look_ends_it(docora: Docora)
     docora.age_links()
     with docora.start("doctor", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
         assert process.stderr.readline() == "1 suspect at first check: checking again in 600 s.\n"
-        process.send_signal(signal.SIGINT)
-        result = finish(process)
-    assert (result.code, result.json["code"]) == (130, "interrupted"), result
+        finish(process, signal.SIGINT).ended(130, "interrupted")
 
 
 # Faults of Redis and of the queue
@@ -269,8 +266,7 @@ def test_each_fault_of_redis_and_of_the_queue_is_seen(spoiled: Docora, own: OwnR
     client.rpush("bull:snapshot-queue:wait", "1")
     client.config_set("maxmemory-policy", "volatile-lru")
     with frozen(spoiled):
-        first = examine(spoiled)
-    assert first.code == 6, first
+        first = examine(spoiled).ended(6)
     critical = ("redis_eviction", "bullmq_queue", "workers", "delayed_jobs", "freshness")
     warned = dict.fromkeys(("schedule", "waiting_jobs"), "warning")
     assert not_ok(first) == dict.fromkeys(critical, "critical") | warned
@@ -305,8 +301,7 @@ def test_a_redis_that_can_not_save_is_examined_all_the_same(spoiled: Docora, own
     eventually(
         lambda: own.client.info("persistence")["rdb_last_bgsave_status"] == "err", "the failure"
     )
-    result = examine(spoiled)
-    assert result.code == 6, result
+    result = examine(spoiled).ended(6)
     assert {name for name, state in not_ok(result).items() if name in DETAILS_OF_REDIS} == {
         "redis_primary",
         "redis_persistence",
@@ -317,8 +312,7 @@ def test_a_redis_that_can_not_save_is_examined_all_the_same(spoiled: Docora, own
 def test_a_redis_that_tells_nothing_is_only_a_warning(spoiled: Docora, own: OwnRedis) -> None:
     user = spoiled.redis_access.command_name
     own.client.execute_command("ACL", "SETUSER", user, "-info")  # type: ignore[no-untyped-call]
-    result = examine(spoiled)
-    assert result.code == 6, result
+    result = examine(spoiled).ended(6)
     found = states(result)
     assert found["redis"] == "warning"
     assert {found[name] for name in DETAILS_OF_REDIS} == {"not_checked"}
@@ -334,8 +328,7 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
         "ALTER TABLE repositories DROP COLUMN circuit_open_until;"
         "ALTER TABLE app_repositories DROP COLUMN last_error; DROP TABLE snapshot_files"
     )
-    result = examine(docora)
-    assert result.code == 6, result
+    result = examine(docora).ended(6)
     assert not_ok(result) == {
         "tables": "critical",
         "workers": "critical",
@@ -353,8 +346,7 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
     name = docora.role
     rights = "SELECT (status), UPDATE (status)"
     docora.connection.execute(f"REVOKE {rights} ON app_repositories FROM {name}".encode())
-    result = examine(docora)
-    assert result.code == 6, result
+    result = examine(docora).ended(6)
     assert not_ok(result) == {
         "privileges": "critical",
         "workers": "critical",
@@ -448,8 +440,7 @@ def test_a_key_that_decrypts_nothing_is_a_warning_if_it_can_be_judged(docora: Do
     assert not_ok(examine(docora, ENCRYPTION_KEY=right.hex())) == {}
     assert not_ok(examine(docora, ENCRYPTION_KEY=None)) == {}
     monitor = {"DATABASE_URL": docora.database_access.monitor, "ENCRYPTION_KEY": wrong.hex()}
-    blind = docora.run("doctor", "--read-only", "--json", env=ONE_LOOK | monitor)
-    assert not_ok(blind) == {}
+    assert not_ok(docora.run("doctor", "--read-only", "--json", env=ONE_LOOK | monitor)) == {}
 
 
 def test_unusable_settings_are_exit_code_2_and_warnings_are_no_failure(docora: Docora) -> None:

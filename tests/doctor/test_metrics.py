@@ -126,9 +126,8 @@ def test_a_server_that_is_down_has_no_numbers_but_that_it_is_down(
     docora: Docora, down: str, variable: str, kept: set[str]
 ) -> None:
     env = {variable: f"{down}://u:s3cr3t@127.0.0.1:{refused_port()}/1"}
-    result = docora.run("metrics", "--by-app", env=env)
+    result = docora.run("metrics", "--by-app", env=env).ended(5)
     found = numbers(result)
-    assert result.code == 5
     assert found.keys() == kept
     assert found["docora_up"] == {(name,): name != down for name in ("postgres", "redis")}
     assert result.stderr.count("Error: ") == 1

@@ -61,9 +61,7 @@ def test_a_signal_in_a_destructor_ends_a_command_too(docora: Docora, tmp_path: P
         holder.execute(LOCK_TABLE)
         process = docora.start_installed("retry", *link.ids, "--json", env=environment)
         await_locks(docora, 1)
-        process.send_signal(signal.SIGUSR1)
-        result = finish(process)
-    assert (result.code, result.json["code"]) == (130, "interrupted"), result
+        result = finish(process, signal.SIGUSR1).ended(130, "interrupted")
     assert result.stderr.endswith(f"\nError: {result.json['error']}\n")
     assert "ignored" not in result.stderr
     assert docora.status(link) == "failed"

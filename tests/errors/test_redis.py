@@ -38,7 +38,8 @@ def test_a_redis_that_hangs_at_the_push_is_given_up(docora: Docora, link: TestLi
     with Proxy.before_redis(docora.redis_url) as proxy:
         proxy.plan(PUSH, Fault.HOLD_REQUEST)
         result = docora.run(*arguments("retry", link), env={"REDIS_URL": proxy.url, **HURRIED})
-    refuses(result, "redis", "did not answer in time")
+    document = refuses(result, "redis", "did not answer in time")
+    assert "it has 5 s for each answer" in document["hint"]
     assert docora.dump() == before
 
 

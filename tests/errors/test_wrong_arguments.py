@@ -89,8 +89,7 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
         (["--version=1"], "docora-ops --help"),
         (["failed", "--since", "2h"], "--last-scan-before WHEN"),
     ):
-        result = docora.run(*words)
-        assert (result.code, said in result.stderr) == (2, True), result
+        docora.run(*words).ended(2, says=said)
     listed = docora.run("links", "--status", "FAIL", "--status", "pending", "--json")
     assert [row["app_id"] for row in listed.data] == [link.app_id]
     assert docora.run("links", "--status", "s").code == 2

@@ -1,7 +1,6 @@
 """What commands say and do beside a standby, and while it takes over from the primary."""
 
 from datetime import UTC, datetime
-from signal import Signals
 
 import pytest
 
@@ -21,24 +20,20 @@ def test_no_host_takes_writes_until_the_standby_is_promoted(replicated: Docora, 
     assert replicated.run("failed", env=of_both).code == 0
     pair.catch_up()
     for command in ("retry-all-failed", "schedule"):
-        refused = replicated.run(command, "--json", env=of_standby)
-        assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
+        refused = replicated.run(command, "--json", env=of_standby).ended(5, "postgres")
         assert "is read-only" in refused.json["error"]
         assert "try again once it is promoted" in refused.json["hint"]
     of_any = {"DATABASE_URL": f"{pair.standby.command},{pair.primary_host}"}
-    refused = replicated.run("retry", *link.ids, "--json", env=of_any)
-    assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
+    refused = replicated.run("retry", *link.ids, "--json", env=of_any).ended(5, "postgres")
     assert "add target_session_attrs=read-write" in refused.json["hint"]
     pair.stop_primary()
-    refused = replicated.run("retry", *link.ids, "--json", env=of_both)
-    assert (refused.code, refused.json["code"]) == (5, "postgres"), refused
+    refused = replicated.run("retry", *link.ids, "--json", env=of_both).ended(5, "postgres")
     assert f"{pair.primary_host} can't be reached: no such file" in refused.json["error"]
     assert f"{pair.standby_host} is read-only" in refused.json["error"]
     assert "if a standby takes over, try again once it is promoted" in refused.json["hint"]
     assert replicated.waiting() == []
     pair.promote()
-    retried = replicated.run("retry", *link.ids, "--json", env=of_both)
-    assert retried.code == 0, retried
+    retried = replicated.run("retry", *link.ids, "--json", env=of_both).ended(0)
     assert "Redis belongs to" not in retried.stderr  # a standby has its primary's identifier
     assert replicated.waiting() == [link.job_id]
     assert pair.status(link) == "pending_snapshot"
@@ -105,8 +100,7 @@ def test_a_job_that_a_promotion_interrupts_is_tried_again(pair: Pair, snapshots:
         pair.promote()
         worker.await_line("takes jobs again")
         eventually(lambda: pair.status(link) == "synced", "a second try")
-        worker.signal(Signals.SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
     assert "tried again in 1 s" in worker.log
     assert worker.log.count("takes no job") == 1
 
@@ -119,8 +113,7 @@ def test_a_standby_shows_its_lag_and_calls_no_link_lost(replicated: Docora, pair
     # On the standby it is pending still, while its job has run and is gone.
     replicated.set_link(link, status="synced", last_scanned_at=datetime(2020, 1, 2, tzinfo=UTC))
     environment = {"DATABASE_URL": pair.standby.command, **ONE_LOOK}
-    status = replicated.run("status", "--json", env=environment)
-    assert status.code == 0, status
+    status = replicated.run("status", "--json", env=environment).ended(0)
     assert status.data["links_by_status"]["pending_snapshot"] == 1
     assert status.data["drift"] is None
     standby = status.data["standby"]
@@ -138,22 +131,18 @@ def test_a_standby_shows_its_lag_and_calls_no_link_lost(replicated: Docora, pair
         found = check(doctor, name)
         assert (found["state"], found["finding"]) == ("not_checked", "needs the primary"), found
 
-    metrics = replicated.run("metrics", env=environment)
-    assert metrics.code == 0, metrics
+    metrics = replicated.run("metrics", env=environment).ended(0)
     assert "docora_links{" in metrics.stdout
     assert "docora_drift_links" not in metrics.stdout
 
-    repair = replicated.run("repair", "--dry-run", "--json", env=environment)
-    assert (repair.code, repair.json["code"]) == (5, "postgres"), repair
+    repair = replicated.run("repair", "--dry-run", "--json", env=environment).ended(5, "postgres")
     assert "it says nothing about drift" in repair.json["error"]
 
-    wait = replicated.run("wait", *link.ids, "--timeout", "2", "--json", env=environment)
-    assert wait.code == 8, wait
+    wait = replicated.run("wait", *link.ids, "--timeout", "2", "--json", env=environment).ended(8)
     assert "No live job" not in wait.stderr
 
     pair.catch_up()
-    again = replicated.run("wait", *link.ids, "--timeout", "5", "--json", env=environment)
-    assert again.code == 0, again
+    replicated.run("wait", *link.ids, "--timeout", "5", "--json", env=environment).ended(0)
 
 
 def test_a_standby_is_preferred_where_the_url_says_so(replicated: Docora, pair: Pair) -> None:
@@ -163,6 +152,5 @@ def test_a_standby_is_preferred_where_the_url_says_so(replicated: Docora, pair: 
         if promoted:
             pair.promote()
             eventually(lambda: not pair.is_standby, "a promotion")
-        status = replicated.run("status", "--json", env={"DATABASE_URL": url})
-        assert status.code == 0, status
+        status = replicated.run("status", "--json", env={"DATABASE_URL": url}).ended(0)
         assert status.data["postgres"].endswith(f" on {host}")

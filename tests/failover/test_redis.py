@@ -26,19 +26,16 @@ def test_jobs_that_a_failover_has_lost_are_queued_again(redis_pair: RedisPair) -
     plan.wait()
     redis_pair.primary.stop()
     plan.release()
-    ended = finish(process)
-    assert (ended.code, ended.json["code"]) == (5, "redis"), ended
+    ended = finish(process).ended(5, "redis")
     done = ended.data["queued"]
     assert 0 < done < 20
     assert "the same command finishes the rest" in ended.stderr
 
     redis_pair.promote()
-    again = docora.run("retry-all-failed", "--yes", "--json", env=environment)
-    assert again.code == 0, again
+    again = docora.run("retry-all-failed", "--yes", "--json", env=environment).ended(0)
     assert again.data["queued"] == 20 - done
     assert len(docora.waiting()) == 20 - done
-    repaired = docora.run("repair", "--yes", "--json", env={**environment, **AT_ONCE})
-    assert repaired.code == 0, repaired
+    docora.run("repair", "--yes", "--json", env={**environment, **AT_ONCE}).ended(0)
     assert len(docora.waiting()) == 20
     assert docora.doubled_jobs() == []
 
@@ -49,8 +46,7 @@ def test_the_former_primary_refuses_changes_until_the_name_moves(redis_pair: Red
     environment = {"REDIS_URL": redis_pair.url}
     redis_pair.replica.client.replicaof("NO", "ONE")
     redis_pair.demote()
-    refused = docora.run("retry", *link.ids, "--json", env=environment)
-    assert (refused.code, refused.json["code"]) == (5, "redis"), refused
+    refused = docora.run("retry", *link.ids, "--json", env=environment).ended(5, "redis")
     assert "it is a read-only replica" in refused.json["error"]
     assert "try again once it is promoted" in refused.json["hint"]
     assert docora.status(link) == "failed"

@@ -1,13 +1,12 @@
 """Workers wait while Redis is away or fails over, and go on with the new primary."""
 
 from contextlib import suppress
-from signal import Signals
 
 import pytest
 import redis
 
 from tests.failover.conftest import RedisPair
-from tests.support.docora import WIP
+from tests.support.docora import WIP, Docora
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
@@ -36,9 +35,8 @@ def broken_link(snapshots: Snapshots) -> TestLink:
 
 @pytest.mark.slow
 def test_a_worker_goes_on_with_the_new_primary_although_the_former_one_keeps_its_connections(
-    snapshots: Snapshots, redis_pair: RedisPair
+    snapshots: Snapshots, docora: Docora, redis_pair: RedisPair
 ) -> None:
-    docora = snapshots.docora
     with running(snapshots, "--concurrency", "1", REDIS_URL=redis_pair.name.url) as worker:
         worker.await_ready()
         await_waiting_worker(docora)
@@ -52,8 +50,7 @@ def test_a_worker_goes_on_with_the_new_primary_although_the_former_one_keeps_its
         other = broken_link(snapshots)
         snapshots.queue(other, max_retry_attempts=2)
         eventually(lambda: docora.status(other) == "failed", "a second try")
-        worker.signal(Signals.SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
     assert worker.log.count(WAITS) == worker.log.count(BACK) == 1
     assert "Traceback" not in worker.log
     assert docora.redis.zcard(WIP) == 0
@@ -80,15 +77,13 @@ def test_a_job_is_finished_while_redis_is_away(snapshots: Snapshots, redis_pair:
         eventually(lambda: docora.status(other) == "failed", "a further job")
         # The end of the first job is not recorded: its heartbeats end, and it is run again.
         expire_heartbeats(docora)
-        worker.signal(Signals.SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
     assert worker.log.count(WAITS) == 1
     assert "Traceback" not in worker.log
     logs = ""
     for _ in range(2):
         make_delayed_jobs_due(docora)
-        ended = snapshots.work()
-        assert ended.code == 0
+        ended = snapshots.work().ended(0)
         logs += ended.stderr
     assert logs.count(" began, try ") == 1
     assert (
@@ -108,8 +103,7 @@ def test_a_worker_that_waits_for_redis_ends_at_once_when_told(
         worker.await_ready(2)
         redis_pair.primary.stop()
         worker.await_line(WAITS, 2)
-        worker.signal(Signals.SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
     assert worker.log.count("ended, as told") == 2
 
 

@@ -44,8 +44,7 @@ def test_help_usage_errors_and_the_check_of_a_worker_load_no_driver(docora: Doco
         ("retry-all-failed --limit many --json", 2),
         ("worker --check", 6),
     ):
-        result = docora.run(*words.split(), env=TRACE)
-        assert result.code == code, result
+        result = docora.run(*words.split(), env=TRACE).ended(code)
         is_help = words.endswith("--help")
         assert not packages(result) & (NOT_FOR_HELP if is_help else DRIVERS), words
     # Without this the test could not fail.
@@ -76,14 +75,11 @@ def test_options_that_exclude_each_other_and_slips_are_usage_errors(docora: Doco
         "resync one",
         "resync one --all --wait --dry-run",
     ):
-        result = docora.run(*words.split(), "--json")
-        assert (result.code, result.json["code"]) == (2, "usage"), result
+        result = docora.run(*words.split(), "--json").ended(2, "usage")
         assert re.match(r"Error: \S.*\nHint: \S.*\n\Z", result.stderr), result
-    typo = docora.run("retri")
-    assert "Did you mean 'retry'" in typo.stderr
+    assert "Did you mean 'retry'" in docora.run("retri").stderr
     for name, hint in (("stauts", "did you mean status?"), ("zzz", "see docora-ops --help for")):
-        page = docora.run("help", name)
-        assert (page.code, f"Hint: {hint}" in page.stderr) == (2, True), page
+        docora.run("help", name).ended(2, says=f"Hint: {hint}")
     unquoted = docora.run("retry", "Acme", "Search", "octo/api")
     hint = "Hint: quote names that contain spaces; see docora-ops retry --help\n"
     assert unquoted.stderr.endswith(hint)

@@ -31,12 +31,7 @@ from hypothesis.stateful import (
 
 from docora_ops import actions as api
 from docora_ops.actions import BulkStep
-from docora_ops.errors import (
-    LinkLockedError,
-    NotFailedError,
-    NotFoundError,
-    SnapshotRunningError,
-)
+from docora_ops.errors import LinkLockedError, NotFailedError, NotFoundError, SnapshotRunningError
 from docora_ops.jobs import JobState
 from docora_ops.links import Action, Outcome
 from docora_ops.operations import BulkResult

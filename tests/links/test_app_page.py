@@ -156,8 +156,7 @@ def test_an_app_that_was_removed_meanwhile_is_not_found(docora: Docora) -> None:
             holds.wait()
             docora.connection.execute("DELETE FROM apps")
             holds.release()
-            result = finish(process)
-    assert (result.code, result.json["code"]) == (3, "not_found"), result
+            result = finish(process).ended(3, "not_found")
     assert "no app 'Quiet Harbor'" in result.json["error"]
 
 

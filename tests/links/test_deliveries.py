@@ -160,8 +160,7 @@ def test_period_and_path_choose_files_and_the_proof_is_of_all_matching_ones(doco
     ):
         result = run(docora, "deliveries", app, "--path", pattern)
         assert (result.code, end in result.stdout) == (code, True), result
-        data = run(docora, "deliveries", app, "--path", pattern, "--json").data
-        assert data["files"] == counted
+        assert run(docora, "deliveries", app, "--path", pattern, "--json").data["files"] == counted
 
 
 def test_a_night_is_the_last_one_even_when_the_next_has_begun(docora: Docora) -> None:

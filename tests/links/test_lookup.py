@@ -158,8 +158,7 @@ def test_a_beginning_is_enough_for_many_links_only_where_a_person_is_asked(docor
     before = docora.dump()
     for command in OF_MANY:
         assert docora.run(*command, "--dry-run").code == 0
-        result = docora.run(*command, "--yes")
-        assert result.code == 3, result
+        result = docora.run(*command, "--yes").ended(3)
         assert "only if the command asks for confirmation\n" in result.stderr
         assert result.stderr.endswith(f"Hint: did you mean '{NOTES}'?\n")
     assert docora.dump() == before

@@ -154,8 +154,7 @@ def test_only_jobs_of_the_named_apps_are_shown(docora: Docora, links: list[TestL
     assert "Jobs of apps\t4\n" in screen.stdout
     assert screen.stdout.splitlines()[-1] == "and 2 more: see --limit"
     assert "Jobs of apps\t0\n" in none.stdout
-    unknown = docora.run("queue", "--app", "Nobody", "--json")
-    assert (unknown.code, unknown.json["code"]) == (3, "not_found")
+    docora.run("queue", "--app", "Nobody", "--json").ended(3, "not_found")
 
 
 @pytest.fixture

@@ -19,8 +19,7 @@ LATER = 4_000_000_000
 
 def show(docora: Docora, link: TestLink, *options: str) -> Result:
     with frozen(docora):
-        result = docora.run("show", *link.ids, *options, env=read_only(docora))
-    assert result.code == 0, result
+        result = docora.run("show", *link.ids, *options, env=read_only(docora)).ended(0)
     assert result.stderr == ""
     return result
 

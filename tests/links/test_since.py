@@ -67,8 +67,7 @@ def test_links_are_chosen_by_their_last_good_scan_exactly(
     assert names(docora.run("links", *both, "--json")) == {"day", "hours", "hour"}
     [group] = docora.run("failed", *both, "--group-by", "app", "--json").data
     assert group["links"] == 3
-    planned = docora.run("retry-all-failed", *both, "--dry-run", "--json")
-    assert planned.data["total"] == 3
+    assert docora.run("retry-all-failed", *both, "--dry-run", "--json").data["total"] == 3
     quiet = docora.add_app("Quiet Harbor")
     [app] = docora.run("apps", *both, "--json").data
     assert (app["links"], app["failed"], app["synced"]) == (3, 3, 0)
@@ -83,8 +82,7 @@ def test_links_are_chosen_by_their_last_good_scan_exactly(
     for name, hours in (("last_scan_after", 48), ("last_scan_before", 1)):
         ago = docora.one("SELECT now() - %s::timestamptz", recorded[name])
         assert abs(ago - timedelta(hours=hours)) < timedelta(minutes=5)
-    shown = docora.run("history").stdout
-    assert f"--last-scan-before {recorded['last_scan_before']}" in shown
+    assert f"--last-scan-before {recorded['last_scan_before']}" in docora.run("history").stdout
     again = ("--last-scan-before", recorded["last_scan_before"])
     assert names(docora.run("links", "--status=pending_snapshot", *again, "--json")) == {
         *("day", "hours", "hour")
@@ -111,11 +109,9 @@ def test_links_are_resynced_by_their_last_scan(docora: Docora, links: dict[str, 
 
 def test_a_value_that_is_neither_moment_nor_age_is_refused(docora: Docora) -> None:
     for value in ("2", "30m2h", "25:00", "tomorrow", "-1h", "2026-13-01", "0001-01-01T00:00+14:00"):
-        refused = docora.run("links", f"--last-scan-before={value}")
-        assert refused.code == 2, refused
+        refused = docora.run("links", f"--last-scan-before={value}").ended(2)
         assert f"{value!r} is neither a moment" in refused.stderr
-    far = docora.run("links", "--last-scan-after", "999999999d", "--json")
-    assert (far.code, far.json["code"]) == (2, "usage")
+    docora.run("links", "--last-scan-after", "999999999d", "--json").ended(2, "usage")
 
 
 def test_a_time_of_day_means_its_last_occurrence() -> None:
@@ -142,8 +138,7 @@ def test_a_time_without_scans_is_refused(docora: Docora, links: dict[str, TestLi
     ):
         chosen = [f"--last-scan-{option}" for option in options]
         for command in ("apps", "resync 'Acme Search' --all --yes"):
-            refused = docora.run(*shlex.split(command), *chosen)
-            assert (refused.code, why in refused.stderr) == (2, True), refused
+            docora.run(*shlex.split(command), *chosen).ended(2, says=why)
     assert docora.waiting() == []
     assert len(names(docora.run("failed", "--last-scan-before=9000-01-01", "--json"))) == 6
 

@@ -102,9 +102,8 @@ def test_when_it_is_killed_the_same_command_finishes(docora: Docora) -> None:
     await_goodbye(docora)
     docora.assert_sound()
     with other_worker(docora):
-        again = docora.run("retry-all-failed", "--in-flight", "2", "--json")
+        docora.run("retry-all-failed", "--in-flight", "2", "--json").ended(0)
         eventually(lambda: docora.statuses() == {"synced": 5}, "all")
-    assert again.code == 0
 
 
 def test_what_ends_before_it_is_recorded_is_told_at_once(docora: Docora) -> None:

@@ -65,12 +65,10 @@ def start_with_results(docora: Docora) -> ForkedProcess:
 def test_a_colleague_who_cancels_is_named_and_the_results_are_there(docora: Docora) -> None:
     process = start_with_results(docora)
     operation_id = only_operation(docora)
-    cancelled = docora.run("cancel", operation_id)
-    assert cancelled.code == 0, cancelled
+    docora.run("cancel", operation_id).ended(0)
     await_line(process, "No further link is queued: ")
     with other_worker(docora):
-        result = finish(process)
-    assert result.code == 7, result
+        finish(process).ended(7)
     found = told(docora)
     assert (found["state"], found["stopped_by"]) == ("cancelled", "cancelled")
     assert found["cancelled_by"] == found["who"]
@@ -156,8 +154,7 @@ def test_beside_docoras_own_workers_a_resync_tells_the_same(bullmq: Bullmq, doco
     link = docora.add_link("synced")
     docora.add_deliveries(link, 2)
     with bullmq.docora_at_work():
-        done = bullmq.run("resync", *link.ids, "--yes", "--wait", "--timeout", "50")
-    assert done.code == 0, done
+        bullmq.run("resync", *link.ids, "--yes", "--wait", "--timeout", "50").ended(0)
     [entry] = bullmq.run("history", "--json").data
     assert entry["counts"] == {"total": 1, "reset": 1, "deliveries_cleared": 2}
     assert entry["results"] == results(1, 0, 0)

@@ -148,9 +148,7 @@ def test_what_changes_nothing_leaves_nothing(docora: Docora) -> None:
     passed = docora.run("schedule", "--json")
     assert (passed.code, passed.data["already_queued"]) == (0, 1)
     assert docora.redis.exists(*STREAMS) == 0
-    empty = docora.run("history", env=NO_DATABASE)
-    assert empty.code == 0
-    assert empty.stderr.endswith(": no changes.\n")
+    assert docora.run("history", env=NO_DATABASE).ended(0).stderr.endswith(": no changes.\n")
 
 
 def test_a_change_that_a_running_job_keeps_out_writes_nothing(docora: Docora) -> None:
@@ -158,8 +156,7 @@ def test_a_change_that_a_running_job_keeps_out_writes_nothing(docora: Docora) ->
     docora.start_job(link.job_id)
     tables, keys = docora.dump()
     for command in (("retry", *link.ids), ("schedule",)):
-        result = docora.run(*command, "--json")
-        assert result.code == 0, result
+        docora.run(*command, "--json").ended(0)
         passed = docora.redis.delete("docora-ops:schedule")
         assert passed == (command == ("schedule",))
         assert docora.dump() == (tables, keys), command
@@ -174,8 +171,7 @@ def test_a_change_that_is_refused_in_redis_leaves_neither_job_nor_entry(docora: 
         docora.redis.set(stream, "not a stream")
     before = docora.dump()[1]
     for arguments in (("retry", *link.ids), ("schedule",), ("history",)):
-        result = docora.run(*arguments, env={"DOCORA_OPS_DRIFT_GRACE": "0"})
-        assert result.code == 5, (arguments, result)
+        result = docora.run(*arguments, env={"DOCORA_OPS_DRIFT_GRACE": "0"}).ended(5)
         assert "wrong kind" in result.stderr
         after = docora.dump()[1]
         # RQ's set of queues is what the script begins with.
@@ -213,10 +209,9 @@ def test_a_reset_whose_commit_fails_is_never_shown_as_done(docora: Docora) -> No
 def test_the_login_is_named_beside_the_user_and_not_the_environment(docora: Docora) -> None:
     link, login = docora.add_link(), pwd.getpwuid(1).pw_name
     line = f"echo 1 >/proc/self/loginuid || exit 99; docora-ops retry {' '.join(link.ids)}"
-    done = docora.run_in_shell(line, env={"SUDO_USER": "alice"})
+    done = docora.run_in_shell(line, env={"SUDO_USER": "alice"}).ended(0)
     if done.code == 99:
         pytest.skip("needs the right to say who has logged in")
-    assert done.code == 0, done
     assert history(docora)[0]["who"] == f"{login} as {pwd.getpwuid(os.getuid()).pw_name}@{HOST}"
 
 

@@ -69,8 +69,7 @@ def test_one_operation_of_the_dashboard_is_shown_and_needs_only_redis(docora: Do
 def test_cancel_sets_the_field_that_ends_a_run_and_needs_only_redis(docora: Docora) -> None:
     write(docora)
     before, left = docora.redis.hgetall(KEY), docora.redis.pttl(KEY)
-    result = docora.run("cancel", OPERATION, "--json", env=NO_DATABASE)
-    assert result.code == 0, result
+    result = docora.run("cancel", OPERATION, "--json", env=NO_DATABASE).ended(0)
     data = {"message": "Cancellation requested", "operation_id": OPERATION}
     assert result.json == {"data": data | {"already_cancelled": False}}
     after = cast("dict[bytes, bytes]", docora.redis.hgetall(KEY))
@@ -104,20 +103,17 @@ def test_cancel_without_an_id_names_whose_operation_it_ends_and_asks(docora: Doc
 
 def test_cancel_without_an_id_is_refused_where_nobody_can_answer(docora: Docora) -> None:
     write(docora)
-    result = docora.run("cancel", "--json", env=NO_DATABASE)
-    assert (result.code, result.json["code"]) == (2, "usage"), result
+    docora.run("cancel", "--json", env=NO_DATABASE).ended(2, "usage")
     assert docora.redis.hget(KEY, "cancelled") == b"false"
 
 
 def test_without_an_id_none_or_several_running_operations_are_an_error(docora: Docora) -> None:
     write(docora, "bulk_done", completed="9")
-    none = docora.run("wait", "--json")
-    assert (none.code, none.json["code"]) == (3, "not_found"), none
+    docora.run("wait", "--json").ended(3, "not_found")
     assert on_terminal(docora, ["cancel"], env=NO_DATABASE)[0] == 3
     write(docora, "bulk_one", who="kim@ops1")
     write(docora, "bulk_two", left=3_590_000)
-    several = docora.run("wait", "--json")
-    assert (several.code, several.json["code"]) == (2, "ambiguous"), several
+    several = docora.run("wait", "--json").ended(2, "ambiguous")
     assert several.json["operation_ids"] == ["bulk_one", "bulk_two"]
     listed = "2 bulk operations are running: bulk_one of kim@ops1, bulk_two of Docora's dashboard"
     assert f"Error: {listed}\n" in several.stderr
@@ -127,8 +123,7 @@ def test_without_an_id_none_or_several_running_operations_are_an_error(docora: D
 def test_what_applies_to_one_operation_and_to_the_list_is_not_mixed(docora: Docora) -> None:
     write(docora)
     for words in (("--follow",), (OPERATION, "--page", "2"), (OPERATION, "--limit", "3")):
-        result = docora.run("operations", *words, "--json", env=NO_DATABASE)
-        assert (result.code, result.json["code"]) == (2, "usage"), result
+        docora.run("operations", *words, "--json", env=NO_DATABASE).ended(2, "usage")
 
 
 def test_an_operation_that_is_unknown_or_expired_is_not_found(docora: Docora) -> None:
@@ -176,16 +171,14 @@ def test_follow_ends_with_a_code_of_its_own_unless_all_is_well(
 ) -> None:
     write(docora, **changed)
     docora.redis.expire(KEY, 3600 - silent)
-    result = docora.run("operations", OPERATION, "--follow", "--json", env=NO_DATABASE)
-    assert result.code == 6, result
+    result = docora.run("operations", OPERATION, "--follow", "--json", env=NO_DATABASE).ended(6)
     assert result.data["completed"] == int(changed.get("completed", "4"))
     assert said in result.stderr
     assert docora.run("operations", OPERATION, env=NO_DATABASE).code == 0
 
 
 def test_each_state_is_listed_with_the_latest_step_first(docora: Docora) -> None:
-    nothing = docora.run("operations", env=NO_DATABASE)
-    assert nothing.stderr.endswith(": no operations.\n")
+    assert docora.run("operations", env=NO_DATABASE).stderr.endswith(": no operations.\n")
     write(docora, "bulk_running", left=3_590_000)
     write(docora, "bulk_gone", left=3_400_000, failed="1")
     write(docora, "bulk_cancelled", left=3_300_000, cancelled="true")

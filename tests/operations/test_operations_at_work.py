@@ -78,8 +78,7 @@ def test_a_question_a_dry_run_and_json_name_an_operation_at_work_on_the_same_lin
         result = docora.run("retry-all-failed", "--yes")
         assert re.search(said, result.stderr), result
         with other_worker(docora):
-            ended = finish(process)
-    assert ended.code == 0, ended
+            ended = finish(process).ended(0)
     assert ended.data["running_operations"] == []
     last = docora.run("resync", APP, "--all", "--dry-run", "--json").data
     assert last["running_operations"] == [], "it has ended"
@@ -112,5 +111,4 @@ def test_an_operation_at_full_pace_is_named_too_and_leaves_nothing_to_it(docora:
         assert (planned["left_to_operations"], planned["total"]) == ([], 25)
         push.release()
         assert finish(process).code == 0
-    after = docora.run("schedule", "--dry-run", "--json").data
-    assert after["running_operations"] == []
+    assert docora.run("schedule", "--dry-run", "--json").data["running_operations"] == []

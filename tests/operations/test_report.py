@@ -46,8 +46,7 @@ def retry_with_results(docora: Docora) -> str:
         result = docora.run(
             *("retry-all-failed", "--error", "500", "--wait", "--json"),
             *("--reason", "the gateway is back"),
-        )
-    assert result.code == 7, result
+        ).ended(7)
     return str(result.data["operation_id"])
 
 
@@ -297,8 +296,7 @@ def test_with_verify_it_proves_what_was_delivered(docora: Docora) -> None:
     add(docora, FILES, FILES)
     add(docora, {}, {"a.md": "ab"})
     env = {"DOCORA_OPS_DRIFT_GRACE": "0"}
-    result = docora.run("report", "--verify", env=env)
-    assert result.code == 6, result
+    result = docora.run("report", "--verify", env=env).ended(6)
     proof = section(result.stdout, "Verified")
     assert "1 link differs, 1 link proven" in proof
     assert ": 1 missing, 0 outdated, 0 extra" in proof

@@ -208,8 +208,7 @@ def test_a_bug_shows_where_it_happened_and_no_secret(
         *("retry", *link.ids, "--env-file", str(env_file), "--json"),
         env={"DATABASE_URL": None, "REDIS_URL": None, "PYTHONFAULTHANDLER": "1"},
     ) as process:
-        result = finish(process)
-    assert (result.code, result.json["code"]) == (1, "bug"), result
+        result = finish(process).ended(1, "bug")
     assert "RuntimeError" in result.json["error"]
     assert 'File "<string>", line 10, in break_down' in result.stderr
     assert "this is a bug in docora-ops" in result.stderr
@@ -218,8 +217,7 @@ def test_a_bug_shows_where_it_happened_and_no_secret(
     # Even if the bug is in what prints.
     bug = BUG.replace("Context.docora =", "Context.say = Context.show_document = break_down #")
     with docora.start_program(sys.executable, "-c", bug, "targets", "--json") as process:
-        printing = finish(process)
-    assert printing.code == 1, printing
+        printing = finish(process).ended(1)
     assert "this is a bug in docora-ops" in printing.stderr
     assert_no_secret(printing.stdout, printing.stderr)
 

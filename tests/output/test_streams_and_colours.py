@@ -1,11 +1,8 @@
 """What is printed: in the right place, with colours where there is a screen, and read or not."""
 
-import fcntl
 import os
 import re
 import signal
-import struct
-import termios
 from shlex import quote
 
 import pytest
@@ -13,6 +10,7 @@ import pytest
 from docora_ops.render.console import wrapped
 from tests.support.docora import Docora
 from tests.support.proxy import eventually, patience
+from tests.support.running_commands import small_pipe
 from tests.support.terminal import at_terminals, on_terminal, plain_talk
 
 COLOUR = re.compile(r"\x1b\[(?:[\d;]*;)?(?:3\d|4\d|9\d|10\d)(?:;[\d;]*)?m")
@@ -61,16 +59,10 @@ def test_a_reader_that_has_gone_is_no_bug(docora: Docora) -> None:
 @pytest.mark.slow
 def test_a_pipe_that_another_process_made_non_blocking_loses_nothing(docora: Docora) -> None:
     """As Node does with the streams that it passes on."""
-    reader, writer = os.pipe()
-    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    reader, writer, is_full = small_pipe()
     os.set_blocking(writer, False)
     process = docora.start_installed("help", "json", stdout=writer)
     os.close(writer)
-
-    def is_full() -> bool:
-        waiting = fcntl.ioctl(reader, termios.FIONREAD, bytes(4))
-        return struct.unpack("i", waiting) == (size,)
-
     eventually(is_full, "a full pipe")
     with os.fdopen(reader, encoding="utf-8") as stream:
         text = stream.read()
@@ -116,13 +108,11 @@ def test_any_locale_works(docora: Docora) -> None:
     link = docora.link(docora.add_app(names[0]), docora.add_repository(names[1]))
     for env in ({"LANG": "C"}, {"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "nonsense.UTF-99"}):
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        result = docora.run("retry", *names, env=env)
-        assert result.code == 0, (env, result)
+        result = docora.run("retry", *names, env=env).ended(0)
         assert link.job_id in result.stdout
         assert "Traceback" not in result.stderr
         assert names[0] in result.stdout or "LANG" not in env
-    table = docora.run("retry-all-failed", "--dry-run", env={"PYTHONIOENCODING": "ascii"})
-    assert table.code == 0
+    table = docora.run("retry-all-failed", "--dry-run", env={"PYTHONIOENCODING": "ascii"}).ended(0)
     assert (table.stdout + table.stderr).isascii()
 
 

@@ -59,8 +59,7 @@ def test_a_repair_says_that_it_checks_again_before_it_changes_anything(docora: D
     docora.age_links()
     with docora.start("repair", "--yes", env={"DOCORA_OPS_DRIFT_GRACE": "600"}) as process:
         await_line(process, "1 suspect at first check: checking again in 600 s.")
-        process.send_signal(signal.SIGINT)
-        result = finish(process)
+        result = finish(process, signal.SIGINT)
     assert (result.code, "suspects" in result.stderr) == (130, False), result
     assert docora.status(link) == "pending_snapshot"
     assert docora.waiting() == []

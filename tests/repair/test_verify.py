@@ -103,16 +103,14 @@ def test_each_planted_difference_is_found_and_no_other(docora: Docora) -> None:
     }
     for _ in range(3):
         add(docora)
-    result = run(docora, "--json")
-    assert result.code == 6, result
+    result = run(docora, "--json").ended(6)
     assert differing(result.data) == {link.job_id: each for link, each in planted.items()}
     counts = {"links": 15, "proven": 3, "differing": 12, "not_comparable": 0, "pending": 0}
     assert result.data | counts == result.data
     assert "not newer commits or what is on the app's disk" in result.stderr
 
     last = list(planted)[-2]
-    screen = run(docora, *last.ids)
-    assert screen.code == 6
+    screen = run(docora, *last.ids).ended(6)
     for part in (
         *("\t2\t1\t100\t", "2 missing: gone, lost", "1 outdated: README.md"),
         "100 extra: src/0.py, src/1.py, src/10.py, …",

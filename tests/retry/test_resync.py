@@ -32,8 +32,7 @@ def deliveries_in_all(docora: Docora) -> int:
 
 
 def test_a_resync_forgets_deliveries_and_queues_the_link(docora: Docora, link: TestLink) -> None:
-    result = docora.run("resync", APP, "octo/api", "--json")
-    assert result.code == 0, result
+    result = docora.run("resync", APP, "octo/api", "--json").ended(0)
     none = ("circuit_open_until", "circuit_reset", "waited")
     assert result.json == {
         "data": {
@@ -91,8 +90,7 @@ def test_all_is_one_bulk_operation_on_the_links_of_the_app(docora: Docora, link:
     third = docora.link(APP, docora.add_repository(), "scanning")
     docora.add_deliveries(second, 5)
     docora.enqueue(third.job_id)
-    result = docora.run("resync", APP, "--all", "--yes", "--json")
-    assert result.code == 0, result
+    result = docora.run("resync", APP, "--all", "--yes", "--json").ended(0)
     operation_id = result.data["operation_id"]
     assert result.json == bulk_document(
         "Bulk re-sync started", operation_id, queued=2, already_queued=1, deliveries_cleared=8
@@ -154,8 +152,7 @@ def test_path_sends_only_matching_files_again(docora: Docora, link: TestLink) ->
     update = docora.run(*command, "*%/d.md", "--update", "--json")
     assert (update.code, update.data["deliveries_cleared"]) == (0, 1), update
     assert paths(docora, link, marked) == {"100%/d.md"}
-    result = docora.run(*command, "docs/*")
-    assert result.code == 0, result
+    result = docora.run(*command, "docs/*").ended(0)
     assert "2 delivery records deleted: these files are sent again" in result.stdout
     kept = KEPT.replace("files", "matching files")  # the snapshot deletes others
     assert (KEPT in result.stdout, kept in result.stdout) == (False, True)

@@ -118,8 +118,7 @@ def test_a_refused_url_is_exit_code_2_and_node_env_is_read(docora: Docora, link:
 def test_url_and_time_are_set_and_the_audit_has_both_urls(docora: Docora, link: TestLink) -> None:
     docora.connection.execute("UPDATE apps SET base_url = %s", (SECRETS,))
     before = app_row(docora)
-    changed = docora.run("set-url", "acme search", NEW, "--reason", "moved", "--json")
-    assert changed.code == 0, changed
+    changed = docora.run("set-url", "acme search", NEW, "--reason", "moved", "--json").ended(0)
     after = app_row(docora)
     assert after["base_url"] == NEW
     assert after["updated_at"] > before["updated_at"]
@@ -159,8 +158,7 @@ def test_the_same_url_and_a_dry_run_change_nothing(docora: Docora, link: TestLin
     with frozen(docora):
         same = docora.run("set-url", link.app_id, OLD, "--probe")
         assert (same.code, "nothing to do, the app has this URL" in same.stderr) == (0, True)
-        planned = docora.run("set-url", "Acme", NEW, "--dry-run", env=read_only(docora))
-        assert planned.code == 0, planned
+        planned = docora.run("set-url", "Acme", NEW, "--dry-run", env=read_only(docora)).ended(0)
         assert f"Old URL\t{OLD}\nNew URL\t{NEW}\n" in planned.stdout
         assert "dry run, nothing was changed" in planned.stderr
 
@@ -219,8 +217,7 @@ def test_a_probe_that_fails_keeps_the_old_url(docora: Docora, link: TestLink) ->
         talk.send(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
 
     with raw_app(Receiver(), answer) as app:
-        changed = docora.run("set-url", link.app_id, app.base_url, "--probe", env=env)
-    assert changed.code == 0, changed
+        changed = docora.run("set-url", link.app_id, app.base_url, "--probe", env=env).ended(0)
     assert "http\tok\tHTTP 404: reached; only POST tells\t" in changed.stdout
     assert app_row(docora)["base_url"] == app.base_url
 
@@ -312,7 +309,6 @@ def test_a_terminal_is_told_which_jobs_keep_the_old_url(bullmq: Bullmq, link: Te
     assert question in " ".join(shown.split())
     code, shown = on_terminal(docora, command, answer=b"y\n", env=env)
     assert (code, shown.count("1 link needs a resync")) == (0, 2)
-    changed = bullmq.run("set-url", link.app_id, f"{NEW}/2", "--json")
-    assert changed.data["jobs_with_old_url"] == 1
+    assert bullmq.run("set-url", link.app_id, f"{NEW}/2", "--json").data["jobs_with_old_url"] == 1
     same = bullmq.run("set-url", link.app_id, f"{NEW}/2", "--json")
     assert (same.data["jobs_with_old_url"], same.data["links_to_resync"]) == (0, [])

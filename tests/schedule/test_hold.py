@@ -32,9 +32,7 @@ def links(docora: Docora) -> Links:
 
 
 def hold(docora: Docora, link: TestLink, *options: str) -> Any:
-    result = docora.run("hold", link.app_id, "--json", *options)
-    assert result.code == 0, result
-    return result.data
+    return docora.run("hold", link.app_id, "--json", *options).ended(0).data
 
 
 def exemptions(docora: Docora) -> list[str]:
@@ -109,8 +107,7 @@ def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(docora: Docora, lin
 def test_a_worker_that_does_not_obey_keeps_a_hold_off(docora: Docora, links: Links) -> None:
     docora.add_worker("plain")
     with frozen(docora):
-        refused = docora.run("hold", links[0].app_id, "--json")
-    assert (refused.code, refused.json["code"]) == (4, "hold_not_obeyed"), refused
+        refused = docora.run("hold", links[0].app_id, "--json").ended(4, "hold_not_obeyed")
     assert refused.json["worker_names"] == ["plain"]
     assert "1 live worker would still take the app's jobs: plain" in refused.stderr
     docora.redis.srem("rq:workers:snapshot-queue", "rq:worker:plain")
@@ -145,8 +142,7 @@ def test_commands_for_many_links_leave_held_apps_out_and_say_so(
     assert entry["selection"]["held"] == [name]
     check(docora.run("schedule", "--json"), 1)
     docora.set_link(link, status="scanning", retry_count=0)
-    repaired = docora.run("repair", "--yes", env=ONE_LOOK)
-    assert repaired.code == 0, repaired
+    repaired = docora.run("repair", "--yes", env=ONE_LOOK).ended(0)
     assert f"Left out: {name} is held." in repaired.stderr
     assert docora.waiting() == [other.job_id]
     assert docora.status(link) == "scanning"
@@ -177,13 +173,11 @@ def test_one_link_is_refused_or_asked_about_or_exempted(docora: Docora, links: L
     link, other = links
     hold(docora, link, *REASON)
     docora.set_link(link, status="synced")
-    refused = docora.run("retry", *link.ids, "--json")
-    assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
+    refused = docora.run("retry", *link.ids, "--json").ended(4, "not_failed")
     docora.set_link(link, status="failed")
     with frozen(docora):
         for command in (["retry", *link.ids], ["resync", *link.ids, "--yes"]):
-            refused = docora.run(*command, "--json")
-            assert (refused.code, refused.json["code"]) == (4, "app_held"), refused
+            refused = docora.run(*command, "--json").ended(4, "app_held")
             assert refused.json["held"]["reason"] == "wrong URL"
             assert "--now" in refused.json["hint"]
         assert docora.run("retry", *link.ids, "--now", "--dry-run").code == 0
@@ -226,8 +220,7 @@ def test_a_waiting_job_is_exempted_whatever_the_status_of_its_link(
     hold(docora, link)
     row = docora.row(link)
     with frozen(docora):
-        refused = docora.run("retry", *jobless.ids, "--now", "--json")
-        assert (refused.code, refused.json["code"]) == (4, "not_failed"), refused
+        docora.run("retry", *jobless.ids, "--now", "--json").ended(4, "not_failed")
         held = docora.run("retry", *link.ids, "--json")
         assert (held.code, held.json["code"], "--now" in held.stderr) == (4, "app_held", True), held
         assert docora.run("retry", *link.ids, "--now", "--dry-run").code == 0
@@ -336,8 +329,7 @@ def test_what_is_no_hold_holds_its_app_until_its_release(docora: Docora, links: 
     link, other = links
     docora.redis.hset(HOLDS, link.app_id, "no hold")
     with frozen(docora):
-        refused = docora.run("retry", *link.ids, "--json")
-        assert (refused.code, refused.json["code"]) == (4, "app_held"), refused
+        docora.run("retry", *link.ids, "--json").ended(4, "app_held")
         shown = docora.run("show", *link.ids)
         assert f"by unknown for ever: its entry in {HOLDS} is unreadable" in shown.stdout, shown
     assert docora.run("retry", *other.ids).code == 0
@@ -355,8 +347,7 @@ def test_doctor_warns_of_what_is_no_hold(docora: Docora) -> None:
 def test_the_hold_of_an_app_that_is_gone_is_shown_and_can_be_ended(docora: Docora) -> None:
     docora.redis.hset(HOLDS, "app_gone", '{"until": null}')
     assert "docora-ops release app_gone" in docora.run("status", env=ONE_LOOK).stdout
-    released = docora.run("release", "app_gone")
-    assert (released.code, "app_gone is released" in released.stderr) == (0, True), released
+    docora.run("release", "app_gone").ended(0, says="app_gone is released")
     [entry] = docora.run("history", "--json").data
     assert (entry["command"], entry["selection"]["app_id"]) == ("release", "app_gone")
     assert docora.run("release", "app_gone").code == 3
@@ -382,5 +373,4 @@ def test_links_are_due_from_the_release_on(docora: Docora, links: Links) -> None
     )
     hold(docora, link)
     assert docora.run("release", link.app_id).code == 0
-    freshness = docora.run("status", "--json", env=ONE_LOOK).data["freshness"]
-    assert freshness["nothing_moves"] is False
+    assert docora.run("status", "--json", env=ONE_LOOK).data["freshness"]["nothing_moves"] is False

@@ -52,8 +52,7 @@ def links(docora: Docora) -> dict[str, str]:
 
 
 def overdue(docora: Docora, *options: str) -> list[str]:
-    result = docora.run("links", "--overdue", "--json", *options)
-    assert result.code == 0, result
+    result = docora.run("links", "--overdue", "--json", *options).ended(0)
     return [link["repository_id"] for link in result.data]
 
 
@@ -329,8 +328,7 @@ def test_the_last_pass_of_schedule_is_told_and_judged(
     found = check(result, "schedule")
     assert (found["state"], result.code) == (state, 6 if state == "critical" else 0), result
     assert state == "ok" or "a timer should run docora-ops schedule" in found["hint"]
-    status = docora.run("status")
-    assert f"Schedule\t{told}" in status.stdout
+    assert f"Schedule\t{told}" in docora.run("status").stdout
     assert docora.run("status", "--json").data["schedule_state"] == state
 
 
@@ -341,8 +339,7 @@ def test_each_pass_of_schedule_leaves_its_time_for_a_week_even_if_nothing_is_due
     assert docora.redis.keys("docora-ops:*") == []
     assert docora.run("schedule").code == 0
     assert 7 * 86_400 - 100 < docora.redis.ttl("docora-ops:schedule") <= 7 * 86_400
-    seconds = docora.run("queue", "--json").data["last_pass_seconds"]
-    assert 0 <= seconds < 100
+    assert 0 <= docora.run("queue", "--json").data["last_pass_seconds"] < 100
 
 
 def test_a_pass_that_takes_long_is_not_late_while_it_queues_links(docora: Docora) -> None:

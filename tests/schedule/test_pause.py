@@ -1,7 +1,6 @@
 """`pause` and `resume`: workers take no job meanwhile, and everybody is told who wants that."""
 
 import re
-import signal
 
 import pytest
 import rq.suspension
@@ -36,8 +35,7 @@ def test_a_busy_worker_finishes_its_job_and_goes_on_after_resume(snapshots: Snap
     for link in (first, second):
         snapshots.queue(link)
     with held_worker(snapshots, "--name", "one") as (gate, worker):
-        paused = docora.run("pause", "--json", *REASON, env=NO_DATABASE)
-        assert paused.code == 0, paused
+        paused = docora.run("pause", "--json", *REASON, env=NO_DATABASE).ended(0)
         queues = ["snapshot-queue"]
         assert paused.data["workers"] == [{"name": "one", "state": "busy", "queues": queues}]
         gate.release()
@@ -47,18 +45,15 @@ def test_a_busy_worker_finishes_its_job_and_goes_on_after_resume(snapshots: Snap
         assert again.data["workers"] == [{"name": "one", "state": "suspended", "queues": queues}]
         assert "gateway is replaced; this pause takes its place" in again.stderr
 
-        burst = snapshots.work("--name", "two")
-        assert burst.code == 0, burst
+        burst = snapshots.work("--name", "two").ended(0)
         ended = "two: ended, since workers are suspended; to go on: docora-ops resume"
         assert ended in burst.stderr
-        several = snapshots.work("--concurrency", "2")
-        assert several.code == 0, several
+        snapshots.work("--concurrency", "2").ended(0)
         assert docora.waiting() == [second.job_id]
 
         assert docora.run("resume", env=NO_DATABASE).code == 0
         eventually(lambda: docora.status(second) == "synced", "the second job")
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
 
 
 def test_durations() -> None:
@@ -93,9 +88,7 @@ def test_a_terminal_is_asked_with_the_other_queues(docora: Docora) -> None:
     code, shown = on_terminal(docora, command, answer=b"y\n")
     assert code == 0, shown
     assert "2 busy workers finish their jobs." in shown
-    unasked = docora.run(*command)
-    assert unasked.code == 0, unasked
-    assert "nor from the other queues mail, reports." in unasked.stderr
+    docora.run(*command).ended(0, says="nor from the other queues mail, reports.")
 
 
 def test_who_and_why_is_told_wherever_the_queue_is_used(docora: Docora) -> None:
@@ -125,8 +118,7 @@ def test_rq_can_end_a_pause_and_is_not_taken_for_who_paused(docora: Docora) -> N
 
 def test_a_pause_ends_by_itself_and_each_change_leaves_an_audit_entry(docora: Docora) -> None:
     with frozen(docora):
-        nothing = docora.run("resume", env=NO_DATABASE)
-    assert nothing.code == 0, nothing
+        nothing = docora.run("resume", env=NO_DATABASE).ended(0)
     assert "nothing to resume" in nothing.stderr
     paused = docora.run("pause", "--for", "10m", "--json", *REASON, env=NO_DATABASE)
     suspension = paused.data["suspension"]

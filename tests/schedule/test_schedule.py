@@ -80,8 +80,7 @@ def test_one_pass_queues_what_is_due_and_prints_one_document(docora: Docora) -> 
     docora.enqueue(waiting.job_id)
     docora.start_job(running.job_id)
     docora.add_link("synced", scanned=timedelta(minutes=4))
-    result = docora.run("schedule", "--json")
-    assert result.code == 0, result
+    result = docora.run("schedule", "--json").ended(0)
     assert result.json == bulk_document(
         "Schedule pass done", queued=1, replaced_stale=1, already_queued=1, already_running=1
     )
@@ -132,9 +131,7 @@ def test_repeated_passes_queue_what_becomes_due_until_a_signal(docora: Docora) -
     eventually(lambda: docora.waiting() == [first.job_id], "the first pass")
     later = docora.add_link("pending_snapshot")
     eventually(lambda: docora.waiting() == [first.job_id, later.job_id], "a later pass")
-    process.send_signal(SIGTERM)
-    result = finish(process)
-    assert result.code == 0
+    result = finish(process, SIGTERM).ended(0)
     dated = r"(?m)^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z docora_.*: [12] links? due\.$"
     assert len(re.findall(dated, result.stderr)) == result.stderr.count(" due.") > 1, result
     # A pass that a timer has started is dated by its log.
@@ -155,9 +152,7 @@ def test_repeated_passes_wait_for_a_lost_server_and_say_so_once(docora: Docora) 
         docora.redis.delete("docora-ops:schedule")
         proxy.come_back()
         eventually(passed, "a pass after the outage")
-        process.send_signal(SIGTERM)
-        result = finish(process)
-    assert result.code == 0
+        result = finish(process, SIGTERM).ended(0)
     assert result.stderr.count("Error: Postgres database") == 1, result
 
 
@@ -179,8 +174,7 @@ def test_the_first_repeated_pass_waits_only_for_a_server_that_is_away(docora: Do
             assert docora.waiting() == []
             proxy.come_back()
             eventually(lambda: docora.waiting() == [link.job_id], "a pass after the outage")
-            process.send_signal(SIGTERM)
-            result = finish(process)
+            result = finish(process, SIGTERM)
         assert (result.code, result.stderr.count("Error: ")) == (0, 1), result
         docora.redis.flushdb()
     for name, value, code in (
@@ -188,8 +182,7 @@ def test_the_first_repeated_pass_waits_only_for_a_server_that_is_away(docora: Do
         ("REDIS_URL", with_login(docora.redis_url, "nobody", "wrong"), 5),
         ("DATABASE_URL", with_login(docora.database_url, "nobody", "wrong"), 5),
     ):
-        result = docora.run("schedule", "--repeat", env={name: value})
-        assert result.code == code, (name, result)
+        result = docora.run("schedule", "--repeat", env={name: value}).ended(code)
 
 
 def test_a_signal_before_the_first_pass_has_begun_ends_them_like_any_other(docora: Docora) -> None:

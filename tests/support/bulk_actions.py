@@ -1,11 +1,15 @@
 """The actions on many links, for tests of what is the same in all of them."""
 
 import re
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from docora_ops.actions import job_watch, snapshot_results
 from docora_ops.links import Action
 from docora_ops.operations import BulkResult
 from tests.support.actions import Actions
@@ -74,3 +78,10 @@ def bulk_document(message: str, operation_id: str | None = None, **changed: Any)
     }
     data |= {"total": total, "completed": total, "left": 0, "dry_run": False, "cancelled": False}
     return {"data": data | counts | changed}
+
+
+def sleep_by(monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], None]) -> None:
+    """Whoever waits for results in this process sleeps like this between two looks."""
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=sleep)
+    monkeypatch.setattr(job_watch, "time", clock)
+    monkeypatch.setattr(snapshot_results, "time", clock)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from signal import Signals
+from typing import Any, Self, cast
 
 import psycopg
 import redis
@@ -84,6 +85,13 @@ class Result:
     @property
     def data(self) -> Any:
         return self.json["data"]
+
+    def ended(self, code: int, error: str | None = None, says: str = "") -> Self:
+        """Itself, if it ended so: exit code, code of the error in its document, words on stderr."""
+        assert self.code == code, self
+        assert error is None or self.json["code"] == error, self
+        assert says in self.stderr, self
+        return self
 
 
 @dataclass
@@ -310,7 +318,12 @@ class Docora(Rows):
             return list(threads.map(lambda arguments: self.run(*arguments, env=env), commands))
 
 
-def finish(process: Process, timeout: float | None = None) -> Result:
+def finish(
+    process: Process, number: Signals | None = None, *, timeout: float | None = None
+) -> Result:
+    """Waits for its end, which this signal asks for."""
+    if number:
+        process.send_signal(number)
     stdout, stderr = process.communicate(timeout=timeout or 2 * patience())
     if stdout and stdout.startswith('{"printed_at": '):
         check_document(stdout)

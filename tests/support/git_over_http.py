@@ -57,6 +57,17 @@ class GitHandler(BaseHTTPRequestHandler):
     def refuse(self) -> None:
         self.reply(401, {"WWW-Authenticate": 'Basic realm="git"'})
 
+    def echo(self) -> bool:
+        """Repeats the login that it was told."""
+        login = self.headers.get("Authorization", "")
+        if login:
+            token = base64.b64decode(login.removeprefix("Basic ")).decode()
+            text = f"I do not like {token} nor {login} \x1b[31m\n".encode()
+            self.reply(403, {"Content-Type": "text/plain", "Content-Length": str(len(text))}, text)
+        else:
+            self.refuse()
+        return False
+
     def redirect(self, url: str) -> None:
         self.reply(302, {"Location": url})
 

@@ -1,8 +1,12 @@
 """Commands that are looked at, and killed, while they run."""
 
+import fcntl
+import os
 import signal
+import struct
+import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -83,6 +87,18 @@ def await_line(process: ForkedProcess, text: str) -> None:
         if text in line:
             return
     raise AssertionError(f"no {text!r} on stderr")
+
+
+def small_pipe() -> tuple[int, int, Callable[[], bool]]:
+    """Both ends of a pipe of 4096 bytes, and whether it is full."""
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    assert size == 4096
+
+    def is_full() -> bool:
+        return fcntl.ioctl(reader, termios.FIONREAD, bytes(4)) == struct.pack("i", size)
+
+    return reader, writer, is_full
 
 
 class ErrorOutput:

@@ -78,6 +78,10 @@ class Running:
                 return code
         raise AssertionError(f"no end after {self.log}")
 
+    def stop(self) -> None:
+        self.signal(Signals.SIGTERM)
+        assert self.end() == 0
+
     def kill(self) -> None:
         self.signal_all(Signals.SIGKILL)
         self.end()

@@ -60,8 +60,7 @@ def test_a_link_with_a_result_needs_no_wait(docora: Docora, status: str, code: i
     error = "HTTP 500 on created README.md" if status == "failed" else None
     link = docora.add_link(status, last_error=error)
     before = docora.dump()
-    result = docora.run("wait", *link.ids, "--json")
-    assert result.code == code, result
+    result = docora.run("wait", *link.ids, "--json").ended(code)
     assert "no worker" not in result.stderr
     assert "A rescan" not in result.stderr
     assert docora.dump() == before
@@ -81,14 +80,11 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
     docora.enqueue(link.job_id)
     process = docora.start("wait", *link.ids, "--json", env=QUICK)
     if status == "synced":
-        result = finish(process)
-        assert result.code == 0
-        assert "no worker listens" in result.stderr
+        result = finish(process).ended(0, says="no worker listens")
         see = f"To see its job: docora-ops show {' '.join(link.ids)}\n"
         assert f"A rescan of this link is waiting, and is not awaited. {see}" in result.stderr
         docora.start_job(link.job_id)
-        running = docora.run("wait", *link.ids)
-        assert running.code == 0
+        running = docora.run("wait", *link.ids).ended(0)
         assert "A rescan of this link is running, and is not awaited. " in running.stderr
         return
     await_line(process, "Waiting for 1 snapshot")
@@ -96,8 +92,7 @@ def test_a_link_with_a_live_job_is_waited_for_unless_it_is_in_sync(
     # Only a wait that has looked at the link, and goes on, looks at the workers.
     await_line(process, "workers are suspended")
     with other_worker(docora, lambda _: error):
-        result = finish(process)
-    assert result.code == (7 if error else 0), result
+        result = finish(process).ended(7 if error else 0)
     assert result.data["waited"]["result"] == ("failed" if error else "synced")
     assert result.data["waited"]["error_message"] == error
 
@@ -133,8 +128,7 @@ def test_a_wait_that_times_out_before_its_operation_ends_exits_with_8(docora: Do
     process = docora.start("retry-all-failed", "--in-flight", "1", "--json")
     eventually(lambda: len(docora.waiting()) == 1, "the first job")
     operation_id = only_operation(docora)
-    result = docora.run("wait", operation_id, "--timeout", "1")
-    assert result.code == 8, result
+    result = docora.run("wait", operation_id, "--timeout", "1").ended(8)
     assert "The operation goes on: 2 links not queued yet.\n" in result.stderr
     process.kill()
     process.communicate()
@@ -146,8 +140,7 @@ def test_a_wait_for_a_killed_operation_ends_with_what_it_had_claimed(docora: Doc
     assert links_of(docora, operation_id) == row_ids(docora, "pending_snapshot")
     age_operation(docora, operation_id, 130)
     with other_worker(docora):
-        result = docora.run("wait", operation_id, "--json")
-    assert result.code == 6, result
+        result = docora.run("wait", operation_id, "--json").ended(6)
     assert result.data["waited"]["synced"] == 2
     assert "silent for two minutes" in result.stderr
     assert docora.run("operations", operation_id, "--json").data["last_step_seconds"] >= 130
@@ -181,8 +174,7 @@ def test_an_operation_whose_hash_expired_while_its_host_slept_is_known(docora: D
     names = ("who", "command", "selection")
     assert [after[name] for name in names] == [before[name] for name in names]
     assert before["who"]
-    waited = docora.run("wait", operation, "--timeout", "1s", "--json")
-    assert waited.code == 8, waited
+    docora.run("wait", operation, "--timeout", "1s", "--json").ended(8)
     runner.kill()
     finish(runner)
 
@@ -201,9 +193,7 @@ def test_what_can_not_be_waited_for_is_an_error(
 ) -> None:
     docora.redis.hset("docora:bulk:bulk_00000000da5b0a4d", mapping={"total": 5, "completed": 1})
     before = docora.dump()
-    result = docora.run("wait", *arguments, "--json")
-    assert result.code == code, result
-    assert said in result.json["error"]
+    assert said in docora.run("wait", *arguments, "--json").ended(code).json["error"]
     assert docora.dump() == before
 
 
@@ -228,8 +218,7 @@ def test_what_was_in_sync_before_a_resync_is_no_result(docora: Docora) -> None:
     eventually(lambda: looks_at_links(docora) >= before + 3, "three looks")
     docora.connection.execute("UPDATE app_repositories SET status = 'pending_snapshot'")
     with other_worker(docora, lambda _: "HTTP 503"):
-        result = finish(waiter)
-    assert result.code == 7, result
+        result = finish(waiter).ended(7)
     assert result.data["waited"]["failed"] == len(links)
 
 

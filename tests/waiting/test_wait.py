@@ -1,11 +1,8 @@
 """`--wait` of `retry`, `resync` and `retry-all-failed`, beside a worker, ours or not, or none."""
 
-import fcntl
 import os
 import re
 import signal
-import struct
-import termios
 from typing import Any
 
 import pytest
@@ -26,6 +23,7 @@ from tests.support.running_commands import (
     await_line,
     only_operation,
     progress_of,
+    small_pipe,
     terminate_sessions,
 )
 from tests.support.snapshots import Snapshots
@@ -76,7 +74,7 @@ def test_many_are_counted_by_result_and_failed_ones_grouped_by_error(docora: Doc
     errors = {link.job_id: ERRORS[number // 2] for number, link in enumerate(links[:8])}
     with other_worker(docora, errors.get):
         document = docora.run("retry-all-failed", "--wait", "--json")
-        shown = docora.run("retry-all-failed", "--limit", "7", "--wait")
+        shown = docora.run("retry-all-failed", "--limit", "7", "--wait").ended(7)
     assert (document.code, document.data["queued"], document.data["cancelled"]) == (7, 9, False)
     waited = document.data["waited"]
     jobs = {"waiting": 0, "running": 0, "delayed": 0, "lost": 0}
@@ -92,7 +90,6 @@ def test_many_are_counted_by_result_and_failed_ones_grouped_by_error(docora: Doc
         ("it's -50% *", 2),
     ]
     assert "Waiting for 9 snapshots.\n" in document.stderr
-    assert shown.code == 7, shown
     assert re.search(r"^7 failed again, after \d+s$", shown.stdout, re.MULTILINE)
     assert re.search(r"^4\t2\t4\tApp \d+, .* and 1 more\tHTTP 502$", shown.stdout, re.MULTILINE)
     assert re.search(r"App \d+ ← \S+\tHTTP 502 on created a.md", shown.stdout)
@@ -144,9 +141,7 @@ def test_an_interrupt_ends_the_wait_and_shows_what_is_known(
     docora: Docora, command: str, number: signal.Signals, code: int
 ) -> None:
     link, process = waiting_for_one(docora, command)
-    process.send_signal(number)
-    result = finish(process)
-    assert result.code == code, result
+    result = finish(process, number).ended(code)
     if command == "retry":
         waited = result.data["waited"]
         assert (waited["result"], waited["status"]) == ("interrupted", "pending_snapshot")
@@ -162,9 +157,7 @@ def test_a_run_that_is_interrupted_is_not_waited_for(docora: Docora) -> None:
     docora.add_links(500)
     process = docora.start("retry-all-failed", "--batch-size", "1", "--wait", "--json")
     eventually(lambda: docora.waiting() != [], "the first job")
-    process.send_signal(signal.SIGINT)
-    result = finish(process)
-    assert result.code == 130, result
+    result = finish(process, signal.SIGINT).ended(130)
     assert result.data["cancelled"]
     assert 0 < result.data["waited"]["unfinished"] == result.data["put_to_work"] < 500
     assert "Waiting for" not in result.stderr
@@ -181,8 +174,7 @@ def test_a_server_that_is_lost_while_waiting_is_an_error_with_what_was_done(
     operation = only_operation(docora)
     eventually(lambda: progress_of(docora, operation)["completed"] == "1", "its progress")
     terminate_sessions(docora)
-    result = finish(process)
-    assert (result.code, result.json["code"]) == (5, "postgres"), result
+    result = finish(process).ended(5, "postgres")
     assert "the jobs go on" in result.stderr
     assert (result.data["queued"], result.data["waited"]["unfinished"]) == (1, 1)
     docora.assert_sound()
@@ -230,8 +222,7 @@ def test_a_wait_shows_where_the_jobs_stand_and_goes_on_while_some_are_lost(docor
     while expected:
         line = process.stderr.readline()
         expected = {each for each in expected if each not in line}
-    process.send_signal(signal.SIGINT)
-    result = finish(process)
+    result = finish(process, signal.SIGINT)
     assert (result.code, result.data["waited"]["unfinished"]) == (130, 4), result
     jobs = {"waiting": 1, "running": 1, "delayed": 1, "lost": 1}
     assert result.data["waited"]["jobs_by_state"] == jobs
@@ -261,9 +252,7 @@ def test_a_redis_that_goes_away_does_not_end_a_wait(docora: Docora, own: OwnRedi
     own.stop()
     await_line(process, "the wait goes on, since the results are in Postgres")
     docora.connection.execute("UPDATE app_repositories SET status = 'synced'")
-    result = finish(process)
-    assert result.code == 0, result
-    assert result.data["waited"]["synced"] == 1
+    assert finish(process).ended(0).data["waited"]["synced"] == 1
 
 
 def test_a_terminal_shows_a_bar(docora: Docora) -> None:
@@ -297,34 +286,29 @@ def test_what_a_worker_does_is_what_the_command_says(snapshots: Snapshots, docor
     wait = ("--wait", "--timeout", "60", "--json")
     with running(snapshots, **TWO_TRIES) as worker:
         worker.await_ready()
-        second_try = docora.run("retry", *good.ids, *wait, env=TWO_TRIES)
-        assert second_try.code == 0, second_try
+        second_try = docora.run("retry", *good.ids, *wait, env=TWO_TRIES).ended(0)
         assert second_try.data["waited"]["status"] == "synced"
         assert events(snapshots, "Good") == [CREATED] * 2
         assert "no worker" not in second_try.stderr
 
-        failed = docora.run("retry", *bad.ids, *wait, env=TWO_TRIES)
-        assert failed.code == 7, failed
+        failed = docora.run("retry", *bad.ids, *wait, env=TWO_TRIES).ended(7)
         assert failed.data["waited"]["error_message"] == ERROR
         assert link_row(snapshots, bad) == ("failed", 2, ERROR)
 
         docora.connection.execute("UPDATE app_repositories SET status = 'failed'")
-        both = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
-        assert both.code == 7, both
+        both = docora.run("retry-all-failed", *wait, env=TWO_TRIES).ended(7)
         assert (both.data["waited"]["synced"], both.data["waited"]["unfinished"]) == (1, 0)
         assert [each["job_id"] for each in both.data["waited"]["failed_links"]] == [bad.job_id]
 
-        rest = docora.run("retry-all-failed", *wait, env=TWO_TRIES)
-        assert rest.code == 0, rest
+        docora.run("retry-all-failed", *wait, env=TWO_TRIES).ended(0)
         assert docora.statuses() == {"synced": 2}
 
 
 def test_a_signal_ends_a_command_that_had_nothing_to_wait_for(docora: Docora) -> None:
     link = docora.add_link("synced")
     docora.enqueue(link.job_id)
-    reader, writer = os.pipe()
-    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    os.write(writer, bytes(size))
+    reader, writer, _ = small_pipe()
+    os.write(writer, bytes(4096))
     process: Any = docora.start_installed("wait", *link.ids, stdout=writer)
     os.close(writer)
     await_line(process, "A rescan of this link")  # the result follows, and nobody reads it
@@ -339,15 +323,9 @@ def test_a_signal_ends_a_command_that_had_nothing_to_wait_for(docora: Docora) ->
 def test_a_signal_after_the_wait_ends_the_command(docora: Docora) -> None:
     for _ in range(6):
         docora.add_link()
-    reader, writer = os.pipe()
-    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    reader, writer, is_full = small_pipe()
     process = docora.start_installed("retry-all-failed", "--wait", stdout=writer)
     os.close(writer)
-
-    def is_full() -> bool:
-        waiting = fcntl.ioctl(reader, termios.FIONREAD, bytes(4))
-        return struct.unpack("i", waiting) == (size,)
-
     with other_worker(docora, lambda _: "a long error " * 75):
         eventually(is_full, "results that nobody reads")
     process.send_signal(signal.SIGINT)

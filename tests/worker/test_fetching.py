@@ -4,7 +4,6 @@ import resource
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from signal import Signals
 from types import SimpleNamespace
 
 import pytest
@@ -339,8 +338,7 @@ def test_a_job_that_runs_out_of_memory_counts_for_the_circuit(snapshots: Snapsho
         resource.prlimit(worker.pid, resource.RLIMIT_DATA, limits)
         snapshots.queue(link, max_retry_attempts=1)
         worker.await_line("failed after")
-        worker.signal(Signals.SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
     error = "the job ran out of memory on this repository"
     assert link_row(snapshots, link) == ("failed", 1, error)
     assert git_failures(snapshots, link) == 1

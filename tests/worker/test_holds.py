@@ -1,6 +1,5 @@
 """Holds at work: what a worker and its snapshots send to an app that is held, and what after."""
 
-import signal
 import time
 from collections import Counter
 
@@ -17,10 +16,8 @@ from tests.support.docora import QUEUE, Docora
 from tests.support.privileges import without_rule
 from tests.support.proxy import eventually
 from tests.support.receiver import CREATED, Request
-from tests.support.rows import TestLink
 from tests.support.snapshots import Files, Snapshots
 from tests.support.worker_processes import (
-    Running,
     expire_heartbeats,
     held_worker,
     make_delayed_jobs_due,
@@ -34,19 +31,9 @@ def sent(snapshots: Snapshots, app: str = "Acme") -> list[str]:
     return [request.path for request in snapshots.received(app).requests]
 
 
-def change(docora: Docora, command: str, link: TestLink, *options: str) -> None:
-    result = docora.run(command, link.app_id, *options)
-    assert result.code == 0, result
-
-
 def await_more_files(snapshots: Snapshots, app: str) -> None:
     goal = len(sent(snapshots, app)) + 2
     eventually(lambda: len(sent(snapshots, app)) >= goal, f"files sent to {app}")
-
-
-def end(worker: Running) -> None:
-    worker.signal(signal.SIGTERM)
-    assert worker.end() == 0
 
 
 def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_release(
@@ -72,9 +59,9 @@ def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_rel
         snapshots.queue(other)
         eventually(lambda: docora.status(other) == "synced", "the other app's link")
         assert docora.waiting() == [link.job_id]
-        change(docora, "release", link)
+        docora.run("release", link.app_id).ended(0)
         eventually(lambda: docora.status(link) == "synced", "the released link")
-        end(worker)
+        worker.stop()
     assert worker.log.count("Acme ← octo/api: began, try 1 of 5") == 2
     assert sent(snapshots) == ["a", "b", "c", "d"]
     docora.assert_sound()
@@ -84,19 +71,17 @@ def test_a_running_snapshot_stops_before_its_next_file_and_goes_on_after_the_rel
 def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, upstream = snapshots.add_link(FILES)
-    change(docora, "hold", link)
+    docora.run("hold", link.app_id).ended(0)
     answers = iter([500])
     snapshots.receiver.answer = lambda request: (
         next(answers, CREATED) if request.path == "c" else CREATED
     )
     env = {"RETRY_BASE_DELAY_MS": "60000"}
     assert docora.run("retry", *link.ids, "--now", env=env).code == 0
-    first = snapshots.work()
-    assert "failed after" in first.stderr
+    assert "failed after" in snapshots.work().stderr
     assert docora.redis.zcard(f"rq:scheduled:{QUEUE}") == 1
     make_delayed_jobs_due(docora)
-    second = snapshots.work()
-    assert second.code == 0
+    second = snapshots.work().ended(0)
     assert docora.status(link) == "synced", second
     assert sent(snapshots) == ["a", "b", "c", "c", "d"]
     # Another program queues the link as before: its job is held.
@@ -108,25 +93,6 @@ def test_an_exempted_job_runs_with_all_its_tries_and_no_later_one(snapshots: Sna
     assert "the apps of all waiting jobs are held" in third.stderr, third
     assert docora.waiting() == [link.job_id]
     assert len(sent(snapshots)) == 5
-
-
-@pytest.mark.slow
-def test_what_is_no_hold_stops_its_apps_snapshots_until_a_release(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
-    link, _ = snapshots.add_queued(FILES)
-    docora.redis.set(HOLDS, "no hash")
-    burst = snapshots.work()
-    assert (burst.code, f"wrong kind of value at {HOLDS}" in burst.stderr) == (5, True), burst
-    docora.redis.delete(HOLDS)
-    with held_worker(snapshots) as (gate, worker):
-        docora.redis.hset(HOLDS, link.app_id, "no hold")
-        gate.release()
-        held = f"held by unknown for ever: its entry in {HOLDS} is unreadable"
-        worker.await_line(f"queued again; no failure is counted: the app is {held}")
-        assert docora.run("release", link.app_id).code == 0
-        eventually(lambda: docora.status(link) == "synced", "the link")
-        end(worker)
-    assert sent(snapshots) == ["a", "b", "c", "d"]
 
 
 def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
@@ -157,19 +123,19 @@ def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
 
 
 def test_a_snapshot_stops_if_nobody_can_know_which_apps_are_held(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_link(FILES, retry_count=0, last_error=None)
+    link, _ = snapshots.add_queued(FILES)
     snapshots.docora.redis.set(HOLDS, "no hash")
+    snapshots.work().ended(5, says=f"wrong kind of value ({HOLDS})")
     with pytest.raises(SnapshotError, match="the app is held by unknown for ever: its entry in"):
         snapshots.run_job(link)
     assert link_row(snapshots, link) == ("pending_snapshot", 0, None)
     assert sent(snapshots) == []
 
 
-def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots) -> None:
-    docora = snapshots.docora
+def test_a_held_app_is_not_told_of_an_open_circuit(snapshots: Snapshots, docora: Docora) -> None:
     snapshots.settings_changes = {"circuit_breaker_threshold": 1}
     links = snapshots.add_links(["Acme", "Other"])
-    change(docora, "hold", links["Acme"])
+    docora.run("hold", links["Acme"].app_id).ended(0)
     docora.connection.execute("UPDATE repositories SET github_url = 'file:///nowhere'")
     with pytest.raises(SnapshotError):
         snapshots.run_job(links["Other"])
@@ -192,7 +158,7 @@ def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(snapshots:
         assert shown["obeys_holds"] is False
         gate.release()
         eventually(lambda: docora.status(link) == "synced", "the link")
-        end(worker)
+        worker.stop()
     docora.redis.acl_log_reset()
 
 
@@ -200,7 +166,7 @@ def test_a_worker_whose_user_may_not_read_holds_works_on_and_is_named(snapshots:
 def test_a_plain_worker_stops_too_and_its_job_is_not_lost(snapshots: Snapshots) -> None:
     docora = snapshots.docora
     link, _ = snapshots.add_queued(FILES, max_retry_attempts=2)
-    change(docora, "hold", link)
+    docora.run("hold", link.app_id).ended(0)
     for _ in range(3):  # more often than it has tries
         snapshots.work_here()
         assert docora.waiting() + docora.queue.scheduled_job_registry.get_job_ids() == [link.job_id]
@@ -241,7 +207,7 @@ def test_kills_while_an_app_is_held_lose_and_double_nothing(snapshots: Snapshots
         with running(snapshots, *arguments, **environment) as worker:
             await_more_files(snapshots, "Other" if kill else "Held")
             if not kill:
-                change(docora, "hold", links[0])
+                docora.run("hold", links[0].app_id).ended(0)
                 eventually(lambda: not docora.redis.keys(f"rq:execution:{apps['Held']}*"), "stops")
                 before = sent(snapshots, "Held")
         assert sent(snapshots, "Held") == before
@@ -249,9 +215,9 @@ def test_kills_while_an_app_is_held_lose_and_double_nothing(snapshots: Snapshots
     with running(snapshots, *arguments, **environment) as worker:
         eventually(lambda: len(sent(snapshots, "Other")) >= 20, "all files of the other app")
         assert sent(snapshots, "Held") == before
-        change(docora, "release", links[0])
+        docora.run("release", links[0].app_id).ended(0)
         eventually(lambda: docora.statuses() == {"synced": len(links)}, "all links")
-        end(worker)
+        worker.stop()
     docora.assert_sound()
     received = Counter(
         (request.app, request.json["repository"]["repository_id"], request.path)

@@ -177,7 +177,6 @@ def test_a_worker_that_can_not_write_the_authorities_for_git_says_so_and_leaves_
     [written] = (snapshots.repos / ".docora-ops").glob("authorities-*.pem")
     written.unlink()
     (written / "in the way").mkdir(parents=True)
-    result = snapshots.work(**trusts)
-    assert result.code == 4, result
+    result = snapshots.work(**trusts).ended(4)
     assert f"can't write the authorities for git to '{written.parent}': Is a dir" in result.stderr
     assert list(written.parent.iterdir()) == [written]

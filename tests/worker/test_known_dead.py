@@ -65,8 +65,7 @@ def test_a_worker_that_lives_is_refused_and_a_link_is_left_to_the_work_horse_of_
     link, _ = snapshots.add_queued({"a": "1\n", "b": "2\n"})
     with held_worker(snapshots, "--name", "w") as (gate, worker), bullmq.worker(lambda _: None):
         env = bullmq.environment(**ONE_LOOK)
-        refused = bullmq.run("repair", "--yes", env=env)
-        assert refused.code == 4
+        refused = bullmq.run("repair", "--yes", env=env).ended(4)
         assert "a worker of RQ runs beside Docora's own" in refused.stderr
         worker.signal(signal.SIGKILL)
         worker.process.wait()

@@ -178,8 +178,7 @@ def test_a_child_that_is_killed_is_replaced(snapshots: Snapshots) -> None:
         for link in snapshots.add_links(["One", "Two"]).values():
             snapshots.queue(link)
         eventually(lambda: snapshots.docora.statuses() == {"synced": 2}, "two snapshots")
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
 
 
 @pytest.mark.slow
@@ -228,8 +227,7 @@ def test_under_nohup_workers_go_on_after_a_hang_up(snapshots: Snapshots) -> None
         os.killpg(worker.pid, signal.SIGHUP)
         link, _ = snapshots.add_queued(FILES)
         eventually(lambda: snapshots.docora.status(link) == "synced", "a snapshot")
-        worker.signal(signal.SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
 
 
 def assert_queued_again(snapshots: Snapshots, link: TestLink, tries_left: int) -> None:
@@ -250,8 +248,7 @@ def test_a_slow_delivery_is_cut_off_after_the_grace_period_and_goes_on_with_the_
     link, _ = snapshots.add_queued(FILES, max_retry_attempts=1)
     arguments = ("--concurrency", "2", "--grace", "1", "--log-format", "json")
     with held_worker(snapshots, *arguments) as (_gate, worker):
-        worker.signal(SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
         assert "told to end; its job is finished first, or cut off after 1 s" in worker.log
         assert "cut off, and queued again at once; no failure is counted" in worker.log
         assert worker.log.count('"WARNING"') == worker.log.count('"outcome": "cut_off"') == 1
@@ -284,8 +281,7 @@ def test_a_git_that_is_cut_off_ends_and_leaves_the_lock_of_the_repository(
     with running(snapshots, "--grace", "1") as worker:
         assert begun.wait(patience())
         assert redis.exists(lock)
-        worker.signal(SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
         assert_queued_again(snapshots, link, 4)
         eventually(lambda: worker.processes == [], "the end of git")
     over.set()

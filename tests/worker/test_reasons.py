@@ -98,8 +98,7 @@ def test_values_that_are_unreadable_or_of_another_form_prove_nothing(snapshots: 
 
 def test_a_burst_with_another_key_ends_with_an_error(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued({"a": "1"})
-    worked = snapshots.work(ENCRYPTION_KEY=OTHER_KEY.hex())
-    assert worked.code == 2
+    worked = snapshots.work(ENCRYPTION_KEY=OTHER_KEY.hex()).ended(2)
     assert "Error: ENCRYPTION_KEY decrypts none of the auth keys of 1 app\n" in worked.stderr
     assert snapshots.docora.waiting() == [link.job_id]
     assert snapshots.docora.status(link) == "pending_snapshot"

@@ -68,19 +68,6 @@ def test_secrets_are_cut_out_of_what_is_said() -> None:
     assert cleaner.clean("x" * 998 + "key") == "x" * 998 + "*…"
 
 
-def echo(handler: GitHandler) -> bool:
-    """A server that repeats what it was told."""
-    login = handler.headers.get("Authorization", "")
-    if login:
-        token = base64.b64decode(login.removeprefix("Basic ")).decode()
-        text = f"I do not like {token} nor {login}\n".encode()
-        headers = {"Content-Type": "text/plain", "Content-Length": str(len(text))}
-        handler.reply(403, headers, text)
-    else:
-        handler.refuse()
-    return False
-
-
 def fail_in_every_way(snapshots: Snapshots, url: str) -> dict[str, TestLink]:
     """Links whose jobs fail, each for a reason of its own; `url`: of a server that echoes."""
     upstream = snapshots.add_upstream("octo/good")
@@ -125,7 +112,7 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
 
     def watch(handler: GitHandler) -> bool:
         seen.update(map(command_line, all_processes()))
-        return echo(handler)
+        return handler.echo()
 
     with GitSite(snapshots.folder / "none", intercept=watch).serving() as site:
         links = fail_in_every_way(snapshots, site.url)
@@ -140,10 +127,9 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
                 MAX_RETRY_ATTEMPTS="2",
             )
             pid = worker.pid
-            result = finish(worker)
+            result = finish(worker).ended(0)
         assert any("git" in line and site.url in line for line in seen)
         assert f"Basic {base64.b64encode(f'{TOKEN}:'.encode()).decode()}" in site.logins
-    assert result.code == 0
 
     rows = connection.execute(
         "SELECT app_name, status, retry_count, last_error, github_token_encrypted,"
@@ -199,7 +185,7 @@ def test_a_job_whose_time_is_up_while_it_writes_its_verdict_shows_no_secret(
         raise JobTimeoutException("Task exceeded maximum timeout value")
 
     monkeypatch.setattr("docora_ops.database.link_scans.fail_scan", time_is_up)
-    site.intercept = echo
+    site.intercept = GitHandler.echo
     snapshots.set_token(link, TOKEN)
     with pytest.raises(JobTimeoutException) as caught:
         snapshots.run_job(link)

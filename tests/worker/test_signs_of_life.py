@@ -144,8 +144,7 @@ def test_one_of_several_workers_that_hangs_silences_all_and_one_that_is_killed_d
         assert (manager.drain(), beat(snapshots)) == ([], last)
         os.kill(hung, SIGCONT)
         assert manager.receive() == {ALIVE}
-        worker.signal(SIGTERM)
-        assert worker.end() == 0
+        worker.stop()
         assert STOPPING in set().union(*manager.drain())
     assert not snapshots.heartbeat_file.exists()
 
@@ -243,8 +242,7 @@ def test_without_a_place_for_the_file_a_worker_works_and_says_so_once(snapshots:
     path = "/dev/null/heartbeat.json"
     link, _ = snapshots.add_queued({"a": "1\n"})
     nowhere = {"DOCORA_OPS_HEARTBEAT_FILE": path}
-    worked = snapshots.work(**nowhere)
-    assert worked.code == 0
+    worked = snapshots.work(**nowhere).ended(0)
     assert worked.stderr.count(f"no heartbeat file {path}, so --check fails") == 1
     assert snapshots.docora.status(link) == "synced"
     assert check(snapshots, **nowhere).code == 6

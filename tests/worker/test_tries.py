@@ -31,13 +31,7 @@ from docora_ops.text import moment
 from docora_ops.worker import deliveries, resources
 from docora_ops.worker.recovery import LinkRecovery
 from docora_ops.worker.rq_worker import SnapshotWorker
-from tests.support.delivery_checks import (
-    assert_in_sync,
-    events,
-    failure,
-    link_row,
-    repository_row,
-)
+from tests.support.delivery_checks import assert_in_sync, events, failure, link_row, repository_row
 from tests.support.docora import QUEUE, Docora
 from tests.support.proxy import Fault, Proxy, patience, refused_port
 from tests.support.raw_app import Talk, raw_app
@@ -437,16 +431,14 @@ def test_a_job_whose_worker_was_killed_before_it_began_is_not_lost(snapshots: Sn
     snapshots.docora.redis.lmove(queue.key, queue.intermediate_queue_key)
     key = queue.intermediate_queue.get_first_seen_key(link.job_id)
     snapshots.docora.redis.set(key, 1)  # long ago
-    worked = snapshots.work()
-    assert "its worker took it, but never began it; the link is pending" in worked.stderr
+    assert "its worker took it, but never began it; the link is pending" in snapshots.work().stderr
     assert_in_sync(snapshots, link, upstream)
     assert not has_live_job(snapshots.docora, link)
 
 
-def test_a_cleaning_that_breaks_off_loses_no_job(snapshots: Snapshots) -> None:
+def test_a_cleaning_that_breaks_off_loses_no_job(snapshots: Snapshots, docora: Docora) -> None:
     link, _ = snapshots.add_queued({"a": "1\n"}, max_retry_attempts=3)
     begin(snapshots, link)
-    docora = snapshots.docora
     expire_heartbeats(docora)
 
     def clean(url: str) -> None:

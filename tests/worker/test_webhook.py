@@ -480,8 +480,7 @@ def test_node_extra_ca_certs_is_trusted_for_apps_and_git_beside_the_systems_auth
     env_file = tmp_path / "docora.env"
     env_file.write_text(f"NODE_EXTRA_CA_CERTS={tmp_path / 'ca.pem'}\n", encoding="utf-8")
     snapshots.queue(tls_link[0])
-    worked = snapshots.work("--env-file", str(env_file), DOCORA_OPS_GIT_PROTOCOLS="https")
-    assert worked.code == 0, worked
+    snapshots.work("--env-file", str(env_file), DOCORA_OPS_GIT_PROTOCOLS="https").ended(0)
     assert_in_sync(snapshots, *tls_link)
     [written] = (snapshots.repos / ".docora-ops").glob("*.pem")
     if SYSTEM.exists():

@@ -82,9 +82,7 @@ def test_a_job_that_can_not_be_read_keeps_up_none_behind_it(snapshots: Snapshots
     docora.enqueue("poison")
     docora.redis.hset("rq:job:poison", "created_at", "not a moment")
     link, _ = snapshots.add_queued({"a": "1"})
-    worked = snapshots.work()
-    assert worked.code == 0
-    assert "job poison can't be read: ValueError" in worked.stderr
+    snapshots.work().ended(0, says="job poison can't be read: ValueError")
     assert docora.status(link) == "synced"
     assert docora.waiting() == []
     assert docora.redis.llen(f"rq:queue:{QUEUE}:intermediate") == 0
@@ -197,17 +195,15 @@ def test_an_idle_worker_takes_no_job_until_it_is_alone_again(
         eventually(lambda: docora.status(link) == "synced", "the job")
         with bullmq.worker(lambda _: None):
             worker.await_line(CAME, 2)
-            worker.signal(signal.SIGTERM)
-            assert worker.end() == 0
+            worker.stop()
     assert (worker.log.count(CAME), worker.log.count(WENT)) == (2, 1)
 
 
 @pytest.mark.slow
 def test_a_link_that_docoras_worker_scans_is_not_taken_for_left_behind(
-    snapshots: Snapshots, bullmq: Bullmq, monkeypatch: pytest.MonkeyPatch
+    snapshots: Snapshots, docora: Docora, bullmq: Bullmq, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reasons, "_LOOK_INTERVAL", 0)
-    docora = snapshots.docora
     worker = SnapshotWorker(snapshots.settings, connect(snapshots.settings), "w")
     link = docora.add_link("scanning", retry_count=0)
     with bullmq.worker(lambda _: None):
