@@ -125,7 +125,7 @@ def test_a_snapshot_waits_while_it_can_not_ask_whether_its_app_is_held(
 def test_a_snapshot_stops_if_nobody_can_know_which_apps_are_held(snapshots: Snapshots) -> None:
     link, _ = snapshots.add_queued(FILES)
     snapshots.docora.redis.set(HOLDS, "no hash")
-    snapshots.work().ended(5, says=f"wrong kind of value ({HOLDS})")
+    snapshots.work().ended(5, says=f"wrong kind of value at {HOLDS}")
     with pytest.raises(SnapshotError, match="the app is held by unknown for ever: its entry in"):
         snapshots.run_job(link)
     assert link_row(snapshots, link) == ("pending_snapshot", 0, None)
