@@ -185,8 +185,9 @@ def await_waiting_worker(docora: Docora) -> None:
 
 
 def expire_heartbeats(docora: Docora) -> None:
+    """Makes all that killed workers hold expire, their locks of repositories included."""
     docora.redis.zunionstore(WIP, {WIP: 0})
-    for pattern in ("rq:execution*", "rq:workers", "rq:worker:*"):
+    for pattern in ("rq:execution*", "rq:workers", "rq:worker:*", "docora:repo-lock:*"):
         for key in docora.redis.scan_iter(pattern):
             docora.redis.delete(key)
 
