@@ -42,7 +42,7 @@ class BackendChoice:
 
     @property
     def is_clear(self) -> bool:
-        """Tells whether it is known which workers run the jobs."""
+        """Tells whether it is known which backend is in use: RQ's or BullMQ's."""
         return self.source is not BackendSource.UNCLEAR
 
     @property

@@ -132,8 +132,8 @@ class Changer:
     def change_each(self, refs: Sequence[LinkRef]) -> Iterator[Changed]:
         """Changes links in one transaction or, if Postgres refuses because of a row, one by one.
 
-        Yields after each transaction. Raises PostgresError, also if the server is too slow for
-        single links; RedisError.
+        Yields after each transaction. Raises RedisError. Raises PostgresError, also if the server
+        is too slow even when links are changed one by one.
         """
         try:
             changed = self.change(refs)

@@ -343,7 +343,7 @@ def _check_bullmq(queue: QueueOverview, link_queue: LinkQueue, pending: int) -> 
 
 
 def check_schedule(seconds: int | None, freshness: Freshness | None, settings: Settings) -> Check:
-    """Checks when the last pass of `schedule` ended. For the parameters, see `judge_pass`."""
+    """Checks when `schedule` last queued links or ended. For the parameters, see `judge_pass`."""
     state = judge_pass(seconds, freshness, settings)
     finding = "no pass is known of the last week"
     if seconds is not None:
@@ -353,12 +353,12 @@ def check_schedule(seconds: int | None, freshness: Freshness | None, settings: S
 
 
 def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
-    """Judges how long ago the last pass of `schedule` ended.
+    """Judges how long ago `schedule` last queued links or ended.
 
     An old pass is critical if due links wait for the next pass. Otherwise, it is only a warning:
     perhaps another program queues due links, and a person has run `schedule` once by hand.
 
-    seconds: since the end of the last pass; None if no pass is known, which is a warning.
+    seconds: since a pass last queued links or ended; None if no pass is known, which is a warning.
     freshness: None if unknown.
     """
     if freshness and freshness.schedule_stopped:

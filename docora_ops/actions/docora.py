@@ -126,7 +126,7 @@ class Docora:
         """Names the target, both servers and their databases, without secrets."""
         from docora_ops.queue.redis_client import describe
 
-        return f"{self._prefix}{self.database.place}, Redis {describe(self.redis)}"
+        return f"{self.postgres_server}, Redis {describe(self.redis)}"
 
     def describe_change(
         self,

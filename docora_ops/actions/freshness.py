@@ -26,7 +26,7 @@ from docora_ops.settings import Settings
 from docora_ops.text import amount, duration
 
 _STEADY_SHARE, _STEADY_SCANS = 100, 1000
-"""Scanning is steady while each threshold has scans of a hundredth of the links, or of 1,000."""
+"""In each period as long as the threshold, steady scanning reaches 1 link in 100, at most 1,000."""
 _MISSED_PASSES = 5
 """Scan intervals without a pass of `schedule` after which to warn."""
 _STILL_INTERVALS, _STILL_GAPS, _LEAST_STILL = 3, 3, 120
@@ -88,7 +88,7 @@ class Freshness:
 
     @property
     def slow_words(self) -> str:
-        """Returns `slow: a cycle takes 33m, and jobs wait`."""
+        """Returns a text such as `slow: a cycle takes 33m, and jobs wait`."""
         return f"slow: a cycle takes {duration(self.slow_cycle_seconds)}, and jobs wait"
 
     @property
@@ -103,8 +103,9 @@ def read_overdue_before(docora: Docora, held: Collection[str]) -> datetime:
 
     held: the ids of the held apps.
     """
-    scans = read_scans(docora.database, list(held), docora.settings.rescan_interval_ms)
-    return scans.read_at - timedelta(seconds=_overdue_threshold(docora, scans))
+    with docora.database.consistent_reads():
+        scans = read_scans(docora.database, list(held), docora.settings.rescan_interval_ms)
+        return scans.read_at - timedelta(seconds=_overdue_threshold(docora, scans))
 
 
 def cycle_seconds(scans: Scans) -> int | None:
@@ -152,7 +153,7 @@ def read_freshness(
 ) -> tuple[Freshness, RedisError | None]:
     """Returns the freshness of the links, and the error if Redis fails. Raises PostgresError.
 
-    If Redis fails, `nothing_moves` is False, although it is unknown whether anything moves.
+    If Redis fails, `nothing_moves` is False although unknown, and so may be `schedule_stopped`.
 
     queue: None if Redis can't be used. Then, no app counts as held, and no alarm but `overdue` is
         possible.

@@ -48,8 +48,10 @@ class JobWatch:
     _noted: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        use = self.docora.queue_to_read.use  # `warn_of_workers` has warned of what it says
-        self.had_workers, self._noted = use.workers > 0, {"suspended"} if use.suspension else set()
+        queue = self.docora.queue_to_read
+        self.had_workers = queue.use.workers > 0
+        # `warn_of_workers` has warned of the suspension, if the backend is clear.
+        self._noted = {"suspended"} if queue.use.suspension and queue.choice.is_clear else set()
 
     def look(self, ids: Sequence[str]) -> Generator[None]:
         """Looks at the links with these row ids, if a look is due. Yields between statements."""

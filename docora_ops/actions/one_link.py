@@ -168,6 +168,9 @@ def _change(
         docora.warn(f"{not_finished}: {error.message}")
     is_changed = options.reset_circuit and outcome.is_put_to_work
     is_reset = is_changed and bool(changed.circuits_reset)
+    queued_when = ""
+    if outcome is Outcome.RESET:
+        queued_when = when_docora_queues(workers, docora.settings.scan_interval)
     return LinkResult(
         action=action,
         link=link,
@@ -179,9 +182,7 @@ def _change(
         update=options.update,
         path=options.path,
         dry_run=options.dry_run,
-        queued_when=when_docora_queues(workers, docora.settings.scan_interval)
-        if outcome is Outcome.RESET
-        else "",
+        queued_when=queued_when,
         run=audit.run if audit.has_ended else "",
     )
 

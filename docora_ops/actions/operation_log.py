@@ -215,7 +215,7 @@ class PassLog(OperationLog):
     def begin(self) -> None:
         """Does nothing: the first push writes the audit entry of the start."""
 
-    def progress(self, *, every: float = 0) -> None:  # noqa: ARG002 - one SET a batch
+    def progress(self, *, every: float = 0) -> None:  # noqa: ARG002 - a batch is long
         """Records that the pass is at work, as it may take longer than the time between passes."""
         keep_pass(self._docora.redis)
 

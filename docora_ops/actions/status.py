@@ -184,8 +184,8 @@ def read_status(
 ) -> tuple[Status, Sequence[ServerError]]:
     """Returns the available state of both servers, and the errors of unusable servers.
 
-    for_metrics: name all apps with failed links and 20 errors, and look only once for lost and
-        stuck links. Leave out the last operation, links that are tried again, the names of held
+    for_metrics: name every app with failed links, and up to 20 errors. Look for lost and stuck links
+        only once, not twice. Leave out the last operation, links that are tried again, the names of held
         apps, the state of the last pass, and what is read from the record of outcomes.
     by_app, by_error: count the failed links by app, and by error. If False, the fields of these
         counts are 0 or empty.
@@ -372,11 +372,12 @@ def count_drift(docora: Docora, overview: QueueOverview, *, twice: bool = False)
     to_recover = jobs_to_recover(queue, overview)
     first = _links_without_job(database, queue, held)
     if first is None:
-        jobs = overview.unfinished + len(to_recover)
+        expired = max(0, len(to_recover) - overview.active)  # the others are running jobs
+        jobs = overview.unfinished + expired
         too_many = max(0, count_unfinished_links(database, held) - jobs)
         if too_many and twice:
             time.sleep(docora.settings.drift_grace)
-            jobs = queue.overview(1).unfinished + len(to_recover)
+            jobs = queue.overview(1).unfinished + expired
             too_many = min(too_many, max(0, count_unfinished_links(database, held) - jobs))
         return DriftCounts(too_many, 0, at_least=True)
     first = {ref: status for ref, status in first.items() if ref.job_id not in to_recover}

@@ -115,7 +115,7 @@ class Role:
     def lacks(self, *, read_only: bool) -> dict[str, list[str]]:
         """Returns the grants that the role lacks, by table.
 
-        Compares the role with a role of the topic `privileges`:
+        Compares the role with one of those in the help topic `privileges`:
 
         - with `docora_monitor` if `read_only`,
         - with `docora_worker` if the role may change anything that `docora_ops` may not,
@@ -139,7 +139,7 @@ class Role:
 
 @cache
 def granted(role: str) -> list[Privilege]:
-    """Returns the privileges on tables that the topic `privileges` grants to the role."""
+    """Returns the table privileges that the help topic `privileges` grants to the role."""
     topic = files("docora_ops").joinpath("help", "privileges.md").read_text(encoding="utf-8")
     [block] = re.findall(rf"CREATE ROLE {role} (.*?)```", topic, re.DOTALL)
     privileges: list[Privilege] = []

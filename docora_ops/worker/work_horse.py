@@ -217,7 +217,7 @@ class JobRunner(Worker):
     def _ask(self) -> bool:
         """Asks the worker whether the error of the job is the host's fault.
 
-        The worker finds out by trying, because its own memory is not limited.
+        The worker checks the host, because the memory of this process is limited.
         """
         with suppress(OSError):  # the worker was killed
             self._to_worker.send(_ASKS)
