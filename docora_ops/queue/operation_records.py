@@ -251,7 +251,7 @@ def write_progress(
     failed_links: Sequence[LinkFailure] = (),
     audit: AuditEntry | None = None,
 ) -> str | None:
-    """Stores the counts and the record of an operation. Renews all TTLs, also of claimed links.
+    """Stores the counts and the record of an operation. Renews the TTLs of all its keys.
 
     If the operation has stopped early, also marks it as cancelled, for the dashboard. Returns who
     cancelled the operation, empty if unknown; None if it is not cancelled.
