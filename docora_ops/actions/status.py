@@ -185,8 +185,8 @@ def read_status(
     """Returns the available state of both servers, and the errors of unusable servers.
 
     for_metrics: name every app with failed links, and up to 20 errors. Look for lost and stuck
-        links only once, not twice. Leave out the last operation, links that are tried again, the names of held
-        apps, the state of the last pass, and what is read from the record of outcomes.
+        links only once, not twice. Leave out the last operation, links that are tried again, the
+        names of held apps, the state of the last pass, and what the record of outcomes tells.
     by_app, by_error: count the failed links by app, and by error. If False, the fields of these
         counts are 0 or empty.
     """

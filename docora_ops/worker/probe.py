@@ -241,7 +241,7 @@ def _hint_of(status: int) -> str | None:
 
 
 def _resolve(route: Route) -> str:
-    """Resolves the host name of the app, or of the proxy. Returns a text that lists the addresses."""
+    """Resolves the host name of the app, or of the proxy. Returns the list of addresses."""
     name, port = route.endpoint
     answers = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in answers))
