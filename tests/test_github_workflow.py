@@ -75,6 +75,13 @@ def test_every_server_that_readme_names_is_checked(folder: Path, repository_root
 
 
 @pytest.mark.slow
+def test_the_tests_that_the_matrix_runs_through_pgbouncer_exist(repository_root: Path) -> None:
+    from tests.matrix.__main__ import POOLED  # looks for all programs
+
+    assert [name for name in POOLED if not (repository_root / name).is_file()] == []
+
+
+@pytest.mark.slow
 def test_where_tools_are_required_a_test_that_lacks_one_fails(
     repository_root: Path, tmp_path: Path, postgres_url: str
 ) -> None:

@@ -188,11 +188,12 @@ def run(arguments: Sequence[str]) -> int:
 def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> UsageError:
     message = " ".join(error.format_message().replace(": Value error, ", ": ").split())
     # Typer converts numbers with pydantic, whose messages lack the value.
-    option_name, is_pydantics, rule = message.partition(": Input should be ")
-    if is_pydantics:
-        cause: Any = error.__cause__
-        value = str(cause.errors()[0]["input"])[:100]
-        message = f"{option_name}: {value!r} is not {rule.partition(', unable to parse ')[0]}"
+    option_name, is_number, rule = message.partition(": Input should be ")
+    cause: Any = error.__cause__
+    if is_number and hasattr(cause, "errors"):
+        value = str(cause.errors()[0]["input"])
+        shown = "a URL" if "://" in value else repr(value[:100])  # a URL may have a password
+        message = f"{option_name}: {shown} is not {rule.partition(', unable to parse ')[0]}"
     # After an unquoted name, a URL is left over as an extra argument.
     message = re.sub(r"\b\w+://[^\s)]+", lambda match: mask_url(match[0]), message)
     context: typer.Context | None = getattr(error, "ctx", None)

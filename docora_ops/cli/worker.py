@@ -67,7 +67,7 @@ def worker(
         return _check(context)
     if name and not (name.isascii() and name.isprintable() and " " not in name):
         raise UsageError(
-            f"--name {name[:100]!r}: Redis takes no such name of a client",
+            f"--name {name[:100]!r}: not a valid name for a Redis client",
             hint="use ASCII letters, digits and punctuation, without spaces",
         )
     try:

@@ -156,7 +156,7 @@ def _as_a_worker(settings: Settings, *, for_git: bool) -> Iterator[None]:
 
 
 class _App:
-    """Probes an app step by step, up to the first step that fails."""
+    """Probes an app step by step, up to the first critical step."""
 
     def __init__(self, app: App, base_url: str, settings: Settings) -> None:
         self.app_id = app.app_id

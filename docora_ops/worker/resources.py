@@ -56,7 +56,7 @@ class Resources:
         return self._webhooks[app]
 
     def leave(self, session: Session, *, succeeded: bool, has_locks: bool = True) -> None:
-        """Releases a job's locks, if any. After a success, keeps its connections for other jobs."""
+        """Releases a job's locks. Keeps its connections if it succeeded and others may use them."""
         if succeeded and self._is_shared:
             with suppress(DocoraOpsError):  # the link is synced, so the job has not failed
                 if has_locks:

@@ -27,7 +27,7 @@ class Watchdog:
     """Passes on the heartbeats of worker processes to systemd and to the heartbeat file.
 
     Each worker writes the time of its heartbeat into shared memory. The main process passes on the
-    oldest of these times, so that a single worker that hangs is noticed.
+    oldest of these times if it has changed, so that a single worker that hangs is noticed.
     """
 
     def __init__(self, name: str, count: int, settings: Settings) -> None:
