@@ -193,7 +193,6 @@ class Database:
         self.server = f"{self._name} on {hosts}"  # only the one in use, once it is known
         self.place = self.server  # with the schema, once it is known
         self.schema = ""  # of Docora's tables, once it is known
-        self._prefix = ""  # of Docora's tables in SQL: the quoted schema and a dot
         self.is_read_only = False  # set by an administrator, once it is known
         self.has_proxy = False  # between us and the server, once it is known
         self._session = 0  # the process id of our backend, also behind a proxy, once it is known
@@ -321,7 +320,11 @@ class Database:
         is_begun = self._in_transaction or not self._needs_transactions
         begun = nullcontext() if is_begun else self.transaction("READ COMMITTED")
         with begun, self._connected() as connection, connection.cursor() as cursor:
-            yield cursor, sql.replace("docora.", self._prefix).encode()
+            yield cursor, self._in_schema(sql)
+
+    def _in_schema(self, sql: str) -> bytes:
+        schema = self.schema.replace('"', '""').replace("%", "%%")
+        return sql.replace("docora.", f'"{schema}".').encode()
 
     @contextmanager
     def _connected(self) -> Iterator[Connection]:
@@ -461,8 +464,6 @@ class Database:
         # If no schema fits, the error of the next statement names the usual one.
         usual = [*on_path, *schemas, "public"][0]
         self.schema = next((schema for schema in on_path if schema in schemas), usual)
-        quoted = self.schema.replace('"', '""').replace("%", "%%")
-        self._prefix = f'"{quoted}".'
         self.place = f"{self.server} (schema {self.schema})"
         return connection
 
@@ -531,8 +532,7 @@ class Session(Database):
                     connection.execute(b"BEGIN")
                     connection.execute(_WAIT_FOR_DISK)
                 cursors = [
-                    connection.execute(sql.replace("docora.", self._prefix).encode(), parameters)
-                    for sql in statements
+                    connection.execute(self._in_schema(sql), parameters) for sql in statements
                 ]
                 if waits_for_disk:
                     connection.execute(b"COMMIT")

@@ -34,6 +34,7 @@ from docora_ops.queue.link_queue import (
     LinkQueue,
     PushRequest,
     answers_of_script,
+    arguments_of,
 )
 from docora_ops.queue.outcomes import (
     ALL_OUTCOMES,
@@ -119,8 +120,7 @@ class BullmqQueue(LinkQueue):
         flags = {"refuses_waiting": refuses_waiting, "commands": len(commands)}
         config = {**self.script_keys, **flags, **self.mark_to_leave}
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
-        for command in commands:
-            arguments += (len(command), *command)
+        arguments += arguments_of(commands)
         for request in requests:
             arguments += (request.job_id, "queue" if request.payload else "")
         return answers_of_script(

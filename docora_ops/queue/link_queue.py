@@ -117,6 +117,11 @@ def answers_of_script(job_ids: Sequence[str], replies: Sequence[str]) -> list[An
     return answers
 
 
+def arguments_of(commands: Sequence[Command]) -> list[str | int | bytes]:
+    """Returns arguments of a script: for each command, the number of its words, then the words."""
+    return [argument for command in commands for argument in (len(command), *command)]
+
+
 def first_ids(
     ids_by_status: Iterable[tuple[str, Sequence[str]]], limit: int
 ) -> tuple[int, list[tuple[str, list[str]]]]:

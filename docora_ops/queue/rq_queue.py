@@ -39,6 +39,7 @@ from docora_ops.queue.link_queue import (
     LinkQueue,
     PushRequest,
     answers_of_script,
+    arguments_of,
 )
 from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes, read_outcomes
 from docora_ops.queue.redis_client import (
@@ -169,8 +170,7 @@ class RqQueue(LinkQueue):
         if changes_links:  # a waiting job gets all its tries back, as its link does
             config["retries_left"] = self._settings.max_retry_attempts - 1
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
-        for command in commands:
-            arguments += (len(command), *command)
+        arguments += arguments_of(commands)
         for request in requests:
             payload = request.payload
             arguments += (
