@@ -20,7 +20,7 @@ _BUSY = 0.9  # share of slots, because some busy slots are between two jobs
 
 @dataclass(frozen=True)
 class Capacity:
-    """How many snapshots the workers manage, how many are due, and how many slots are missing.
+    """The pace of the workers, the pace that is needed, and the number of missing slots.
 
     managed_per_minute: the snapshots per minute in the best 10 minutes of the last hour; None if no
         10 minutes of that hour are fully recorded.

@@ -39,7 +39,7 @@ _SIGMAS, _LEAST_CHANGE = 2, 0.25
 
 
 class Direction(StrEnum):
-    """Whether failures fall, stay steady or rise."""
+    """The direction of the number of failures."""
 
     NONE = "none"  # no failures for at least 80 minutes
     FALLING = "falling"
