@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from pydantic import SecretStr
 
+from docora_ops.actions.doctor import diagnose
 from docora_ops.errors import ConfigurationError
 from docora_ops.settings import load_settings
 from tests.support.diagnoses import check, examine, make_healthy, not_ok
@@ -64,6 +67,17 @@ def test_a_key_whose_file_can_not_be_read_disturbs_only_who_needs_it(docora: Doc
     assert (found.code, not_ok(found)) == (0, {"settings": "warning"})
     assert said in check(found, "settings")["finding"]
     docora.run("worker", "--burst", env=env).ended(2, says=f"Error: {said}\n")
+
+
+def test_doctor_reads_a_key_once_even_if_it_can_not_be_read(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a pipe without a writer, each try takes five seconds."""
+    read = Mock(side_effect=ConfigurationError("unreadable"))
+    monkeypatch.setattr("docora_ops.settings._value_in", read)
+    key = {"encryption_key": None, "encryption_key_file": SecretStr("/run/key")}
+    *_, _ = diagnose(docora.actions(drift_grace=0, **key).docora)
+    read.assert_called_once_with("/run/key", "ENCRYPTION_KEY")
 
 
 def test_the_key_is_read_from_a_pipe_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
