@@ -25,20 +25,6 @@ def test_a_value_is_read_from_its_file_wherever_it_is_named(docora: Docora, tmp_
     docora.run("status", "--env-file", str(env_file), env=env).ended(0)
 
 
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\n\r\n"])
-def test_line_breaks_of_every_system_at_the_end_of_a_file_are_ignored(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str
-) -> None:
-    values = {"DATABASE_URL": f"postgres://u:{SECRET}@h/d", "ENCRYPTION_KEY": "ab" * 32}
-    for name, value in values.items():
-        (tmp_path / name).write_bytes(f"{value}{end}".encode())
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv(f"{name}_FILE", str(tmp_path / name))
-    settings = load_settings()
-    assert settings.require_database_url().get_secret_value() == values["DATABASE_URL"]
-    assert settings.require_encryption_key() == bytes.fromhex(values["ENCRYPTION_KEY"])
-
-
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY"])
 def test_a_file_that_gives_no_value_is_named_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str

@@ -94,18 +94,6 @@ def test_only_its_last_messages_are_kept(docora: Docora, monkeypatch: pytest.Mon
     assert [message.split()[-1] for message in sent[-1]] == [str(n) for n in range(150, 250)]
 
 
-def test_when_it_is_killed_the_same_command_finishes(docora: Docora) -> None:
-    docora.add_links(5)
-    result = docora.run(*DETACHED)
-    process = re.findall(r"^Process\t(.+)$", result.stdout, re.MULTILINE)
-    os.kill(int(process[0]), signal.SIGKILL)
-    await_goodbye(docora)
-    docora.assert_sound()
-    with other_worker(docora):
-        docora.run("retry-all-failed", "--in-flight", "2", "--json").ended(0)
-        eventually(lambda: docora.statuses() == {"synced": 5}, "all")
-
-
 def test_what_ends_before_it_is_recorded_is_told_at_once(docora: Docora) -> None:
     docora.add_links(2)
     docora.redis.set("docora-ops:audit", "of another type")
