@@ -58,7 +58,7 @@ def check_round(played: Round) -> None:
         if late > 1 + played.sessions_cut
     ]
     problems += [
-        f"{app} is held, and was sent {number} files"
+        f"files sent to {app} although it was held: {number}"
         for app, number in (+world.apps.in_spite_of_hold).items()
     ]
     problems += [f"receiver: {each}" for each in world.snapshots.receiver.problems]
