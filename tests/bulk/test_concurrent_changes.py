@@ -9,7 +9,7 @@ from rq.job import Job, JobStatus
 
 from docora_ops.actions import BulkStep
 from docora_ops.links import Outcome
-from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction, every_bulk_action
+from tests.support.bulk_actions import RESYNC, RETRY, SCHEDULE, BulkAction
 from tests.support.docora import Docora
 from tests.support.job_states import not_in_the_list
 from tests.support.row_locks import released_when_waited_for, row_locks
@@ -63,22 +63,6 @@ def test_a_link_that_changes_before_its_turn_is_judged_as_it_then_is(
 
 
 # Jobs that others make or take
-
-
-@every_bulk_action
-def test_links_that_are_all_queued_by_somebody_else_meanwhile_are_not_doubled(
-    docora: Docora, bulk: BulkAction
-) -> None:
-    bulk.add_links(docora, 20)
-
-    def prepare(_: BulkStep) -> None:
-        for link in docora.links():
-            docora.enqueue(link.job_id)
-
-    result = bulk.run(docora.actions(), batch_size=3, prepare=prepare)
-    assert result.counts == {Outcome.ALREADY_QUEUED: 20}
-    assert docora.waiting() == [link.job_id for link in docora.links()]
-    assert docora.statuses() == {bulk.done_status: 20}
 
 
 @pytest.mark.parametrize(

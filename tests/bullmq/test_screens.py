@@ -84,9 +84,6 @@ def test_queue_names_the_links_of_its_jobs(bullmq: Bullmq, jobs: dict[str, TestL
     assert names == {("Acme Search", "octo/api")}
     *_, delayed = listed
     assert delayed["due_at"] > delayed["created_at"]
-
-
-def test_queue_lists_the_jobs_of_the_chosen_apps(bullmq: Bullmq, jobs: dict[str, TestLink]) -> None:
     chosen = [jobs["active"], jobs["delayed"]]
     options = [word for link in chosen for word in ("--app", link.app_id)]
     queue = bullmq.run("queue", *options, "--json").data

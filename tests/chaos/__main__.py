@@ -58,7 +58,8 @@ class Driver:
         postgres, redis = (
             Access(url, url, url, url) for url in (self.postgres.url, self.valkey.url)
         )
-        producer, apps = Producer(postgres, redis, self.fork_server), Apps()
+        producer = Producer(postgres, redis, self.fork_server)
+        apps = Apps(producer)
         with closing(producer), Receiver(answer=apps.answer).serving() as receiver:
             snapshots = Snapshots(producer, self.directory, receiver)
             world = make_world(snapshots, producer, apps, self.upstreams, self.size.apps, random)

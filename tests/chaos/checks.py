@@ -9,6 +9,7 @@
 - While Redis keeps its data, each pending link has a live job after the maintenance of a worker.
 - No job id is queued twice, unless the careless producer pushed it, Redis lost its job, or a worker
   overslept whose job RQ had given to another. Doctor counts these and repair fixes them.
+- A held app is sent at most the file that was on its way when the hold began.
 - Two jobs never work on one link at once. A job notices that it has lost its lock, with its session
   of Postgres, when it next records a file: until then it may send one more.
 """
@@ -55,6 +56,10 @@ def check_round(played: Round) -> None:
         f"two jobs at once: {app} {repository_id}: {late} sent after another had begun"
         for (app, repository_id), late in world.apps.late.items()
         if late > 1 + played.sessions_cut
+    ]
+    problems += [
+        f"files sent to {app} although it was held: {number}"
+        for app, number in (+world.apps.in_spite_of_hold).items()
     ]
     problems += [f"receiver: {each}" for each in world.snapshots.receiver.problems]
     if not played.data_lost:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum, auto
@@ -10,12 +11,16 @@ from random import Random
 from threading import Event, Lock, Thread, current_thread
 from typing import Any
 
+import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry as RedisRetry
 from rq import Retry
 from rq.job import Job, JobStatus
 from rq.utils import now
 
+from docora_ops.jobs import Hold
+from docora_ops.queue.holds import find_hold
+from docora_ops.queue.redis_client import server_time
 from docora_ops.queue.rq_jobs import JOB_FUNCTION
 from tests.support.delivery_checks import shas
 from tests.support.docora import QUEUE, Docora
@@ -42,21 +47,25 @@ MOODS = (*[Mood.WELL] * 5, *[Mood.FLAKY] * 2, Mood.BROKEN, Mood.HANGS_UP, Mood.S
 
 @dataclass
 class Apps:
-    """Answers for the receiver, and counts requests of jobs that overlap.
+    """Answers for the receiver, and counts requests of jobs that overlap, or that a hold forbids.
 
     Each job sends over its own connection. A request on a connection that is not the newest of its
-    link is late: another job has begun meanwhile.
+    link is late: another job has begun meanwhile. A job looks for a hold before each request, so
+    one that meets the same hold as the request before it was not to be sent.
     """
 
+    docora: Docora
     moods: dict[str, Mood] = field(default_factory=dict)
     # The time of the last acknowledgement by app, repository id, path and SHA-256.
     acknowledged: dict[tuple[str, str, str, str], float] = field(default_factory=dict)
     # The most late requests of one job, by link.
     late: Counter[tuple[str, str]] = field(default_factory=Counter)
+    in_spite_of_hold: Counter[str] = field(default_factory=Counter)  # requests by app
     calm: Event = field(default_factory=Event)  # while set, no app is slow
     _requests: Counter[str] = field(default_factory=Counter)
     # Late requests by connection, in the order of the first requests, by link.
     _connections: dict[tuple[str, str], Counter[Thread]] = field(default_factory=dict)
+    _holds: dict[Thread, Hold | None] = field(default_factory=dict)  # that each has met last
     _lock: Lock = field(default_factory=Lock)
 
     def answer(self, request: Request) -> int:
@@ -65,9 +74,12 @@ class Apps:
             return CREATED
         body = request.json
         link = (request.app, body["repository"]["repository_id"])
+        hold = self._find_hold(f"{request.headers['X-Docora-App-Id']}-{link[1]}")
         with self._lock:
             counts = self._connections.setdefault(link, Counter())
             connection = current_thread()  # the receiver runs a thread for each connection
+            self.in_spite_of_hold[request.app] += bool(hold and hold == self._holds.get(connection))
+            self._holds[connection] = hold
             counts.setdefault(connection, 0)
             if connection is not next(reversed(counts)):
                 counts[connection] += 1
@@ -85,6 +97,11 @@ class Apps:
                 self.calm.wait(SLOWNESS)
         self.acknowledge(*link, body["file"]["path"], body["file"]["sha"])
         return CREATED
+
+    def _find_hold(self, job_id: str) -> Hold | None:
+        with suppress(redis.RedisError):  # it is down: nobody can tell
+            return find_hold(self.docora.redis, job_id, server_time(self.docora.redis))
+        return None
 
     def acknowledge(self, app: str, repository_id: str, path: str, sha: str) -> None:
         with self._lock:

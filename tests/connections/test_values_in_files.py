@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from pydantic import SecretStr
 
+from docora_ops.actions.doctor import diagnose
 from docora_ops.errors import ConfigurationError
 from docora_ops.settings import load_settings
 from tests.support.diagnoses import check, examine, make_healthy, not_ok
@@ -20,20 +23,6 @@ def test_a_value_is_read_from_its_file_wherever_it_is_named(docora: Docora, tmp_
     env_file.write_text(f"DATABASE_URL=postgres://nowhere/x\nREDIS_URL_FILE={tmp_path}/redis\n")
     env = {"DATABASE_URL": None, "REDIS_URL": None, "DATABASE_URL_FILE": f"{tmp_path}/postgres"}
     docora.run("status", "--env-file", str(env_file), env=env).ended(0)
-
-
-@pytest.mark.parametrize("end", ["\n", "\r\n", "\r\n\r\n"])
-def test_line_breaks_of_every_system_at_the_end_of_a_file_are_ignored(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str
-) -> None:
-    values = {"DATABASE_URL": f"postgres://u:{SECRET}@h/d", "ENCRYPTION_KEY": "ab" * 32}
-    for name, value in values.items():
-        (tmp_path / name).write_bytes(f"{value}{end}".encode())
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv(f"{name}_FILE", str(tmp_path / name))
-    settings = load_settings()
-    assert settings.require_database_url().get_secret_value() == values["DATABASE_URL"]
-    assert settings.require_encryption_key() == bytes.fromhex(values["ENCRYPTION_KEY"])
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY"])
@@ -64,6 +53,17 @@ def test_a_key_whose_file_can_not_be_read_disturbs_only_who_needs_it(docora: Doc
     assert (found.code, not_ok(found)) == (0, {"settings": "warning"})
     assert said in check(found, "settings")["finding"]
     docora.run("worker", "--burst", env=env).ended(2, says=f"Error: {said}\n")
+
+
+def test_doctor_reads_a_key_once_even_if_it_can_not_be_read(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a pipe without a writer, each try takes five seconds."""
+    read = Mock(side_effect=ConfigurationError("unreadable"))
+    monkeypatch.setattr("docora_ops.settings._value_in", read)
+    key = {"encryption_key": None, "encryption_key_file": SecretStr("/run/key")}
+    *_, _ = diagnose(docora.actions(drift_grace=0, **key).docora)
+    read.assert_called_once_with("/run/key", "ENCRYPTION_KEY")
 
 
 def test_the_key_is_read_from_a_pipe_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -80,9 +80,6 @@ def test_options_that_exclude_each_other_and_slips_are_usage_errors(docora: Doco
     assert "Did you mean 'retry'" in docora.run("retri").stderr
     for name, hint in (("stauts", "did you mean status?"), ("zzz", "see docora-ops --help for")):
         docora.run("help", name).ended(2, says=f"Hint: {hint}")
-    unquoted = docora.run("retry", "Acme", "Search", "octo/api")
-    hint = "Hint: quote names that contain spaces; see docora-ops retry --help\n"
-    assert unquoted.stderr.endswith(hint)
 
 
 def test_an_option_before_the_command_is_told_where_it_belongs(docora: Docora) -> None:

@@ -162,7 +162,7 @@ class Situation:
         for job_id in in_turn:
             job = self.jobs[job_id]
             if job_id == locked:
-                outcomes[running if job.beats else Outcome.NOT_QUEUED] += 1
+                outcomes[running if job.state is JobState.RUNNING else Outcome.NOT_QUEUED] += 1
             elif not self.qualifies(action, job_id):
                 outcomes[Outcome.SKIPPED] += 1
             elif job.state is JobState.RUNNING:

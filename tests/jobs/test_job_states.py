@@ -8,9 +8,8 @@ import pytest
 from rq.job import Job, JobStatus
 
 from docora_ops.database.link_rows import read_payload
-from docora_ops.errors import DocoraOpsError, JobUnreadableError, RefusedError, SnapshotRunningError
 from docora_ops.jobs import JobState
-from docora_ops.links import Action, Outcome
+from docora_ops.links import Outcome
 from docora_ops.queue import Answer, PushRefusedError, PushRequest
 from tests.support.bulk_actions import APP, RESYNC, BulkAction, every_bulk_action
 from tests.support.docora import WIP, Docora
@@ -62,47 +61,6 @@ def assert_job(
         assert found == before, state
     if outcome.is_put_to_work:
         assert docora.redis.ttl(key) == -1, state
-
-
-def error_of(action: Action, state: str) -> type[DocoraOpsError] | None:
-    outcome = STATES[state][1]
-    if outcome is Outcome.NOT_QUEUED:
-        return JobUnreadableError
-    if (action, outcome) == (Action.RESYNC, Outcome.ALREADY_RUNNING):
-        return SnapshotRunningError
-    return None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("action", [Action.RETRY, Action.RESYNC])
-def test_a_change_of_one_link_does_what_the_state_of_its_job_asks_for(
-    docora: Docora, action: Action
-) -> None:
-    links = add_link_in_each_state(docora, docora.add_app(), "failed")
-    before = footprints(docora, [link.job_id for link in links.values()])
-    rows = {name: docora.row(link) for name, link in links.items()}
-    change = getattr(docora.actions(drift_grace=0), action)
-    for state, link in links.items():
-        error = error_of(action, state)
-        if error is None:
-            assert change(link).outcome is STATES[state][1], state
-            continue
-        with pytest.raises(error) as refusal:
-            change(link)
-        if isinstance(refusal.value, RefusedError):
-            assert refusal.value.details == {"status": "failed", "job": "running"}, state
-    for state, link in links.items():
-        is_done = error_of(action, state) is None
-        if is_done:
-            is_rescan = action is Action.RETRY
-            assert_job(docora, link, state, before[link.job_id], is_rescan=is_rescan)
-        else:
-            assert footprints(docora, [link.job_id])[link.job_id] == before[link.job_id], state
-        is_changed = is_done and STATES[state][1].is_put_to_work
-        assert docora.was_reset(link) is is_changed, state
-        assert is_changed or docora.row(link) == rows[state]
-        forgotten = action is Action.RESYNC and is_changed
-        assert docora.deliveries(link) == (0 if forgotten else 2), state
 
 
 @pytest.mark.slow

@@ -218,6 +218,7 @@ class Machine(Others, RuleBasedStateMachine):
             if any(job.places > 1 for job in after.jobs.values()):
                 # A new job was queued for an id that still stood in the list.
                 self.actions.repair()
+                self.see_after_us()
             assert self.actions.drift().total == 0
             dump = self.docora.dump()
             self.actions.repair()

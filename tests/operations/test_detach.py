@@ -94,18 +94,6 @@ def test_only_its_last_messages_are_kept(docora: Docora, monkeypatch: pytest.Mon
     assert [message.split()[-1] for message in sent[-1]] == [str(n) for n in range(150, 250)]
 
 
-def test_when_it_is_killed_the_same_command_finishes(docora: Docora) -> None:
-    docora.add_links(5)
-    result = docora.run(*DETACHED)
-    process = re.findall(r"^Process\t(.+)$", result.stdout, re.MULTILINE)
-    os.kill(int(process[0]), signal.SIGKILL)
-    await_goodbye(docora)
-    docora.assert_sound()
-    with other_worker(docora):
-        docora.run("retry-all-failed", "--in-flight", "2", "--json").ended(0)
-        eventually(lambda: docora.statuses() == {"synced": 5}, "all")
-
-
 def test_what_ends_before_it_is_recorded_is_told_at_once(docora: Docora) -> None:
     docora.add_links(2)
     docora.redis.set("docora-ops:audit", "of another type")
@@ -139,24 +127,19 @@ def test_without_links_nothing_is_detached(docora: Docora) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "env", "said"),
     [
-        (["--detach"], "--detach needs --in-flight"),
-        (["--in-flight", "2", "--detach", "--wait"], "--detach and --wait can't be combined"),
-        (["--in-flight", "2", "--detach", "--dry-run"], "--detach and --dry-run can't be"),
+        (["--detach"], {}, "--detach needs --in-flight"),
+        (["--in-flight", "2", "--detach", "--wait"], {}, "--detach and --wait can't be combined"),
+        (["--in-flight", "2", "--detach", "--dry-run"], {}, "--detach and --dry-run can't be"),
+        (["--in-flight", "2", "--detach"], {"INVOCATION_ID": "1"}, "systemd-run"),
     ],
 )
-def test_what_makes_no_sense_is_refused(docora: Docora, options: list[str], said: str) -> None:
+def test_what_makes_no_sense_is_refused(
+    docora: Docora, options: list[str], env: dict[str, str], said: str
+) -> None:
     docora.add_link()
-    result = docora.run("retry-all-failed", *options, "--json")
-    assert (result.code, said in result.json["error"]) == (2, True), result
-    assert docora.statuses() == {"failed": 1}
-
-
-def test_it_is_refused_in_a_systemd_unit(docora: Docora) -> None:
-    docora.add_link()
-    result = docora.run(*DETACHED, "--json", env={"INVOCATION_ID": "1"})
-    assert (result.code, "systemd-run" in result.json["hint"]) == (2, True), result
+    docora.run("retry-all-failed", *options, "--json", env=env).ended(2, says=said)
     assert docora.statuses() == {"failed": 1}
 
 

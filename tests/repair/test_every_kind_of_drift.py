@@ -13,18 +13,10 @@ from rq.utils import now
 from docora_ops.actions.drift import DriftKind, Suspects, find_drift
 from docora_ops.actions.repairs import STUCK_ERROR, RepairOutcome, RepairResult
 from docora_ops.errors import RedisError
-from docora_ops.links import LinkStatus
 from tests.support.actions import both_looks
 from tests.support.docora import INTERMEDIATE, QUEUE, Docora
 from tests.support.job_states import (
-    FINISHED,
-    GONE,
-    MISPLACED,
-    RUNNING,
-    UNREADABLE,
-    WAITING,
     Arrange,
-    add_link_in_each_state,
     all_of,
     entry_in,
     hash_gone,
@@ -37,7 +29,6 @@ from tests.support.job_states import (
     started,
     taken_by_a_worker_that_died,
 )
-from tests.support.job_states import STALE as STALE_JOBS
 from tests.support.read_only import frozen
 from tests.support.rows import TestLink
 
@@ -163,33 +154,6 @@ def test_drift_of_every_kind_is_seen_and_repaired_and_gone(docora: Docora) -> No
     with frozen(docora):
         assert not actions.drift().total
         assert len(actions.repair().repaired) == 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("status", LinkStatus)
-def test_a_repair_leaves_no_drift_and_each_live_job(docora: Docora, status: LinkStatus) -> None:
-    links = add_link_in_each_state(docora, docora.add_app(), status)
-    for name in UNREADABLE:
-        job_id = links.pop(name).job_id
-        docora.redis.delete(f"rq:job:{job_id}", f"rq:executions:{job_id}")
-    docora.connection.execute("UPDATE app_repositories SET retry_count = 0")
-    docora.age_links()
-    before = {
-        name: (docora.row(link), docora.job_hash(link.job_id)) for name, link in links.items()
-    }
-    actions = docora.actions()
-    # An id that stood in the list stands there twice once its job is made anew.
-    for _ in range(2):
-        actions.repair()
-    for name in WAITING | RUNNING:
-        link = links[name]
-        assert (docora.row(link), docora.job_hash(link.job_id)) == before[name], name
-    if status in {LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING}:
-        for name in STALE_JOBS | MISPLACED | GONE | FINISHED:
-            assert docora.waiting().count(links[name].job_id) == 1, name
-    with frozen(docora):
-        assert not actions.drift().total
-        assert not actions.repair().repaired
 
 
 # No drift

@@ -31,29 +31,22 @@ def kill_worker(snapshots: Snapshots) -> None:
 
 
 @pytest.mark.slow
-def test_repair_beside_bullmq_awaits_no_dead_worker(snapshots: Snapshots, bullmq: Bullmq) -> None:
-    docora = snapshots.docora
-    kill_worker(snapshots)
-    stuck = docora.add_link("scanning", retry_count=0)
-    with bullmq.worker(lambda _: None):
-        result = bullmq.run("repair", "--yes", env=bullmq.environment(**ONE_LOOK))
-    assert (result.code, docora.status(stuck)) == (0, "pending_snapshot"), result
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("changes", [{"boot_id": "x"}, {"pid_namespace": "pid:[1]"}, None])
-def test_the_refusal_beside_other_workers_says_how_long_to_wait_if_they_were_killed(
+@pytest.mark.parametrize("changes", [{}, {"boot_id": "x"}, {"pid_namespace": "pid:[1]"}, None])
+def test_repair_beside_bullmq_awaits_no_dead_worker_of_this_host_and_says_how_long_others_last(
     snapshots: Snapshots, docora: Docora, bullmq: Bullmq, changes: dict[str, str] | None
 ) -> None:
     """On another host, in another container, or of a version that does not register its process."""
     kill_worker(snapshots)
     for name, value in (changes or {}).items():
         docora.redis.hset(KEY, name, value)
-    if not changes:
+    if changes is None:
         docora.redis.hdel(KEY, "boot_id", "pid_namespace", "process_started_at")
     stuck = docora.add_link("scanning", retry_count=0)
     with bullmq.worker(lambda _: None):
         result = bullmq.run("repair", "--yes", env=bullmq.environment(**ONE_LOOK))
+    if changes == {}:
+        assert (result.code, docora.status(stuck)) == (0, "pending_snapshot"), result
+        return
     assert (result.code, docora.status(stuck)) == (4, "scanning"), result
     assert re.search(r"if all of these were killed, try again in 1m\d+s", result.stderr)
 

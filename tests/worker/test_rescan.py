@@ -66,39 +66,29 @@ def test_a_rescan_without_changes_takes_9_statements_in_4_round_trips(
 
 
 @pytest.mark.parametrize(
-    ("damage", "event"),
+    ("damage", "sent"),
     [
-        ("DELETE FROM app_delivered_files WHERE file_path = 'b'", "create"),
-        ("UPDATE app_delivered_files SET file_sha = repeat('0', 64)", "update"),
-        ("UPDATE app_delivered_files SET file_path = 'c' WHERE file_path = 'b'", "delete"),
+        ("DELETE FROM app_delivered_files WHERE file_path = 'b'", ["create"]),
+        ("UPDATE app_delivered_files SET file_sha = repeat('0', 64)", ["update", "update"]),
+        (
+            "UPDATE app_delivered_files SET file_path = 'c' WHERE file_path = 'b'",
+            ["delete", "create"],
+        ),
+        ("DELETE FROM snapshot_files WHERE path = 'b'", []),
+        ("UPDATE repository_snapshots SET commit_sha = repeat('0', 40)", []),
+        ("DELETE FROM repository_snapshots", []),
     ],
 )
-def test_a_rescan_of_the_stored_commit_sends_what_the_app_lacks(
-    snapshots: Snapshots, scan: Callable[[TestLink], None], damage: str, event: str
+def test_a_rescan_sends_what_the_app_lacks_and_stores_a_commit_that_is_not_stored_whole(
+    snapshots: Snapshots, scan: Callable[[TestLink], None], damage: str, sent: list[str]
 ) -> None:
     link, upstream = snapshots.add_link({"a": "1", "b": "2"})
     scan(link)
     snapshots.docora.connection.execute(damage.encode())
     scan(link)
-    assert snapshots.received().files == upstream.contents()
-    assert [request.event for request in snapshots.received().requests][2] == event
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "DELETE FROM snapshot_files WHERE path = 'b'",
-        "UPDATE repository_snapshots SET commit_sha = repeat('0', 40)",
-        "DELETE FROM repository_snapshots",
-    ],
-)
-def test_a_rescan_stores_a_commit_that_is_not_stored_whole(
-    snapshots: Snapshots, scan: Callable[[TestLink], None], damage: str
-) -> None:
-    link, upstream = snapshots.add_link({"a": "1", "b": "2"})
-    scan(link)
-    snapshots.docora.connection.execute(damage.encode())
-    scan(link)
+    received = snapshots.received()
+    assert received.files == upstream.contents()
+    assert [request.event for request in received.requests][2:] == sent
     assert set(snapshots.snapshot_files(link.repository_id)) == {"a", "b"}
     [row] = snapshots.docora.connection.execute("SELECT commit_sha FROM repository_snapshots")
     assert row["commit_sha"] == upstream.head

@@ -363,15 +363,6 @@ def test_a_killed_workers_job_is_taken_up_after_its_heartbeat(snapshots: Snapsho
     assert not has_live_job(snapshots.docora, link)
 
 
-def test_the_last_try_of_a_killed_worker_makes_the_link_failed(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_queued(FILES, max_retry_attempts=1)
-    begin(snapshots, link)
-    expire_heartbeats(snapshots.docora)
-    assert snapshots.work().code == 0
-    assert_given_up(snapshots, link, 1)
-    assert snapshots.docora.job(link).get_status() is JobStatus.FAILED
-
-
 def fail_job(docora: Docora, link: TestLink) -> None:
     """As a plain worker does, that knows nothing of the link."""
     expire_heartbeats(docora)

@@ -135,32 +135,6 @@ def test_a_busy_worker_registers_again_when_redis_has_lost_its_registration(
         gate.release()
 
 
-@pytest.mark.slow
-def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots: Snapshots) -> None:
-    pids: list[int] = []
-    holders: list[list[int]] = []
-
-    def answer(_: Request) -> int:
-        pids.append(worker.horse())
-        rows = snapshots.docora.connection.execute(
-            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
-        )
-        holders.append([row["pid"] for row in rows])
-        return 200
-
-    snapshots.receiver.answer = answer
-    for link in snapshots.add_links(["One", "Two", "Three", "Four"]).values():
-        snapshots.queue(link)
-    with running(snapshots) as worker:
-        eventually(lambda: snapshots.docora.statuses() == {"synced": 4}, "all jobs")
-        eventually(lambda: worker.horses == [], "the horse's end")
-    assert pids == [pids[0]] * 4
-    # They use one session, which each leaves without a lock.
-    assert holders == [holders[0]] * 4
-    assert len(holders[0]) == 1
-
-
 def test_a_session_that_is_ended_between_two_jobs_costs_none(snapshots: Snapshots) -> None:
     with connect(snapshots.settings) as client:
         resources = Resources(snapshots.settings, client)
@@ -341,6 +315,26 @@ def horses_of(snapshots: Snapshots, answer: Callable[[str, int], int]) -> list[i
         eventually(lambda: worker.horses == [], "the horse's end")
     assert list(pids) == APPS
     return list(pids.values())
+
+
+@pytest.mark.slow
+def test_jobs_that_wait_run_in_one_process_which_ends_when_none_waits(snapshots: Snapshots) -> None:
+    holders: list[list[int]] = []
+
+    def answer(_app: str, _pid: int) -> int:
+        rows = snapshots.docora.connection.execute(
+            "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        holders.append([row["pid"] for row in rows])
+        return 200
+
+    pids = horses_of(snapshots, answer)
+    assert pids == [pids[0]] * 4
+    # They use one session, which each leaves without a lock.
+    assert holders == [holders[0]] * 4
+    assert len(holders[0]) == 1
+    assert snapshots.docora.statuses() == {"synced": 4}
 
 
 @pytest.mark.slow
