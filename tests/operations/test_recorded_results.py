@@ -72,7 +72,7 @@ def test_unrecorded_results_are_unknown(docora: Docora, monkeypatch: pytest.Monk
         record_outcome(client, end, keep_entry=True)
 
     def results() -> list[Results | None]:
-        asked = [AskedResults(since, [(app_id, "repo_x")]) for app_id in ("app_a", "app_b")]
+        asked = [AskedResults(since, [f"{app_id}-repo_x"]) for app_id in ("app_a", "app_b")]
         return read_results(client, asked)
 
     record("app_a")
