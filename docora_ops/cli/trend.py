@@ -106,18 +106,19 @@ def _sentence(trend: Trend) -> str:
     if not periods:
         return "Nothing is recorded: no worker has kept a record for 8 days; see docora-ops doctor."
     first = to_minute(periods[0].started_at)
+    with_error = " with such an error" if periods[0].synced is None else ""
     if any(period.failures for period in periods):
         start = f"The record begins at {begin}" if begin else f"Counted since {first}"
-        sentences = [_course(trend), start]
+        sentences = [_course(trend, with_error), start]
     else:
         since = f"the record began at {begin}" if begin else first
-        sentences = [f"No link failed since {since}"]
+        sentences = [f"No link failed{with_error} since {since}"]
     if trend.seconds_reach_back_to:
         sentences.append(f"Seconds are known since {to_minute(trend.seconds_reach_back_to)}")
     return ". ".join([*sentences, ""]).strip()
 
 
-def _course(trend: Trend) -> str:
+def _course(trend: Trend, with_error: str) -> str:
     highest = max(trend.periods, key=lambda period: period.failures)
     now, before = _rate(trend.failures_per_hour), _rate(trend.before_per_hour)
     now = f"{now} {_RECENTLY}"
@@ -129,7 +130,7 @@ def _course(trend: Trend) -> str:
         "falling": f"Failures fall: {peak}, {now}",
         "rising": f"Failures rise: {before} in the hour before, {now}",
         "steady": f"Failures neither fall nor rise clearly: {peak}, {now}",
-        "none": f"No link has failed for 80 minutes: {peak}",
+        "none": f"No link has failed{with_error} for 80 minutes: {peak}",
     }[trend.direction]
 
 

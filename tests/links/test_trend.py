@@ -222,6 +222,11 @@ def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> N
         assert (found["failed"], found["synced"]) == (failed, synced), options
         of_errors = "--error" in options
         assert {period["synced"] is None for period in result.data["periods"]} == {of_errors}
+    for error, words in (
+        ("no route", "has failed with such an error for"),
+        ("x", "failed with such"),
+    ):
+        assert f"No link {words}" in docora.run("trend", "--error", error).stderr
     assert docora.run("trend", "nobody").code == 3
     assert docora.run("trend", "--by", "week").code == 2
     assert docora.run("trend", "--since", "2100-01-01").code == 2
