@@ -94,8 +94,8 @@ class Trend:
     failures_per_hour: float
     before_per_hour: float
     direction: Direction | None
-    reaches_back_to: datetime | None
-    seconds_reach_back_to: datetime | None
+    reaches_back_to: datetime | None = None
+    seconds_reach_back_to: datetime | None = None
     is_recorded: bool = True
 
 
@@ -137,7 +137,7 @@ def read_trend(
         )
     record = read_counts(docora.redis, start, now, app_id=app_id or ALL_APPS)
     if record.begin is None:
-        return Trend([], length, 0, 0, None, None, None)
+        return Trend([], length, 0, 0, None)
     warn_of_mute_workers(docora, workers_without_record(docora.redis))
     if error is not None:
         begin = outcomes.reaches_back_to or record.begin
@@ -181,7 +181,6 @@ def _trend(
         before * 3600 / before_seconds,
         direction(recent, seconds, before, before_seconds) if is_known else None,
         begin if begin > first else None,
-        None,
     )
 
 

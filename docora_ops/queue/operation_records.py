@@ -66,8 +66,8 @@ def operation_key(operation_id: str) -> str:
 def part_key(operation_id: str, part: str) -> str:
     """Returns the key of a part of an operation.
 
-    part: `record`, which is kept for a week; `links`, the row ids of the claimed links, for a day;
-        or `selection`, the row ids of the links that the operation is at work on.
+    part: `record`, which is kept for a week; `links`, the row ids of the claimed links; or
+        `selection`, the row ids of the links that the operation is at work on.
     """
     # With `PREFIX`, the dashboard would take the key for an operation.
     return f"docora-ops:operation:{operation_id}:{part}"
