@@ -3,7 +3,7 @@
 Needs only Redis.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -22,11 +22,11 @@ def add_recorded_results(docora: Docora, changes: Sequence[Change]) -> list[Chan
     Leaves a bulk operation as it is if Redis no longer has its links.
     """
     complete = list(changes)
-    asked: dict[int, AskedResults] = {}
-    for number, change in enumerate(changes):
-        since, is_complete = change.started_at, change.results and not change.results.unfinished
-        if not is_complete and (links := _links_of(docora, change)) and since is not None:
-            asked[number] = AskedResults(since, links)
+    asked: dict[int, AskedResults] = {
+        number: links
+        for number, change in enumerate(changes)
+        if (links := _links_of(docora, change))
+    }
     recorded = read_results(docora.redis, [*asked.values()])
     for number, results in zip(asked, recorded, strict=True):
         known = changes[number].results
@@ -35,16 +35,19 @@ def add_recorded_results(docora: Docora, changes: Sequence[Change]) -> list[Chan
     return complete
 
 
-def _links_of(docora: Docora, change: HistoryEntry | KnownOperation) -> Collection[str]:
-    """Returns the row ids of an operation's links, or the job id of a single queued link."""
+def _links_of(docora: Docora, change: HistoryEntry | KnownOperation) -> AskedResults | None:
+    """Returns the links that a change has queued; None if all results are known, or no link is."""
+    since, links = change.started_at, set[str]()
+    if since is None or (change.results and not change.results.unfinished):
+        return None
     if change.operation_id:
-        return set(read_links(docora.redis, change.operation_id, 0))
-    if isinstance(change, HistoryEntry):
+        links.update(read_links(docora.redis, change.operation_id, 0))
+    elif isinstance(change, HistoryEntry):  # the change of one link, which has no list of links
         ids = change.selection.get("app_id"), change.selection.get("repository_id")
         is_queued = any(change.counts.get(outcome) for outcome in Outcome if outcome.is_put_to_work)
         if is_queued and isinstance(ids[0], str) and isinstance(ids[1], str):
-            return [LinkRef("", ids[0], ids[1]).job_id]
-    return []
+            links.add(LinkRef("", ids[0], ids[1]).job_id)
+    return AskedResults(since, links) if links else None
 
 
 def _ended(results: Results) -> int:

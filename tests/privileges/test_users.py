@@ -82,7 +82,7 @@ def arrange(docora: Docora) -> tuple[TestLink, TestLink]:
     docora.redis.hset(f"docora:bulk:{OPERATION}", items=["total", 5, "completed", 1])
     docora.redis.expire(f"docora:bulk:{OPERATION}", 3000)
     docora.redis.xadd("docora-ops:operations", {"operation_id": OPERATION})
-    record: dict[Any, Any] = {"total": 5, "completed": 1}
+    record: dict[Any, Any] = {"total": 5, "completed": 1, "started_at": 1_000}
     docora.redis.hset(f"docora-ops:operation:{OPERATION}:record", mapping=record)
     docora.redis.expire(f"docora-ops:operation:{OPERATION}:record", 7 * 86_400)
     docora.add_deliveries(stale, 3)
