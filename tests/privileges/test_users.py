@@ -42,7 +42,7 @@ READING = (
     ),
     *("repair --dry-run", "retry-all-failed --dry-run", "resync APP REPO --dry-run"),
     *("resync APP --all --dry-run", "failed", "failed --group-by error", "apps"),
-    *("deliveries APP", "deliveries APP --files"),
+    *("deliveries APP", "deliveries APP --files", "trend", "trend APP --error x"),
     *("links --circuit open --group-by repository", "verify", "show APP REPO", "show APP"),
 )
 CHANGING = (
