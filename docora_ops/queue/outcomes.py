@@ -10,7 +10,7 @@ Functions raise RedisError.
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
@@ -220,11 +220,12 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
     """
     if not asked:
         return []
-    asked_of: defaultdict[bytes, list[int]] = defaultdict(list)
+    numbers_of: dict[str, tuple[int, ...]] = {}
     for number, item in enumerate(asked):
+        alone = (number,)  # one tuple for all links, of which there may be a million
         for link in item.links:
-            asked_of[link.encode()].append(number)
-    ends: list[dict[bytes, JobEnd]] = [{} for _ in asked]
+            numbers_of[link] = numbers_of.get(link, ()) + alone
+    ends: list[dict[str, JobEnd]] = [{} for _ in asked]
     read = 0
     first = at = min(item.since for item in asked)
     with redis_errors(client):
@@ -232,9 +233,9 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
             if at < first:
                 break
             read += 1
-            *pair, row_id = _ids_in(text)
-            job_id = b"-".join(pair)
-            numbers = asked_of.get(row_id, []) + asked_of.get(job_id, [])
+            *pair, row_id = map(text_of, _ids_in(text))
+            job_id = "-".join(pair)
+            numbers = numbers_of.get(row_id, ()) + numbers_of.get(job_id, ())
             if numbers and (entry := _entry_of(at, text)):
                 is_result = entry.outcome is JobEnd.SYNCED or entry.outcome in FAILURES
                 for number in numbers:
