@@ -172,7 +172,7 @@ def may_record(client: Redis) -> bool:
 
 def read_outcomes(client: Redis, which: OutcomeFilter) -> Outcomes:
     """Returns the matching entries of the record."""
-    ids = tuple(text.encode() for text in (which.app_id, which.repository_id) if text)
+    ids = tuple(filter(None, (which.app_id, which.repository_id)))
     entries: list[SnapshotOutcome] = []
     at: datetime | None = None
     read = 0
@@ -197,17 +197,17 @@ def read_last_failures(
 
     links: app id and repository id of each.
     """
-    left = {tuple(map(str.encode, ids)): ids for ids in links}
-    failures = {}
+    left, failures = set(links), {}
     with redis_errors(client):
         for at, text in islice(_walk(client), MOST_SEARCHED):
             if not left:
                 break
+            ids = _ids_in(text)[:2]
             # If the newest entry is no failure, the failure itself is not recorded.
-            ids = left.pop(_ids_in(text)[:2], None)
-            entry = ids and _entry_of(at, text)
-            if ids and entry and entry.outcome in FAILURES:
+            entry = _entry_of(at, text) if ids in left else None
+            if entry and entry.outcome in FAILURES:
                 failures[ids] = at
+            left.discard(ids)
     return failures
 
 
@@ -233,8 +233,8 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
             if at < first:
                 break
             read += 1
-            *pair, row_id = map(text_of, _ids_in(text))
-            job_id = "-".join(pair)
+            app_id, repository_id, row_id = _ids_in(text)
+            job_id = f"{app_id}-{repository_id}"
             numbers = numbers_of.get(row_id, ()) + numbers_of.get(job_id, ())
             if numbers and (entry := _entry_of(at, text)):
                 is_result = entry.outcome is JobEnd.SYNCED or entry.outcome in FAILURES
@@ -294,10 +294,11 @@ def _walk(client: Redis) -> Iterator[tuple[datetime, bytes]]:
         end = f"({text_of(page[-1][0])}"
 
 
-def _ids_in(text: bytes) -> tuple[bytes, ...]:
+def _ids_in(text: bytes) -> tuple[str, str, str]:
     """Returns app id, repository id and row id of an entry, without parsing all of it."""
     # Ids that a job can have need no escapes.
-    return tuple((text.split(b'"', 6) + 6 * [b""])[1:6:2])
+    parts = text_of(text).split('"', 6) + 6 * [""]
+    return parts[1], parts[3], parts[5]
 
 
 def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:
