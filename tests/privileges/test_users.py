@@ -241,7 +241,7 @@ def test_without_any_one_rule_a_worker_does_not_start_and_nothing_is_lost(
                 assert docora.job(link).get_status() is JobStatus.SCHEDULED
                 assert "does not permit one of our keys" in docora.row(link)["last_error"]
                 continue
-            assert "docora-ops help privileges" in result.ended(5).stderr
+            assert (result.code, "docora-ops help privileges" in result.stderr) == (5, True), result
             assert docora.row(link) == before
             assert docora.waiting() == [link.job_id]
 
