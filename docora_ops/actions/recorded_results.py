@@ -36,7 +36,10 @@ def add_recorded_results(docora: Docora, changes: Sequence[Change]) -> list[Chan
 
 
 def _links_of(docora: Docora, change: HistoryEntry | KnownOperation) -> AskedResults | None:
-    """Returns the links that a change has queued; None if all results are known, or no link is."""
+    """Returns the links of a change that lacks results.
+
+    Returns None if the change has all results, or if its links are not known.
+    """
     since, links = change.started_at, set[str]()
     if since is None or (change.results and not change.results.unfinished):
         return None
