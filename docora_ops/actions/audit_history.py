@@ -8,7 +8,7 @@ from itertools import groupby
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
-from docora_ops.actions.recorded_results import add_to_changes
+from docora_ops.actions.recorded_results import add_recorded_results
 from docora_ops.errors import past_moment
 from docora_ops.links import Action
 from docora_ops.operations import HistoryEntry, HistoryState
@@ -54,7 +54,7 @@ def history(
         and (app is None or entry.names_app(app))
     ]
     shown = page_of([*_fold(entries)] if folded else entries, page, limit)
-    return replace(shown, rows=add_to_changes(docora, shown.rows))
+    return replace(shown, rows=add_recorded_results(docora, shown.rows))
 
 
 def _fold(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:

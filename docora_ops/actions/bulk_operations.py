@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.pages import Page, page_of
-from docora_ops.actions.recorded_results import add_to_operations
+from docora_ops.actions.recorded_results import add_recorded_results
 from docora_ops.errors import AmbiguousError, NotFoundError, RedisError
 from docora_ops.operations import KnownOperation, OperationRecord, OperationState
 from docora_ops.queue.audit_stream import AuditEvent, audit_entry
@@ -25,12 +25,12 @@ _POLL = 0.5  # seconds
 def operations(docora: Docora, *, page: int = 1, limit: int = 50) -> Page[KnownOperation]:
     """Returns one page of the bulk operations of the last hour, latest first. Raises RedisError."""
     shown = page_of(read_operations(docora.redis), page, limit)
-    return replace(shown, rows=add_to_operations(docora, shown.rows))
+    return replace(shown, rows=add_recorded_results(docora, shown.rows))
 
 
 def operation(docora: Docora, operation_id: str) -> OperationRecord:
     """Returns a bulk operation of the last hour. Raises NotFoundError, RedisError."""
-    [known] = add_to_operations(docora, [read_operation(docora.redis, operation_id)])
+    [known] = add_recorded_results(docora, [read_operation(docora.redis, operation_id)])
     return known
 
 

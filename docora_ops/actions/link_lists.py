@@ -143,7 +143,7 @@ def _last_failures(
     pairs = {(row.app_id, row.repository_id) for row in links if row.status == LinkStatus.FAILED}
     if docora.queue_to_read.can_push:
         return read_last_failures(docora.redis, pairs)
-    ends = docora.queue_to_read.outcomes().entries if pairs else ()
+    ends = docora.queue_to_read.outcomes(OutcomeFilter()).entries if pairs else ()
     return {(end.app_id, end.repository_id): end.ended_at for end in reversed(ends)}
 
 

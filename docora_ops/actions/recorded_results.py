@@ -5,73 +5,52 @@ Needs only Redis.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from typing import TypeVar
 
 from docora_ops.actions.docora import Docora
-from docora_ops.links import Outcome
+from docora_ops.links import LinkRef, Outcome
 from docora_ops.operations import HistoryEntry, KnownOperation, OperationRecord, Results
 from docora_ops.queue.operation_links import read_links
 from docora_ops.queue.outcomes import AskedResults, read_results
 
-Operation = TypeVar("Operation", KnownOperation, OperationRecord)
-Item = TypeVar("Item", HistoryEntry, KnownOperation, OperationRecord)
+Change = TypeVar("Change", HistoryEntry, KnownOperation, OperationRecord)
 
 
-def add_to_operations(docora: Docora, operations: Sequence[Operation]) -> list[Operation]:
-    """Fills in missing results of operations. Raises RedisError.
-
-    Leaves an operation as it is if Redis no longer has its links.
-    """
-    asked = [
-        _links_of_operation(docora, operation.operation_id, operation.started_at)
-        if _is_incomplete(operation.results)
-        else None
-        for operation in operations
-    ]
-    return _add(docora, operations, asked)
-
-
-def add_to_changes(docora: Docora, changes: Sequence[HistoryEntry]) -> list[HistoryEntry]:
+def add_recorded_results(docora: Docora, changes: Sequence[Change]) -> list[Change]:
     """Fills in missing results of bulk operations and of changes of one link. Raises RedisError.
 
     Leaves a bulk operation as it is if Redis no longer has its links.
     """
-    asked = []
-    for entry in changes:
-        ids = entry.selection.get("app_id"), entry.selection.get("repository_id")
-        has_queued = any(entry.counts.get(outcome) for outcome in Outcome if outcome.is_put_to_work)
-        links: AskedResults | None = None
-        if not _is_incomplete(entry.results):
-            pass
-        elif entry.operation_id:
-            links = _links_of_operation(docora, entry.operation_id, entry.started_at)
-        elif has_queued and isinstance(ids[0], str) and isinstance(ids[1], str):
-            links = AskedResults(entry.started_at, [(ids[0], ids[1])])
-        asked.append(links)
-    return _add(docora, changes, asked)
-
-
-def _is_incomplete(results: Results | None) -> bool:
-    return results is None or results.unfinished > 0
-
-
-def _links_of_operation(
-    docora: Docora, operation_id: str, since: datetime | None
-) -> AskedResults | None:
-    ids = read_links(docora.redis, operation_id, 0) if since else []
-    return AskedResults(since, set(ids)) if since and ids else None
-
-
-def _add(docora: Docora, items: Sequence[Item], asked: Sequence[AskedResults | None]) -> list[Item]:
-    recorded = iter(read_results(docora.redis, [links for links in asked if links]))
-    complete = []
-    for item, links in zip(items, asked, strict=True):
-        results, known = next(recorded) if links else None, item.results
+    complete = list(changes)
+    asked: dict[int, AskedResults] = {
+        number: links
+        for number, change in enumerate(changes)
+        if (links := _links_of(docora, change))
+    }
+    recorded = read_results(docora.redis, [*asked.values()])
+    for number, results in zip(asked, recorded, strict=True):
+        known = changes[number].results
         if results and (known is None or _ended(results) > _ended(known)):
-            item = replace(item, results=results)  # noqa: PLW2901
-        complete.append(item)
+            complete[number] = replace(changes[number], results=results)
     return complete
+
+
+def _links_of(docora: Docora, change: HistoryEntry | KnownOperation) -> AskedResults | None:
+    """Returns the links of a change that lacks results.
+
+    Returns None if the change has all results, or if its links are not known.
+    """
+    since, links = change.started_at, set[str]()
+    if since is None or (change.results and not change.results.unfinished):
+        return None
+    if change.operation_id:
+        links.update(read_links(docora.redis, change.operation_id, 0))
+    elif isinstance(change, HistoryEntry):  # the change of one link, which has no list of links
+        ids = change.selection.get("app_id"), change.selection.get("repository_id")
+        is_queued = any(change.counts.get(outcome) for outcome in Outcome if outcome.is_put_to_work)
+        if is_queued and isinstance(ids[0], str) and isinstance(ids[1], str):
+            links.add(LinkRef("", ids[0], ids[1]).job_id)
+    return AskedResults(since, links) if links else None
 
 
 def _ended(results: Results) -> int:

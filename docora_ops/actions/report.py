@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.link_lists import apps
 from docora_ops.actions.lookup import LinkChoice
-from docora_ops.actions.recorded_results import add_to_changes, add_to_operations
+from docora_ops.actions.recorded_results import add_recorded_results
 from docora_ops.actions.status import Status, keeping_errors, read_status
 from docora_ops.actions.verification import Verification
 from docora_ops.database.link_reports import AppSummary
@@ -115,9 +115,9 @@ def read_report(
         since=first,
         until=until,
         operation_id=operation_id,
-        changes=add_to_changes(docora, chosen[-_MOST_CHANGES:]),
+        changes=add_recorded_results(docora, chosen[-_MOST_CHANGES:]),
         changes_left_out=max(0, len(chosen) - _MOST_CHANGES),
-        operations=add_to_operations(docora, operations),
+        operations=add_recorded_results(docora, operations),
         operations_left_out=left_out,
         schedule=schedule,
         status=status,

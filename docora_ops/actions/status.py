@@ -274,7 +274,7 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
     record = read_counts(docora.redis, now - timedelta(seconds=DAY), now)
     if fresh:
         status = replace(status, capacity=capacity(record, fresh, overview, docora.settings))
-    if not record.is_kept:
+    if record.begin is None:
         return status
     mute = [worker.name for worker in overview.workers if not worker.may_record]
     warn_of_mute_workers(docora, mute)

@@ -94,8 +94,8 @@ class Trend:
     failures_per_hour: float
     before_per_hour: float
     direction: Direction | None
-    reaches_back_to: datetime | None
-    seconds_reach_back_to: datetime | None
+    reaches_back_to: datetime | None = None
+    seconds_reach_back_to: datetime | None = None
     is_recorded: bool = True
 
 
@@ -124,62 +124,77 @@ def read_trend(
     start = min(first, floor(now, PERIOD) - _RECENT - _BEFORE)
     outcomes = queue.outcomes(OutcomeFilter(since=start, app_id=app_id))
     ends = outcomes.entries if error is None else _with_error(outcomes.entries, error)
-    is_whole = queue.can_push and error is None
-    counts: Sequence[PeriodCount] = [
-        PeriodCount(floor(end.ended_at, PERIOD), end.outcome, 1, end.files)
-        for end in (() if is_whole else ends)
-    ]
-    begin, trimmed_at = outcomes.reaches_back_to, None
-    if queue.can_push:
-        record = read_counts(docora.redis, start, now, app_id=app_id or ALL_APPS)
-        if not record.is_kept:
-            return Trend([], length, 0, 0, None, None, None)
-        # Each failure has an entry. If a failure is counted but has none, the stream was trimmed.
-        if begin and any(
-            count.started_at < floor(begin, PERIOD) and count.outcome in FAILURES
-            for count in record.counts
-        ):
-            trimmed_at = begin
-        begin = record.reaches_back_to
-        warn_of_mute_workers(docora, workers_without_record(docora.redis))
-        if is_whole:
-            counts = record.counts
-        else:
-            begin, trimmed_at = trimmed_at or begin, None
-    else:  # only periods with a failed job are shown, however long ago `since` is
-        first = max(first, min((count.started_at for count in counts), default=now))
-    found = _trend(counts, ends, first, length, now, begin, trimmed_at, is_whole=is_whole)
     if not queue.can_push:
-        failed = [period for period in found.periods if period.failures]
-        found = replace(found, periods=failed, direction=None, is_recorded=False)
-    return found
+        # Only periods with a failed job are shown, however long ago `since` is.
+        first = max(first, min((end.ended_at for end in ends), default=now))
+        trend = _trend_of_failures(ends, start, first, length, now)
+        return replace(
+            trend,
+            periods=[period for period in trend.periods if period.failures],
+            direction=None,
+            reaches_back_to=outcomes.reaches_back_to,
+            is_recorded=False,
+        )
+    record = read_counts(docora.redis, start, now, app_id=app_id or ALL_APPS)
+    if record.begin is None:
+        return Trend([], length, 0, 0, None)
+    warn_of_mute_workers(docora, workers_without_record(docora.redis))
+    if error is not None:
+        begin = outcomes.reaches_back_to or record.begin
+        return _trend_of_failures(ends, begin, first, length, now)
+    trend = _trend(record, ends, first, length, now)
+    return replace(trend, seconds_reach_back_to=outcomes.reaches_back_to)
 
 
 def trend_of_day(record: Counts, now: datetime) -> Trend:
     """Returns the trend of the last 24 hours, in 8 periods. `record`: the counts of that time."""
     first = floor(now, _OF_DAY) - timedelta(seconds=DAY - _OF_DAY)
-    return _trend(record.counts, (), first, _OF_DAY, now, record.reaches_back_to)
+    return _trend(record, (), first, _OF_DAY, now)
+
+
+def _trend_of_failures(
+    ends: Sequence[SnapshotOutcome], begin: datetime, first: datetime, length: int, now: datetime
+) -> Trend:
+    """Returns the trend of the failures among `ends`, all of which are known since `begin`."""
+    counts = [PeriodCount(floor(end.ended_at, PERIOD), end.outcome, 1, end.files) for end in ends]
+    trend = _trend(Counts(counts, begin), ends, first, length, now)
+    periods = [replace(period, synced=None, files=None) for period in trend.periods]
+    return replace(trend, periods=periods)
 
 
 def _trend(
+    record: Counts, ends: Iterable[SnapshotOutcome], first: datetime, length: int, now: datetime
+) -> Trend:
+    """Returns the trend since `first`. `ends`: the snapshots whose durations are known."""
+    since, begin = floor(now, PERIOD) - _RECENT, record.begin or first
+    failures = [(part.started_at, part.count) for part in record.counts if part.outcome in FAILURES]
+    recent = sum(count for at, count in failures if at >= since)
+    before = sum(count for at, count in failures if since - _BEFORE <= at < since)
+    # Of a record that has just begun, 10 minutes count, because one failure makes no rate.
+    seconds = max(float(PERIOD), (now - max(since, begin)).total_seconds())
+    before_seconds = _BEFORE.total_seconds()
+    is_known = begin <= since - _BEFORE
+    return Trend(
+        _periods(record.counts, ends, max(begin, first), length, now),
+        length,
+        recent * 3600 / seconds,
+        before * 3600 / before_seconds,
+        direction(recent, seconds, before, before_seconds) if is_known else None,
+        begin if begin > first else None,
+    )
+
+
+def _periods(
     counts: Sequence[PeriodCount],
     ends: Iterable[SnapshotOutcome],
     first: datetime,
     length: int,
     now: datetime,
-    begin: datetime | None,
-    trimmed_at: datetime | None = None,
-    *,
-    is_whole: bool = True,
-) -> Trend:
-    since = floor(now, PERIOD) - _RECENT
-    failures = [(part.started_at, part.count) for part in counts if part.outcome in FAILURES]
-    recent = sum(count for at, count in failures if at >= since)
-    before = sum(count for at, count in failures if since - _BEFORE <= at < since)
-    # Of a record that has just begun, 10 minutes count, because one failure makes no rate.
-    seconds = max(float(PERIOD), (now - max(since, begin or since)).total_seconds())
-    before_seconds = _BEFORE.total_seconds()
-    is_known = begin is None or begin <= since - _BEFORE
+) -> list[TrendPeriod]:
+    """Returns the periods of `length` seconds, from the one that contains `first` to that of `now`.
+
+    counts: of 10 minutes each.
+    """
     totals: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
     for part in counts:
         totals[floor(part.started_at, length)] += Counter(
@@ -188,32 +203,23 @@ def _trend(
     took: defaultdict[datetime, list[float]] = defaultdict(list)
     for end in ends:
         took[floor(end.ended_at, length)] += [end.seconds] if end.seconds is not None else []
-    begin = begin if begin and begin > first else None
-    periods, at = [], floor(begin or first, length)
+    periods, at = [], floor(first, length)
     while at <= now:
-        ended, seconds_of = totals[at], took[at]
+        ended, seconds = totals[at], took[at]
         periods.append(
             TrendPeriod(
                 at,
-                ended[JobEnd.SYNCED] if is_whole else None,
+                ended[JobEnd.SYNCED],
                 ended[JobEnd.FAILED],
                 ended[JobEnd.FAILED_AGAIN],
                 ended[JobEnd.TRIED_AGAIN],
-                ended[_FILES] if is_whole else None,
-                round(median(seconds_of), 3) if seconds_of else None,
-                max(seconds_of, default=None),
+                ended[_FILES],
+                round(median(seconds), 3) if seconds else None,
+                max(seconds, default=None),
             )
         )
         at += timedelta(seconds=length)
-    return Trend(
-        periods,
-        length,
-        recent * 3600 / seconds,
-        before * 3600 / before_seconds,
-        direction(recent, seconds, before, before_seconds) if is_known else None,
-        begin,
-        trimmed_at,
-    )
+    return periods
 
 
 def direction(recent: int, seconds: float, before: int, before_seconds: float) -> Direction:

@@ -336,10 +336,10 @@ def _tries(details: LinkDetails, text_of: Callable[[str, str], Text]) -> Iterato
         if end.try_number is not None:
             limit = f" of {end.tries}" if end.tries and end.try_number <= end.tries else ""
             shown += f", try {end.try_number}{limit}"
-        # What follows the error is cut first where a terminal is narrow.
+        shown += f", {end.seconds:.1f} s" if end.seconds is not None else ""
+        # The end of the line is cut off where a terminal is narrow.
         shown += f": {flat(end.error_message)}" if end.error_message else ""
         shown += f", {amount(end.files, 'file')}" if end.files else ""
-        shown += f", {end.seconds:.1f} s" if end.seconds is not None else ""
         yield "" if number else name, text_of(shown, style_of(end.outcome))
 
 

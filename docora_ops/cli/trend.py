@@ -56,69 +56,73 @@ def trend(
     from docora_ops.actions.trend import read_trend
 
     when: When = since or timedelta(days=1)
-    found = read_trend(context.docora, app=app, since=when, by=by, error=error)
+    result = read_trend(context.docora, app=app, since=when, by=by, error=error)
     if as_json:
-        context.show_document(found)
+        context.show_document(result)
     else:
         # The sentence comes last, and a pager would show the beginning.
-        footer = " ".join(filter(None, (_sentence(found), context.target_line)))
-        context.show_tables(_screen(found, footer, is_whole=since is not None), footer)
+        footer = " ".join(filter(None, (_sentence(result), context.target_line)))
+        context.show_tables(_screen(result, footer, is_whole=since is not None), footer)
 
 
 _COLUMNS: Sequence[Column[TrendPeriod]] = (
     Column("Since", lambda period: to_minute(period.started_at)),
-    Column("Synced", lambda period: period.synced, is_number=True),
+    Column("Synced", lambda period: period.synced, is_number=True, left_out=4),
     Column("Failed", lambda period: period.failed, is_number=True),
     Column("Again", lambda period: period.failed_again, is_number=True),
-    Column("Files", lambda period: period.files, is_number=True),
-    Column("Median s", lambda period: _tenths(period.median_seconds), is_number=True, left_out=3),
-    Column("Longest", lambda period: _tenths(period.longest_seconds), is_number=True, left_out=2),
+    Column("Files", lambda period: period.files, is_number=True, left_out=3),
+    Column("Median s", lambda period: _tenths(period.median_seconds), is_number=True, left_out=2),
+    Column("Longest", lambda period: _tenths(period.longest_seconds), is_number=True, left_out=1),
 )
 
 
-def _screen(found: Trend, footer: str, *, is_whole: bool) -> Iterator[object]:
+def _screen(trend: Trend, footer: str, *, is_whole: bool) -> Iterator[object]:
     """Shows all rows if `is_whole` or in a pipe, otherwise the latest that fit the terminal."""
-    size = get_terminal_size()
+    size, periods = get_terminal_size(), trend.periods
     if not sys.stdout.isatty():
-        yield Listing(_COLUMNS, found.periods)
-    elif found.periods:
-        most = max(period.failures for period in found.periods)
+        yield Listing(_COLUMNS, periods)
+    elif periods:
+        most = max(period.failures for period in periods)
         bars: Column[TrendPeriod] = Column("Failures", lambda period: _bar(period.failures, most))
         # The other lines: two of headings, one for earlier rows, the footer, and the prompt.
         fitting = max(1, size.lines - 4 - len(wrap(footer, size.columns)))
-        fitting = len(found.periods) if is_whole else fitting
-        yield Listing([*_COLUMNS, bars], found.periods[-fitting:])
-        if (earlier := len(found.periods) - fitting) > 0:
+        shown = periods if is_whole else periods[-fitting:]
+        yield Listing([*_COLUMNS, bars], shown)
+        if earlier := len(periods) - len(shown):
             yield cell(f"and {amount(earlier, 'earlier row')}: add --since 24h", "dim")
 
 
-def _sentence(found: Trend) -> str:
+def _sentence(trend: Trend) -> str:
     """Says whether failures fall or rise, and when the record begins."""
-    if not found.is_recorded:
-        known = sum(period.failures for period in found.periods)
+    periods = trend.periods
+    begin = to_minute(trend.reaches_back_to) if trend.reaches_back_to else ""
+    if not trend.is_recorded:
+        known = amount(sum(period.failures for period in periods), "failed job")
+        since = f", none from before {begin}" if begin else ""
         return (
-            f"{amount(known, 'failed job')} known. No trend can be told: Docora keeps no record, "
-            "and removes a failed job when it queues the link again."
+            f"{known} known{since}. No trend can be told: Docora keeps no record, and removes a "
+            "failed job when it queues the link again."
         )
-    if not found.periods:
+    if not periods:
         return "Nothing is recorded: no worker has kept a record for 8 days; see docora-ops doctor."
-    begin, first = found.reaches_back_to, to_minute(found.periods[0].started_at)
-    if any(period.failures for period in found.periods):
-        start = f"The record begins at {to_minute(begin)}" if begin else f"Counted since {first}"
-        sentences = [_course(found), start]
+    first = to_minute(periods[0].started_at)
+    with_error = " with such an error" if periods[0].synced is None else ""
+    if any(period.failures for period in periods):
+        start = f"The record begins at {begin}" if begin else f"Counted since {first}"
+        sentences = [_course(trend, with_error), start]
     else:
-        since = f"the record began at {to_minute(begin)}" if begin else first
-        sentences = [f"No link failed since {since}"]
-    if found.seconds_reach_back_to:
-        sentences.append(f"Seconds are known since {to_minute(found.seconds_reach_back_to)}")
+        since = f"the record began at {begin}" if begin else first
+        sentences = [f"No link failed{with_error} since {since}"]
+    if trend.seconds_reach_back_to:
+        sentences.append(f"Seconds are known since {to_minute(trend.seconds_reach_back_to)}")
     return ". ".join([*sentences, ""]).strip()
 
 
-def _course(found: Trend) -> str:
-    highest = max(found.periods, key=lambda period: period.failures)
-    now, before = rate(found.failures_per_hour), rate(found.before_per_hour)
+def _course(trend: Trend, with_error: str) -> str:
+    highest = max(trend.periods, key=lambda period: period.failures)
+    now, before = _rate(trend.failures_per_hour), _rate(trend.before_per_hour)
     now = f"{now} {_RECENTLY}"
-    length = {600: "10 minutes", 3600: "hour"}.get(found.period_seconds, "day")
+    length = {600: "10 minutes", 3600: "hour"}.get(trend.period_seconds, "day")
     # A count, because the rate of a period that has not ended would mislead.
     peak = f"{highest.failures:,} in the {length} from {to_minute(highest.started_at)}"
     return {
@@ -126,33 +130,36 @@ def _course(found: Trend) -> str:
         "falling": f"Failures fall: {peak}, {now}",
         "rising": f"Failures rise: {before} in the hour before, {now}",
         "steady": f"Failures neither fall nor rise clearly: {peak}, {now}",
-        "none": f"No link has failed for 80 minutes: {peak}",
-    }[found.direction]
+        "none": f"No link has failed{with_error} for 80 minutes: {peak}",
+    }[trend.direction]
 
 
 def _tenths(seconds: float | None) -> str | None:
     return None if seconds is None else f"{seconds:.1f}"
 
 
-def rate(per_hour: float) -> str:
+def _rate(per_hour: float) -> str:
     """Returns `3/h`, or `under 1/h`."""
     return "under 1/h" if 0 < per_hour < 1 else f"{per_hour:,.0f}/h"
 
 
-def trend_of_day_words(found: Trend, *, with_bars: bool) -> str:
+def trend_of_day_words(trend: Trend, *, with_bars: bool) -> str:
     """Returns `▁▁▂▇█▅▂▁ (24 h)  3/h in the last 20 to 30m, falling`. Only 0 gets the lowest bar.
+
+    For a younger record, says `recorded since 21:10Z` instead of `24 h`.
 
     with_bars: begin with a bar for each period if there are several.
     """
-    now = f"{rate(found.failures_per_hour)} {_RECENTLY}"
-    now = ", ".join(filter(None, (now, found.direction)))
-    now = "none for 80m" if found.direction == "none" else now
-    if not with_bars or len(found.periods) == 1:
-        return now
+    direction, begin = trend.direction, trend.reaches_back_to
+    now = f"{_rate(trend.failures_per_hour)} {_RECENTLY}" + (f", {direction}" if direction else "")
+    now = "none for 80m" if direction == "none" else now
+    counts = [period.failures for period in trend.periods]
+    since = f"recorded since {begin:%H:%MZ}" if begin else "24 h"
+    if not with_bars or len(counts) == 1:
+        return f"{now} ({since})" if begin else now
     levels = _LEVELS if _has_blocks() else _PLAIN_LEVELS
-    counts = [period.failures for period in found.periods]
-    line = "".join(levels[-(-count * 7 // max(1, *counts))] for count in counts)
-    return f"{line} (24 h)  {now}"
+    bars = "".join(levels[-(-count * 7 // max(1, *counts))] for count in counts)
+    return f"{bars} ({since})  {now}"
 
 
 def _bar(count: int, most: int) -> str:

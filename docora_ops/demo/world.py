@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from importlib.resources import files
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -22,7 +22,7 @@ from docora_ops.database.link_rows import read_link, read_payload
 from docora_ops.jobs import QUEUE_NAME, JobEnd
 from docora_ops.links import LinkStatus, Repository
 from docora_ops.queue import PushRequest, RqQueue, connect
-from docora_ops.queue.outcomes import STREAM, SnapshotOutcome, record_outcome
+from docora_ops.queue.outcomes import STREAM, SnapshotOutcome, entry_of, record_outcome
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.queue.rq_queue import keep_pass
 from docora_ops.settings import Settings
@@ -241,15 +241,12 @@ def outcomes_of_links(now: datetime) -> Iterator[SnapshotOutcome]:
 
 def write_record(client: Redis, outcomes: Iterable[SnapshotOutcome]) -> None:
     """Adds to the counts of the record, and replaces its entries."""
-    ordered = sorted(outcomes, key=attrgetter("ended_at"))
     client.delete(STREAM)
-    for outcome in ordered:
-        record_outcome(client, outcome, keep_entry=True)
-    entries: Any = client.xrange(STREAM)
-    client.delete(STREAM)
-    # The id of an entry tells when the snapshot ended.
-    for number, (outcome, (_, fields)) in enumerate(zip(ordered, entries, strict=True)):
-        client.xadd(STREAM, fields, id=f"{int(outcome.ended_at.timestamp() * 1000)}-{number}")
+    for number, outcome in enumerate(sorted(outcomes, key=attrgetter("ended_at"))):
+        record_outcome(client, outcome, keep_entry=False)
+        # The id of an entry tells when the snapshot ended.
+        entry_id = f"{int(outcome.ended_at.timestamp() * 1000)}-{number}"
+        client.xadd(STREAM, entry_of(outcome), id=entry_id)
 
 
 def _encrypt(text: str, key: bytes) -> str:

@@ -37,7 +37,6 @@ from docora_ops.queue.link_queue import (
     arguments_of,
 )
 from docora_ops.queue.outcomes import (
-    ALL_OUTCOMES,
     LONGEST_ERROR,
     OutcomeFilter,
     Outcomes,
@@ -273,7 +272,7 @@ class BullmqQueue(LinkQueue):
             last_failure=failure,
         )
 
-    def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
+    def outcomes(self, which: OutcomeFilter) -> Outcomes:
         with redis_errors(self._client):
             newest_last = self._client.zrange(f"{BULLMQ}failed", -_FAILED_KEPT, -1, withscores=True)
             failed = cast("list[tuple[bytes, float]]", newest_last)[::-1]

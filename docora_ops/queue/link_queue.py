@@ -23,7 +23,7 @@ from docora_ops.jobs import (
     Suspension,
 )
 from docora_ops.links import Payload
-from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes
+from docora_ops.queue.outcomes import OutcomeFilter, Outcomes
 from docora_ops.queue.redis_client import (
     Command,
     Script,
@@ -297,7 +297,7 @@ class LinkQueue(ABC):
         """Reads everything that the queue records of one job."""
 
     @abstractmethod
-    def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
+    def outcomes(self, which: OutcomeFilter) -> Outcomes:
         """Reads how snapshots ended.
 
         With BullMQ, which has no record of outcomes, reads the failed jobs that are kept.

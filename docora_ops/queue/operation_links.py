@@ -11,7 +11,7 @@ from redis import Redis
 
 from docora_ops.links import batches
 from docora_ops.operations import KnownOperation
-from docora_ops.queue.operation_records import EXPIRY, part_key, read_operations
+from docora_ops.queue.operation_records import LINKS_EXPIRY, part_key, read_operations
 from docora_ops.queue.redis_client import Command, answers_of, redis_errors, text_of
 
 HEARD = 60  # seconds for which an operation counts as at work after `keep_at_work`
@@ -30,9 +30,11 @@ class SharedLinks:
 
 def read_links(client: Redis, operation_id: str, since: int) -> list[str]:
     """Returns the row ids of claimed links from index `since` on. An id may occur twice."""
+    key = part_key(operation_id, "links")
     with redis_errors(client):
-        packed = client.getrange(part_key(operation_id, "links"), since * _ID_BYTES, -1)
-    return list(_unpacked(cast("bytes", packed)))
+        # The user for monitoring may not use GETRANGE.
+        packed = client.getrange(key, since * _ID_BYTES, -1) if since else client.get(key)
+    return list(_unpacked(cast("bytes | None", packed) or b""))
 
 
 def add_links(client: Redis, operation_id: str, ids: Iterable[str]) -> None:
@@ -46,7 +48,7 @@ def add_links(client: Redis, operation_id: str, ids: Iterable[str]) -> None:
 def commands_to_add_links(operation_id: str, ids: Iterable[str]) -> list[Command]:
     """Returns the Redis commands of `add_links`."""
     key = part_key(operation_id, "links")
-    return [("APPEND", key, _packed(ids)), ("EXPIRE", key, EXPIRY)]
+    return [("APPEND", key, _packed(ids)), ("EXPIRE", key, LINKS_EXPIRY)]
 
 
 def keep_at_work(

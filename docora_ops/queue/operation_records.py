@@ -38,6 +38,7 @@ from docora_ops.queue.redis_client import (
 )
 
 EXPIRY = 3_600  # seconds for which an operation is kept after its last batch
+LINKS_EXPIRY = 86_400  # likewise for its links, because their results may come later
 HEARTBEAT = 30  # seconds after which a command that waits renews the TTLs
 OWNER_PATIENCE = 120  # seconds without a step after which an operation counts as abandoned
 LONGEST_ERROR = 1_000  # characters of an error or a message
@@ -298,7 +299,7 @@ def write_progress(
             add_record(client, pipeline, operation_id)
         pipeline.hset(record_key, mapping=of_record)
         pipeline.expire(record_key, RECORD_EXPIRY)
-        pipeline.expire(part_key(operation_id, "links"), EXPIRY)
+        pipeline.expire(part_key(operation_id, "links"), LINKS_EXPIRY)
         pipeline.hmget(key, ["cancelled", "cancelled_by"])
         cancelled, by = pipeline.execute()[-1]
     return text_of(by or b"") if cancelled == b"true" else None
@@ -333,10 +334,10 @@ def _add_to_record(
 
 
 def renew(client: Redis, operation_id: str) -> None:
-    """Keeps an operation and its links for another hour."""
+    """Keeps an operation for another hour, and its links for another day."""
     with redis_errors(client):
         client.expire(operation_key(operation_id), EXPIRY)
-        client.expire(part_key(operation_id, "links"), EXPIRY)
+        client.expire(part_key(operation_id, "links"), LINKS_EXPIRY)
 
 
 def cancel_operation(

@@ -97,15 +97,12 @@ class OutcomeFilter:
     limit: int | None = None
 
 
-ALL_OUTCOMES = OutcomeFilter()
-
-
 @dataclass(frozen=True)
 class Outcomes:
     """Entries of the record, newest first.
 
     reaches_back_to: the time of the oldest entry in the record, if earlier entries were asked for
-        and may have been dropped; otherwise None.
+        but have been dropped; otherwise None.
     """
 
     entries: Sequence[SnapshotOutcome]
@@ -116,14 +113,23 @@ class Outcomes:
 class Counts:
     """The counts of the periods, oldest first.
 
-    is_kept: whether any period has counts; if not, no worker has written the record for 8 days.
-    reaches_back_to: the start of the first period with counts, if earlier periods were asked for;
-        otherwise None.
+    begin: the start of the first period with counts, but not before the periods that were asked
+        for. None if no worker has written the record for 8 days.
     """
 
     counts: Sequence[PeriodCount]
-    is_kept: bool
-    reaches_back_to: datetime | None
+    begin: datetime | None
+
+
+@dataclass(frozen=True)
+class AskedResults:
+    """The links that `read_results` counts, each by its first result since `since`.
+
+    links: row ids or job ids.
+    """
+
+    since: datetime
+    links: Collection[str]
 
 
 # The order of the values in an entry. Later versions add their values at the end.
@@ -135,11 +141,7 @@ def record_outcome(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool)
     counts = _counts_key(int(outcome.ended_at.timestamp()))
     with redis_errors(client), client.pipeline() as pipeline:
         if keep_entry:
-            error = (outcome.error_message or "")[:LONGEST_ERROR] or None
-            shortened = replace(outcome, error_message=error)
-            text = _text_of([getattr(shortened, name) for name in _NAMES])
-            entry = {_FIELD: text.encode(errors="replace")}
-            pipeline.xadd(STREAM, cast("Any", entry), maxlen=ENTRIES_KEPT, approximate=True)
+            pipeline.xadd(STREAM, entry_of(outcome), maxlen=ENTRIES_KEPT, approximate=True)
         for app_id in (outcome.app_id, ALL_APPS):
             field = f"{app_id}:{outcome.outcome}"
             pipeline.hincrby(counts, field)
@@ -147,6 +149,15 @@ def record_outcome(client: Redis, outcome: SnapshotOutcome, *, keep_entry: bool)
                 pipeline.hincrby(counts, field + _FILES, outcome.files)
         pipeline.expire(counts, COUNTS_KEPT)
         pipeline.execute()
+
+
+def entry_of(outcome: SnapshotOutcome) -> Any:
+    """Returns the fields of an entry, without `ended_at`: the id of an entry has its time."""
+    error = (outcome.error_message or "")[:LONGEST_ERROR] or None
+    shortened = replace(outcome, error_message=error)
+    values = [getattr(shortened, name) for name in _NAMES]
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    return {_FIELD: text.encode(errors="replace")}
 
 
 def may_record(client: Redis) -> bool:
@@ -159,22 +170,22 @@ def may_record(client: Redis) -> bool:
     return permits(client, entry, count, ("EXPIRE", key, 1))
 
 
-def read_outcomes(client: Redis, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
+def read_outcomes(client: Redis, which: OutcomeFilter) -> Outcomes:
     """Returns the matching entries of the record."""
-    ids = list(filter(None, (which.app_id, which.repository_id)))
-    # The beginning of the array that `record_outcome` writes.
-    prefix = _text_of(ids)[:-1].encode() + b"," if ids else b""
+    ids = tuple(filter(None, (which.app_id, which.repository_id)))
     entries: list[SnapshotOutcome] = []
     at: datetime | None = None
+    read = 0
     with redis_errors(client):
         for at, text in _walk(client):
             if which.since is not None and at < which.since:
                 return Outcomes(entries, None)
-            if text.startswith(prefix) and (entry := _entry_of(at, text)):
+            read += 1
+            if _ids_in(text)[: len(ids)] == ids and (entry := _entry_of(at, text)):
                 entries.append(entry)
                 if len(entries) == which.limit:
                     return Outcomes(entries, None)
-    return Outcomes(entries, at)
+    return Outcomes(entries, at if read >= ENTRIES_KEPT else None)
 
 
 def read_last_failures(
@@ -186,29 +197,18 @@ def read_last_failures(
 
     links: app id and repository id of each.
     """
-    left = {tuple(map(str.encode, ids)): ids for ids in links}
-    failures = {}
+    left, failures = set(links), {}
     with redis_errors(client):
         for at, text in islice(_walk(client), MOST_SEARCHED):
             if not left:
                 break
+            ids = _ids_in(text)[:2]
             # If the newest entry is no failure, the failure itself is not recorded.
-            ids = left.pop(_ids_in(text)[:2], None)
-            entry = ids and _entry_of(at, text)
-            if ids and entry and entry.outcome in FAILURES:
+            entry = _entry_of(at, text) if ids in left else None
+            if entry and entry.outcome in FAILURES:
                 failures[ids] = at
+            left.discard(ids)
     return failures
-
-
-@dataclass(frozen=True)
-class AskedResults:
-    """The links that `read_results` counts, each by its first result since `since`.
-
-    links: row ids, or pairs of app id and repository id.
-    """
-
-    since: datetime
-    links: Collection[str | tuple[str, str]]
 
 
 def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results | None]:
@@ -220,12 +220,12 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
     """
     if not asked:
         return []
-    asked_of: dict[bytes | tuple[bytes, ...], list[int]] = {}
+    numbers_of: dict[str, tuple[int, ...]] = {}
     for number, item in enumerate(asked):
+        alone = (number,)  # one tuple for all links, of which there may be a million
         for link in item.links:
-            key = link.encode() if isinstance(link, str) else tuple(map(str.encode, link))
-            asked_of.setdefault(key, []).append(number)
-    ends: list[dict[tuple[bytes, ...], JobEnd]] = [{} for _ in asked]
+            numbers_of[link] = numbers_of.get(link, ()) + alone
+    ends: list[dict[str, JobEnd]] = [{} for _ in asked]
     read = 0
     first = at = min(item.since for item in asked)
     with redis_errors(client):
@@ -233,15 +233,15 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
             if at < first:
                 break
             read += 1
-            *pair, row_id = _ids_in(text)
-            ids = tuple(pair)
-            numbers = asked_of.get(row_id, []) + asked_of.get(ids, [])
+            app_id, repository_id, row_id = _ids_in(text)
+            job_id = f"{app_id}-{repository_id}"
+            numbers = numbers_of.get(row_id, ()) + numbers_of.get(job_id, ())
             if numbers and (entry := _entry_of(at, text)):
                 is_result = entry.outcome is JobEnd.SYNCED or entry.outcome in FAILURES
                 for number in numbers:
                     # The walk goes back in time, so that the first result is set last.
-                    if at >= asked[number].since and (is_result or ids not in ends[number]):
-                        ends[number][ids] = entry.outcome
+                    if at >= asked[number].since and (is_result or job_id not in ends[number]):
+                        ends[number][job_id] = entry.outcome
     results: list[Results | None] = []
     for item, known in zip(asked, ends, strict=True):
         counts = Counter(known.values())
@@ -256,29 +256,27 @@ def read_results(client: Redis, asked: Sequence[AskedResults]) -> list[Results |
 def read_counts(client: Redis, since: datetime, now: datetime, *, app_id: str = ALL_APPS) -> Counts:
     """Returns the counts by period, from the period that contains `since` to that of `now`."""
     fields = [f"{app_id}:{end}{of}" for end in JobEnd for of in ("", _FILES)]
+    end, asked = int(now.timestamp()), int(since.timestamp())
+    oldest, asked = (at - at % PERIOD for at in (end - COUNTS_KEPT, asked))
+    periods = range(max(oldest, asked), end + 1, PERIOD)
+    earlier = [_counts_key(period) for period in range(oldest, periods.start, PERIOD)]
     with redis_errors(client):
-        end, asked = int(now.timestamp()), int(since.timestamp())
-        oldest, asked = (at - at % PERIOD for at in (end - COUNTS_KEPT, asked))
-        first = max(oldest, asked)
-        periods = range(first, end + 1, PERIOD)
-        earlier = [_counts_key(period) for period in range(oldest, first, PERIOD)]
         pipeline = client.pipeline(transaction=False)
         for period in periods:
             pipeline.exists(_counts_key(period))
             pipeline.hmget(_counts_key(period), fields)
         answers = answers_of(pipeline)
-        reaches_back = bool(earlier) and client.exists(*earlier) > 0
+        has_counts = bool(earlier) and client.exists(*earlier) > 0
     counts: list[PeriodCount] = []
-    start: datetime | None = None  # of the first period with counts
+    begin: datetime | None = None
     for period, exists, values in zip(periods, answers[::2], answers[1::2], strict=True):
         at = datetime.fromtimestamp(period, UTC)
-        start = start or (at if exists else None)
+        has_counts |= bool(exists)
+        begin = begin or (at if has_counts else None)
         numbers = [whole_number(value) or 0 for value in values or ()]
         rows = zip(JobEnd, numbers[::2], numbers[1::2], strict=False)
         counts += [PeriodCount(at, *row) for row in rows if row[1]]
-    is_kept = start is not None or reaches_back
-    lacks_earlier = start is not None and not reaches_back and start.timestamp() > asked
-    return Counts(counts, is_kept, start if lacks_earlier else None)
+    return Counts(counts, begin)
 
 
 def _counts_key(seconds: int) -> str:
@@ -296,10 +294,11 @@ def _walk(client: Redis) -> Iterator[tuple[datetime, bytes]]:
         end = f"({text_of(page[-1][0])}"
 
 
-def _ids_in(text: bytes) -> tuple[bytes, ...]:
+def _ids_in(text: bytes) -> tuple[str, str, str]:
     """Returns app id, repository id and row id of an entry, without parsing all of it."""
     # Ids that a job can have need no escapes.
-    return tuple((text.split(b'"', 6) + 6 * [b""])[1:6:2])
+    parts = text_of(text).split('"', 6) + 6 * [""]
+    return parts[1], parts[3], parts[5]
 
 
 def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:
@@ -309,7 +308,3 @@ def _entry_of(at: datetime, text: bytes) -> SnapshotOutcome | None:
         return SnapshotOutcome(at, **values | {"outcome": JobEnd(values["outcome"])})
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-def _text_of(values: Sequence[object]) -> str:
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":"))

@@ -41,7 +41,7 @@ from docora_ops.queue.link_queue import (
     answers_of_script,
     arguments_of,
 )
-from docora_ops.queue.outcomes import ALL_OUTCOMES, OutcomeFilter, Outcomes, read_outcomes
+from docora_ops.queue.outcomes import OutcomeFilter, Outcomes, read_outcomes
 from docora_ops.queue.redis_client import (
     Command,
     answers_of,
@@ -196,7 +196,7 @@ class RqQueue(LinkQueue):
     def seconds_until_others_forgotten(self) -> None:
         return None  # Redis forgets a BullMQ worker with its connection
 
-    def outcomes(self, which: OutcomeFilter = ALL_OUTCOMES) -> Outcomes:
+    def outcomes(self, which: OutcomeFilter) -> Outcomes:
         return read_outcomes(self._client, which)
 
     def job(self, job_id: str) -> JobRecord:

@@ -9,7 +9,7 @@ import pytest
 
 from docora_ops.actions.trend import direction
 from docora_ops.jobs import JobEnd
-from docora_ops.queue.outcomes import COUNTS_KEPT, STREAM
+from docora_ops.queue.outcomes import COUNTS_KEPT, ENTRIES_KEPT, STREAM
 from tests.support.diagnoses import check, examine
 from tests.support.docora import Docora, Result
 from tests.support.outcomes import outcome, record, spread
@@ -154,8 +154,9 @@ def test_where_too_little_is_recorded_it_says_so(docora: Docora, now: datetime) 
     assert long["reaches_back_to"] == young.data["reaches_back_to"]
     # Counts outlive the stream, in which a mass failure leaves no room.
     record(docora, spread(now, [500], seconds=1.0))
-    docora.redis.delete(STREAM)
     record(docora, spread(now, [100], seconds=2.0))
+    fill = "for i = 1, ARGV[1] do redis.call('XADD', KEYS[1], ARGV[2] .. '-' .. i, 'o', '') end"
+    docora.redis.eval(fill, 1, STREAM, ENTRIES_KEPT, int(now.timestamp() - 5000) * 1000)
     outlived = docora.run("trend", "--json").data
     assert sum(period["failed"] for period in outlived["periods"]) == 22
     assert outlived["seconds_reach_back_to"] is not None
@@ -168,6 +169,15 @@ def test_where_too_little_is_recorded_it_says_so(docora: Docora, now: datetime) 
         None,
     )
     assert docora.redis.ttl(docora.redis.keys(f"{STREAM}:*")[0]) <= COUNTS_KEPT
+    # The row of `status` names the start of the record, too.
+    began = f"{datetime.fromisoformat(outlived['reaches_back_to']):%H:%MZ}"
+    piped = docora.run("status").stdout
+    assert re.search(rf"\nFailures\t.* 30m.* \(recorded since {began}\): ", piped), piped
+    shown = at_terminals(docora, ["status"], columns=80, env=BLOCKS).data
+    assert re.search(rf"Failures +\S+ \(recorded since {began}\)  ", plain_data(shown)), shown
+    record(docora, spread(now, [1500], JobEnd.SYNCED))
+    shown = at_terminals(docora, ["status"], columns=80, env=BLOCKS).data
+    assert re.search(r"Failures +\S{8} \(24 h\)  ", plain_data(shown)), shown
 
 
 def test_a_worker_that_may_record_nothing_is_named(docora: Docora, now: datetime) -> None:
@@ -212,6 +222,11 @@ def test_one_app_and_one_error_can_be_chosen(docora: Docora, now: datetime) -> N
         assert (found["failed"], found["synced"]) == (failed, synced), options
         of_errors = "--error" in options
         assert {period["synced"] is None for period in result.data["periods"]} == {of_errors}
+    for error, words in (
+        ("no route", "has failed with such an error for"),
+        ("x", "failed with such"),
+    ):
+        assert f"No link {words}" in docora.run("trend", "--error", error).stderr
     assert docora.run("trend", "nobody").code == 3
     assert docora.run("trend", "--by", "week").code == 2
     assert docora.run("trend", "--since", "2100-01-01").code == 2
@@ -227,17 +242,24 @@ def test_many_asterisks_in_a_pattern_take_no_longer(docora: Docora, now: datetim
 
 def test_beside_bullmq_only_failed_jobs_are_known(docora: Docora, now: datetime) -> None:
     record(docora, spread(now, [30] * 5))  # of another time
-    for number, minutes in enumerate((150, 75, 74, 10)):
+    for number, minutes in enumerate((*range(150, 346), 75, 74, 10)):
         job_id, milliseconds = f"app_a-repo_{number}", (now.timestamp() - minutes * 60) * 1000
         docora.redis.zadd("bull:snapshot-queue:failed", {job_id: milliseconds})
         docora.redis.hset(f"bull:snapshot-queue:{job_id}", "failedReason", "HTTP 502")
     env = {"DOCORA_OPS_BACKEND": "bullmq"}
     result = docora.run("trend", "--json", env=env)
     data = result.data
-    assert totals(result)["failed"] == 4
+    assert (totals(result)["failed"], data["reaches_back_to"]) == (199, None)
     assert {period["synced"] for period in data["periods"]} == {None}
     assert all(period["failed"] for period in data["periods"])
     assert (data["is_recorded"], data["direction"]) == (False, None)
+    # Docora keeps the last 200.
+    docora.redis.zadd(
+        "bull:snapshot-queue:failed", {"app_a-repo_200": (now.timestamp() - 9e4) * 1000}
+    )
+    full = docora.run("trend", "--since", "30h", env=env).stderr
+    oldest = f"{now - timedelta(hours=25):%Y-%m-%dT%H:%MZ}"
+    assert full.startswith(f"200 failed jobs known, none from before {oldest}. No trend"), full
     docora.redis.delete("bull:snapshot-queue:failed")
     nothing = docora.run("trend", env=env)
     assert "0 failed jobs known. No trend can be told" in nothing.stdout + nothing.stderr

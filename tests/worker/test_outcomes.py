@@ -30,7 +30,7 @@ from tests.support.worker_processes import held_worker, make_delayed_jobs_due, r
 
 def recorded(docora: Docora) -> list[SnapshotOutcome]:
     """The entries, oldest first."""
-    return list(read_outcomes(docora.redis).entries[::-1])
+    return list(read_outcomes(docora.redis, OutcomeFilter()).entries[::-1])
 
 
 def counted(docora: Docora, app_id: str = ALL_APPS) -> dict[str, tuple[int, int]]:
