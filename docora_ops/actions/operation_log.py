@@ -73,8 +73,8 @@ class OperationLog:
         self._failures: list[LinkFailure] = []
         self._unrecorded: list[str] = []
         """Row ids of links that `wait` has to follow, and that no push has recorded."""
-        self._left_alone: set[str] = set()  # row ids of links that the operation will not queue
-        self._left_alone_kept = 0
+        self._left_alone: list[str] = []
+        """Row ids of links that the operation will not queue, since the last `keep_at_work`."""
         self._cancelled_by: str | None = None
         self.by_app = {app: Counter[Outcome]() for app in plan.selection.by_app}
         self._counts_of = {app.app_id: counts for app, counts in self.by_app.items()}
@@ -93,7 +93,7 @@ class OperationLog:
             if is_reset or item.outcome is Outcome.ALREADY_RUNNING:
                 self._unrecorded.append(item.ref.id)
             if item.outcome in {Outcome.SKIPPED, Outcome.NOT_QUEUED}:
-                self._left_alone.add(item.ref.id)
+                self._left_alone.append(item.ref.id)
         self.circuits_reset |= changed.circuits_reset
         self.circuits_locked |= changed.circuits_locked
         self._audit.deliveries += changed.deliveries
@@ -202,11 +202,9 @@ class OperationLog:
         is_at_work = not (self.stopped_by or event is AuditEvent.ENDED)
         if is_at_work and time.monotonic() - self._kept_at > _KEEP:
             self._kept_at = time.monotonic()
-            refs, left_alone = self._plan.selection.refs, self._left_alone
-            selected = (ref.id for ref in refs if ref.id not in left_alone)
-            is_changed = len(left_alone) > self._left_alone_kept
-            keep_at_work(redis, operation_id, selected, is_changed=is_changed)
-            self._left_alone_kept = len(left_alone)
+            selected = (ref.id for ref in self._plan.selection.refs)
+            keep_at_work(redis, operation_id, selected, self._left_alone)
+            self._left_alone = []
 
 
 class PassLog(OperationLog):

@@ -176,7 +176,7 @@ class BullmqQueue(LinkQueue):
             # Workers renew the locks of their jobs. A lock expires after half a minute.
             locks = [f"{BULLMQ}{job_id}:lock" for job_id in running_ids]
             live_runs = int(client.exists(*locks)) if locks else 0
-            workers, _ = bullmq_workers(client)
+            workers = bullmq_workers(client)[0] if use.workers else []
         count = dict(zip(BULLMQ_PLACES, counts, strict=True))
         oldest, seconds = longest_wait(first, now)
         return QueueOverview(

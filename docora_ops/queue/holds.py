@@ -3,14 +3,13 @@
 One Redis hash has all holds. Its fields are:
 
 - `APP_ID`: the hold in JSON, with times by the clock of Redis. If the value is unreadable, the app
-  is held until its release.
+  is held until its release. A hold that has ended stays until the next hold of its app.
 - `now:JOB_ID`: `created_at` of an exempted job, so that a later job with the same id is held again.
 """
 
 import json
 import re
 from collections.abc import Iterable
-from itertools import chain
 from typing import cast
 
 import redis
@@ -32,14 +31,6 @@ HOLDS = "docora-ops:holds"
 EXEMPTED = "now:"  # prefix of the fields of exempted jobs
 # `take.lua` has the same pattern. Two parsers of JSON could disagree about the end of a hold.
 _UNTIL = re.compile(rb'"until": (\d+)[,}]')
-# Removes each field only if it still has the value that was read.
-_REMOVE_UNCHANGED = """
-for i = 1, #ARGV, 2 do
-  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
-    redis.call('HDEL', KEYS[1], ARGV[i])
-  end
-end
-"""
 
 
 def read_holds(client: redis.Redis) -> dict[str, Hold]:
@@ -56,27 +47,17 @@ def is_in_force(hold: Hold, now: float) -> bool:
 def hold_app(client: redis.Redis, app_id: str, seconds: int | None, change: Change) -> Hold:
     """Holds an app for `seconds`, or until `release_app` if None, and writes the audit entry.
 
-    Replaces an earlier hold, and ends the exemptions of the app's jobs. Removes the ended holds of
-    all apps, with their exemptions. Raises RedisError.
+    Replaces an earlier hold, and ends the exemptions of the app's jobs. Raises RedisError.
     """
-    now, fields, holds = _read(client)
-    ended = {
-        name: value
-        for name, value in fields.items()
-        if name.removeprefix(EXEMPTED).partition("-")[0] not in holds
-    }
+    now, fields, _ = _read(client)
     since = int(now)
     until = None if seconds is None else since + seconds
     value = {"since": since, "until": until, "who": change.who, "reason": change.reason}
     text = json.dumps(value).encode()
     with redis_errors(client), client.pipeline() as pipeline:
-        if ended:
-            remove = client.register_script(_REMOVE_UNCHANGED)
-            remove(keys=[HOLDS], args=list(chain.from_iterable(ended.items())))
+        # Always sent, so that Redis refuses a user who could not release the app.
+        pipeline.hdel(HOLDS, app_id, *_exempted(fields, app_id))
         pipeline.hset(HOLDS, app_id, text)
-        # Always sent, with a field that never exists, so that Redis refuses a user who could not
-        # release the app.
-        pipeline.hdel(HOLDS, f"{EXEMPTED}{app_id}-", *_exempted(fields, app_id))
         add_entry(pipeline, audit_entry(change, AuditEvent.DONE))
         pipeline.execute()
     return _hold_of(text)

@@ -52,25 +52,30 @@ def commands_to_add_links(operation_id: str, ids: Iterable[str]) -> list[Command
 
 
 def keep_at_work(
-    client: Redis, operation_id: str, selected: Iterable[str], *, is_changed: bool
+    client: Redis, operation_id: str, selected: Iterable[str], left_alone: Iterable[str]
 ) -> None:
     """Makes the operation count as at work for the next `HEARD` seconds.
 
-    selected: the row ids of the links that the operation has queued or will queue.
-    is_changed: whether these are other links than at the last call.
+    selected: the row ids of all links of the operation.
+    left_alone: the row ids of links that the operation will not queue, except those of earlier
+        calls.
     """
-    key = part_key(operation_id, "selection")
-    with redis_errors(client):
-        if is_changed or not client.expire(key, HEARD):
-            client.set(key, _packed(selected), ex=HEARD)
-        client.hset(_AT_WORK, operation_id, "")
-        client.expire(_AT_WORK, HEARD)
+    selection, left = (part_key(operation_id, part) for part in ("selection", "left_alone"))
+    with redis_errors(client), client.pipeline() as pipeline:
+        if not client.expire(selection, HEARD):
+            pipeline.set(selection, _packed(selected), ex=HEARD)
+        pipeline.append(left, _packed(left_alone))
+        pipeline.expire(left, HEARD)
+        pipeline.hset(_AT_WORK, operation_id, "")
+        pipeline.expire(_AT_WORK, HEARD)
+        pipeline.execute()
 
 
 def end_work(client: Redis, operation_id: str) -> None:
     """Forgets the links of an operation that is no longer at work."""
     with redis_errors(client):
-        client.expire(part_key(operation_id, "selection"), 0)  # deletes it
+        for part in ("selection", "left_alone"):
+            client.expire(part_key(operation_id, part), 0)  # deletes it
 
 
 def read_at_work(client: Redis, ids: Collection[str]) -> list[SharedLinks]:
@@ -87,17 +92,20 @@ def read_at_work(client: Redis, ids: Collection[str]) -> list[SharedLinks]:
         operation_ids = sorted(map(text_of, known))
         pipeline = client.pipeline(transaction=False)
         for operation_id in operation_ids:
-            pipeline.get(part_key(operation_id, "selection"))
-            pipeline.get(part_key(operation_id, "links"))
+            for part in ("selection", "left_alone", "links"):
+                pipeline.get(part_key(operation_id, part))
         answers = answers_of(pipeline)
-    parts = dict(zip(operation_ids, batches(answers, 2), strict=True))
+    parts = dict(zip(operation_ids, batches(answers, 3), strict=True))
     shared = []
     for operation in read_operations(client, operation_ids):
-        selected, links = parts[operation.operation_id]
-        common = {id_ for id_ in _unpacked(selected or b"") if id_ in ids}
+        selected, left_alone, links = (
+            {id_ for id_ in _unpacked(part or b"") if id_ in ids}
+            for part in parts[operation.operation_id]
+        )
+        common = selected - left_alone
         if not common or operation.cancelled:
             continue
-        queued = {id_ for id_ in _unpacked(links or b"") if id_ in common}
+        queued = common & links
         shared.append(SharedLinks(operation, common - queued, queued))
     return shared
 

@@ -66,8 +66,9 @@ def operation_key(operation_id: str) -> str:
 def part_key(operation_id: str, part: str) -> str:
     """Returns the key of a part of an operation.
 
-    part: `record`, which is kept for a week; `links`, the row ids of the claimed links; or
-        `selection`, the row ids of the links that the operation is at work on.
+    part: `record`, which is kept for a week; `links`, the row ids of the claimed links;
+        `selection`, those of all links, and `left_alone`, those that will not be queued, while the
+        operation is at work.
     """
     # With `PREFIX`, the dashboard would take the key for an operation.
     return f"docora-ops:operation:{operation_id}:{part}"

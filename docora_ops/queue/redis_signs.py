@@ -5,6 +5,7 @@ mark names the Postgres database of the same Docora.
 """
 
 import json
+import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -43,6 +44,9 @@ TO_REMOVE_BULLMQ_JOBS = (
     f"""{{ redis-cli -u "$REDIS_URL" --scan --pattern '{BULLMQ}*'; }} | """
     'xargs -r -n 100 redis-cli -u "$REDIS_URL" del'
 )
+# BullMQ's worker closes its connection if a reply is more than a second late, for example because
+# Redis stood still, and connects again a second later.
+_RECONNECTION = 2  # seconds
 _WORKER = f"{_PREFIX}:{b64encode(QUEUE_NAME.encode()).decode()}"  # prefix of a connection's name
 _START = "start Docora's worker if it runs its own, or "  # begins the advice if no worker is seen
 _RQ_KEYS = (LIST, INTERMEDIATE, WIP, *REGISTRIES.values())
@@ -130,6 +134,8 @@ class Signs:
 def read_signs(client: Redis) -> Signs:
     """Reads who uses this Redis, in one round trip; in two if RQ workers are registered.
 
+    Takes 2 s longer if a BullMQ worker was live in the last 30 s, but none is connected.
+
     Raises the client's RedisError.
     """
     pipeline = client.pipeline(transaction=False)
@@ -163,7 +169,7 @@ def bullmq_workers(client: Redis) -> tuple[list[Worker], bool]:
     """Returns the live workers of Docora's own queue, and whether there are any.
 
     If our user may not list clients, returns no workers, and whether any worker was live in the
-    last 30 s.
+    last 30 s. If one was live, but none is connected, looks again 2 s later.
     """
     pipeline = client.pipeline(transaction=False)
     pipeline.client_list()
@@ -176,13 +182,22 @@ def _bullmq_workers_among(
     connections: Sequence[Mapping[str, str]] | NoPermissionError,
     stalled_check: int | NoPermissionError,
 ) -> tuple[list[Worker], bool]:
-    """Returns what `bullmq_workers` returns, given the two replies of Redis.
-
-    A worker counts if it is connected to the client's Redis database. One connection of each worker
-    has a name with the name of the queue and, if the worker has one, the name of the worker.
-    """
+    """Returns what `bullmq_workers` returns, given the two replies of Redis."""
     if isinstance(connections, NoPermissionError):
         return [], stalled_check == 1
+    workers = _workers_of(client, connections)
+    if not workers and stalled_check == 1:
+        time.sleep(_RECONNECTION)
+        workers = _workers_of(client, client.client_list())
+    return workers, bool(workers)
+
+
+def _workers_of(client: Redis, connections: Sequence[Mapping[str, str]]) -> list[Worker]:
+    """Returns the BullMQ workers that are connected to the client's Redis database.
+
+    One connection of each worker has a name with the name of the queue and, if the worker has one,
+    the name of the worker.
+    """
     database = str(client.connection_pool.connection_kwargs.get("db", 0))
     workers = []
     for connection in connections:
@@ -191,7 +206,7 @@ def _bullmq_workers_among(
             address = connection.get("addr", "")
             host = address.rpartition(":")[0] or None
             workers.append(Worker(own_name or address, None, host, None, None, jobs=[]))
-    return workers, bool(workers)
+    return workers
 
 
 def choose_backend(signs: Signs) -> BackendChoice:

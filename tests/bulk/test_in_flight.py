@@ -280,16 +280,23 @@ def test_a_run_keeps_showing_that_it_lives(docora: Docora, monkeypatch: pytest.M
     monkeypatch.setattr(operation_log, "_KEEP", 0)
     sleep_by(monkeypatch, lambda _: None)
     docora.add_links(4)
+    first, second, *_ = docora.links()
     options = ChangeOptions(in_flight=1)
     with closing(retry_all_failed(docora.actions().docora, LinkChoice(), options)) as steps:
         while not docora.waiting():
             next(steps)
-        key = part_key(only_operation(docora), "selection")
-        assert docora.redis.strlen(key) == 4 * 16
-        docora.redis.expire(key, 9)
-        for _ in range(9):
-            next(steps)
-        assert docora.redis.ttl(key) > 9
+        parts = ("selection", "left_alone")
+        keys = [part_key(only_operation(docora), part) for part in parts]
+        docora.set_link(second, status="synced")
+        end_job(docora, first.job_id, "HTTP 500")
+        for size in (0, 1, 1):  # the selection is written once, and each link left alone once
+            assert [docora.redis.strlen(key) for key in keys] == [4 * 16, size * 16]
+            for key in keys:
+                docora.redis.expire(key, 9)
+            for _ in range(9):
+                next(steps)
+            assert min(map(docora.redis.ttl, keys)) > 9
+    assert docora.redis.exists(*keys) == 0
 
 
 def test_beside_docoras_own_scheduler_a_run_counts_what_was_taken_over(bullmq: Bullmq) -> None:

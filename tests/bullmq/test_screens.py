@@ -2,11 +2,13 @@
 
 import re
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
+from docora_ops.queue import redis_signs
 from docora_ops.queue.holds import HOLDS
 from tests.support.bullmq import WORKER_NAME, Bullmq
 from tests.support.diagnoses import ONE_LOOK, check
@@ -103,6 +105,16 @@ def test_status_and_queue_see_a_worker(bullmq: Bullmq) -> None:
         # The second connection follows the first.
         eventually(lambda: len(workers_of(bullmq)) == 2, "both connections")
         assert "no BullMQ worker" not in bullmq.run("queue").stderr
+
+
+def test_a_worker_that_reconnects_is_seen(
+    bullmq: Bullmq, docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After Redis stood still, Docora's worker has no connection for a second."""
+    docora.redis.set(bullmq.key("stalled-check"), "1", px=30_000)
+    with redis.Redis.from_url(docora.redis_access.owner, client_name=WORKER_NAME) as worker:
+        monkeypatch.setattr(redis_signs, "time", SimpleNamespace(sleep=lambda _: worker.ping()))
+        assert redis_signs.read_signs(docora.redis).bullmq.workers == 1
 
 
 @pytest.mark.slow

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from docora_ops.jobs import JobEnd
-from docora_ops.operations import Change
-from docora_ops.queue.holds import HOLDS, hold_app, read_holds
+from docora_ops.queue.holds import HOLDS
 from tests.support.diagnoses import ONE_LOOK, check, examine
 from tests.support.docora import Docora, Result
 from tests.support.outcomes import outcome, record
@@ -66,29 +65,6 @@ def test_a_hold_ends_by_itself_and_each_change_is_audited(docora: Docora, links:
     of_holds = [("release", None), ("hold", "ever"), ("hold", "7200s"), ("hold", "86400s")]
     assert commands[:4] == of_holds
     assert history[2]["reason"] == "wrong URL"
-
-
-def test_a_hold_removes_ended_ones_with_their_exemptions(docora: Docora, links: Links) -> None:
-    link, other = links
-    docora.redis.hset(HOLDS, mapping={"app_other": '{"until": null}', "now:app_other-1": "then"})
-    for app_id in (link.app_id, "app_ended"):
-        docora.redis.hset(HOLDS, mapping={app_id: '{"until": 1}', f"now:{app_id}-1": "then"})
-    hold(docora, other)
-    kept = {b"app_other", b"now:app_other-1", other.app_id.encode()}
-    assert set(docora.redis.hgetall(HOLDS)) == kept
-
-
-def test_an_app_held_anew_stays_held(docora: Docora, monkeypatch: pytest.MonkeyPatch) -> None:
-    docora.redis.hset(HOLDS, "app_ended", '{"until": 1}')
-    register = docora.redis.register_script
-
-    def hold_again(script: str) -> Any:  # after the holds were read
-        docora.redis.hset(HOLDS, "app_ended", '{"until": null}')
-        return register(script)
-
-    monkeypatch.setattr(docora.redis, "register_script", hold_again)
-    hold_app(docora.redis, "app_other", None, Change("kim@ops1", "hold", {}))
-    assert set(read_holds(docora.redis)) == {"app_ended", "app_other"}
 
 
 def test_a_terminal_is_asked_with_the_jobs_that_wait_and_run(docora: Docora, links: Links) -> None:
