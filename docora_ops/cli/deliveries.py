@@ -66,14 +66,12 @@ def deliveries(
     context = context_of(typer_context)
     if not files and (limit or page):
         raise UsageError("--limit and --page need --files", hint="add --files")
-    from docora_ops.actions.deliveries import DeliveryChoice
+    from docora_ops.actions.deliveries import DeliveryChoice, read_deliveries
 
     choice = DeliveryChoice(app, repo, since, until, path)
     if files:
         _list_files(context, choice, page, limit)
         return ExitCode.OK
-    from docora_ops.actions.deliveries import read_deliveries
-
     result = progress_of(context, read_deliveries(context.docora, choice))
     if context.as_json:
         context.show_document(result)
