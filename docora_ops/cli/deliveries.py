@@ -102,7 +102,7 @@ def _list_files(
 
 
 _FILES: Sequence[Column[DeliveredFile]] = (
-    Column("Repository", lambda file: file.repository_name, left_out=2),
+    Column("Repository", lambda file: file.repository_name, narrowest=14),
     Column("Path", lambda file: file.path, folds=True),
     Column("SHA-256", lambda file: file.sha, left_out=1),
     Column("Delivered", lambda file: file.delivered_at),

@@ -224,7 +224,11 @@ def test_files_are_listed_in_pages_and_a_pipe_gets_all(docora: Docora) -> None:
     assert lines[-1].startswith("octo/web\tx\\u202e.txt\tccc")
     assert one.stdout.splitlines()[1:] == lines[-1:]
     assert "61 delivered files." in piped.stderr
-    [file] = run(docora, *command, "octo/web", "--json", "--path", "*.txt").data
+    docora.connection.execute("UPDATE repositories SET name = repeat('long', 20)")
+    shown = plain_data(at_terminals(docora, [*command, "--page", "2"], columns=80).data)
+    assert re.search(r"\nocto/long\w+  x\\u202e.txt ", shown), shown
+    docora.connection.execute("UPDATE repositories SET name = 'web'")
+    [file] = run(docora, *command, web.repository_id, "--json", "--path", "*.txt").data
     assert (file["repository_id"], file["path"]) == (web.repository_id, "x\u202e.txt")
 
 
