@@ -128,18 +128,19 @@ def _result(repository: RepositoryDeliveries) -> str:
     return ": ".join(filter(None, (result, ", ".join(counts))))
 
 
-def _style(repository: RepositoryDeliveries) -> str:
-    if repository.result == "proven":
-        return "green"
-    return "bold red" if repository.result == "differing" else "yellow"
-
-
+_STYLES = {"proven": "green", "differing": "bold red", "failed": "bold red"}
 _REPOSITORIES: Sequence[Column[RepositoryDeliveries]] = (
     Column("Repository", lambda repo: repo.repository_name or repo.repository_id, narrowest=14),
     Column("Files", lambda repository: repository.files, is_number=True),
     Column("First (UTC)", lambda repository: _at(repository.first_at), left_out=1, narrowest=16),
     Column("Last (UTC)", lambda repository: _at(repository.last_at)),
-    Column("Proof", _result, _style, narrowest=20, cuts_end=True),
+    Column(
+        "Proof",
+        _result,
+        lambda repository: _STYLES.get(repository.result or "", "yellow"),
+        narrowest=20,
+        cuts_end=True,
+    ),
 )
 
 

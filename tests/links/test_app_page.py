@@ -104,6 +104,12 @@ def test_errors_of_links_that_are_tried_again_stand_on_the_page(docora: Docora) 
     lines = docora.run("show", app).stdout.splitlines()
     at = lines.index("Failed tries\t3 links, which are tried again")
     assert lines[at + 1] == "Failed tries\t3  no answer within 30 s", lines
+    docora.connection.execute("UPDATE app_repositories SET last_error = repeat('fatal: ', 30)")
+    [cut], whole = (
+        re.findall("fatal: .*", plain_data(at_terminals(docora, command, columns=80).data))
+        for command in (["show", app], ["show", app, "--all"])
+    )
+    assert (cut.strip().endswith("…"), len(whole)) == (True, 4)
 
 
 def test_a_hold_stands_on_the_page_and_a_held_app_is_not_overdue(docora: Docora, acme: str) -> None:
