@@ -46,8 +46,8 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
 
     Raises NotFoundError, AmbiguousError, PostgresError.
     """
-    database, found = docora.database, resolve_app(docora.database, app)
-    of_app = LinkFilter(app_ids=[found.app_id])
+    database, chosen = docora.database, resolve_app(docora.database, app)
+    of_app = LinkFilter(app_ids=[chosen.app_id])
     holds: Mapping[str, Hold] = {}
     running, lost = None, None
     try:
@@ -55,15 +55,15 @@ def show_app(docora: Docora, app: str) -> tuple[AppPage, RedisError | None]:
         running, _ = operations_at_work(docora, select_links(database, of_app))
     except RedisError as error:
         lost = error
-    held = holds.get(found.app_id)
-    email, created_at = lists.read_contacts(database, [found.app_id])[found.app_id]
+    held = holds.get(chosen.app_id)
+    email, created_at = lists.read_contacts(database, [chosen.app_id])[chosen.app_id]
     with database.consistent_reads():
         summaries = lists.summarize_apps(database, of_app, every_app=True)
         if not summaries:
-            raise NotFoundError(f"no app {found.app_name!r}", hint="it was removed a moment ago")
+            raise NotFoundError(f"no app {chosen.app_name!r}", hint="it was removed a moment ago")
         [summary] = summaries
         overdue = replace(of_app, overdue_before=read_overdue_before(docora, list(holds)))
-        delivered = deliveries_by_repository(database, DeliveryFilter(found.app_id))
+        delivered = deliveries_by_repository(database, DeliveryFilter(chosen.app_id))
         page = AppPage(
             **vars(summary) | {"email": email, "held": held},
             created_at=created_at,

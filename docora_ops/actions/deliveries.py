@@ -1,7 +1,7 @@
 """Lists the files that an app has received, and checks whether they are complete. Only reads."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
@@ -51,11 +51,11 @@ class RepositoryDeliveries:
     files: int
     first_at: datetime | None
     last_at: datetime | None
-    result: Verdict | None
-    stored_files: int | None
-    missing: int | None
-    outdated: int | None
-    extra: int | None
+    result: Verdict | None = None
+    stored_files: int | None = None
+    missing: int | None = None
+    outdated: int | None = None
+    extra: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,25 +88,26 @@ def read_deliveries(
     in the future.
     """
     app, ref, which = _choose(docora, choice)
-    database = docora.database
+    database, judged = docora.database, dict[str, Judged]()
     counts = records.deliveries_by_repository(database, which)
-    rows: list[RepositoryDeliveries] = []
     ids = [ref.id] if ref else link_ids(database, app.app_id)
     for event in compare(docora, ids, Compare(choice.path, in_detail=True)):
         if isinstance(event, Judged):
-            repository_id = event.link.ref.repository_id
-            rows.append(_row(repository_id, counts.get(repository_id), event))
+            judged[event.link.ref.repository_id] = event
         elif isinstance(event, Verification):
             proof = event
         else:
             yield event
-    unlinked = counts.keys() - {row.repository_id for row in rows}
-    rows += [_row(repository_id, counts[repository_id], None) for repository_id in unlinked]
-    names = names_of(database, [LinkRef("", app.app_id, row.repository_id) for row in rows])
-    rows = [replace(row, repository_name=name) for row, (_, name) in zip(rows, names, strict=True)]
-    rows.sort(key=lambda row: (row.repository_name or "", row.repository_id))
-    files, chosen = sum(row.files for row in rows), (which.since, which.until, which.path)
-    yield Deliveries(app.app_id, app.app_name, *chosen, files, rows, proof)
+    repository_ids = {*counts, *judged}
+    names = names_of(database, [LinkRef("", app.app_id, id_) for id_ in repository_ids])
+    repositories = [
+        _row(repository_id, name, counts.get(repository_id), judged.get(repository_id))
+        for repository_id, (_, name) in zip(repository_ids, names, strict=True)
+    ]
+    repositories.sort(key=lambda row: (row.repository_name or "", row.repository_id))
+    files = sum(row.files for row in repositories)
+    chosen = (which.since, which.until, which.path)
+    yield Deliveries(app.app_id, app.app_name, *chosen, files, repositories, proof)
 
 
 def delivered_files(
@@ -136,15 +137,16 @@ def _choose(docora: Docora, choice: DeliveryChoice) -> tuple[App, LinkRef | None
 
 def _row(
     repository_id: str,
+    name: str | None,
     counted: tuple[int, datetime, datetime] | None,
     judged: Judged | None,
 ) -> RepositoryDeliveries:
     files, first_at, last_at = counted or (0, None, None)
-    of_period = (repository_id, None, files, first_at, last_at)
+    of_period = (repository_id, name, files, first_at, last_at)
     if judged is None:
-        return RepositoryDeliveries(*of_period, *(None,) * 5)
+        return RepositoryDeliveries(*of_period)
     link = judged.link
-    differences: tuple[int | None, ...] = (None,) * 4
-    if link.files is not None:
-        differences = (link.files, link.missing, link.outdated, link.extra)
-    return RepositoryDeliveries(*of_period, judged.verdict, *differences)
+    if link.files is None:
+        return RepositoryDeliveries(*of_period, judged.verdict)
+    differences = (link.missing, link.outdated, link.extra)
+    return RepositoryDeliveries(*of_period, judged.verdict, link.files, *differences)

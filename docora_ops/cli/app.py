@@ -224,7 +224,9 @@ def _instead_of(extra: str, context: typer.Context) -> str:
     if "--for" in options and extra[:1].isdigit():
         return f"docora-ops {command.name} --for {shlex.quote(extra)}"
     if "--app" in options or ("--repo" in options and "/" in extra):
-        return f"{_with_option(command.name, extra)}; quote names that contain spaces"
+        app = [context.params["app"]] if "app" in options else []
+        suggested = _with_option(shlex.join([command.name, *app]), extra)
+        return f"{suggested}; quote names that contain spaces"
     return "quote names that contain spaces" if "app" in options else "leave it out"
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.links import LinkStatus, arguments
-from docora_ops.render.columns import Pairs, cell, first_lines, words
+from docora_ops.render.columns import Pairs, cell, first_lines, one_line, words
 from docora_ops.text import amount, good_until_in_words, moment
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ def show_app(context: Context, app: str, *, show_all: bool) -> ExitCode:
     if context.as_json:
         context.show_document(page, lost)
     else:
-        rows = _rows(page, sys.maxsize if show_all else _ERRORS)
-        context.show_tables([Pairs(list(rows))], context.target_line)
+        rows = list(_rows(page, show_all=show_all))
+        context.show_tables([Pairs(rows)], context.target_line)
     return context.report(lost) if lost else ExitCode.OK
 
 
-def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
+def _rows(page: AppPage, *, show_all: bool) -> Iterator[tuple[str, Text]]:
     app = arguments(page.app_id)
     yield "App", cell(f"{page.app_name} ({page.app_id})")
     unknown = page.email is None and page.created_at is None
@@ -63,12 +63,12 @@ def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
             page.good_until_at, page.good_until_seconds, page.oldest_scan_seconds
         )
         yield "Failed", cell(f"{amount(failed, 'link')}, {good}", "red")
-        yield from _errors(page.failed_by_error, errors)
+        yield from _errors(page.failed_by_error, show_all=show_all)
         yield "", _command(f"failed --app {app}")
     if tried := sum(group.links for group in page.tried_by_error):
         are_tried = "is tried" if tried == 1 else "are tried"
         yield "Failed tries", cell(f"{amount(tried, 'link')}, which {are_tried} again", "yellow")
-        yield from _errors(page.tried_by_error, errors)
+        yield from _errors(page.tried_by_error, show_all=show_all)
     yield "Last good scan", cell(moment(page.last_scanned_at) or "never")
     delivered = amount(page.delivered_files, "file")
     if page.last_delivered_at:
@@ -82,9 +82,10 @@ def _rows(page: AppPage, errors: int) -> Iterator[tuple[str, Text]]:
         yield "" if number else "Running", cell(running(operation), "cyan")
 
 
-def _errors(groups: Sequence[ErrorGroup], most: int) -> Iterator[tuple[str, Text]]:
+def _errors(groups: Sequence[ErrorGroup], *, show_all: bool) -> Iterator[tuple[str, Text]]:
     counts = [(group.links, group.error_message) for group in groups]
-    yield from (("", cell(line)) for line in first_lines(counts, most, how=": add --all"))
+    most, text_of = (sys.maxsize, cell) if show_all else (_ERRORS, one_line)
+    yield from (("", text_of(line)) for line in first_lines(counts, most, how=": add --all"))
 
 
 def _command(command: str) -> Text:

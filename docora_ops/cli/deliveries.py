@@ -66,14 +66,12 @@ def deliveries(
     context = context_of(typer_context)
     if not files and (limit or page):
         raise UsageError("--limit and --page need --files", hint="add --files")
-    from docora_ops.actions.deliveries import DeliveryChoice
+    from docora_ops.actions.deliveries import DeliveryChoice, read_deliveries
 
     choice = DeliveryChoice(app, repo, since, until, path)
     if files:
         _list_files(context, choice, page, limit)
         return ExitCode.OK
-    from docora_ops.actions.deliveries import read_deliveries
-
     result = progress_of(context, read_deliveries(context.docora, choice))
     if context.as_json:
         context.show_document(result)
@@ -104,7 +102,7 @@ def _list_files(
 
 
 _FILES: Sequence[Column[DeliveredFile]] = (
-    Column("Repository", lambda file: file.repository_name, left_out=2),
+    Column("Repository", lambda file: file.repository_name, narrowest=14),
     Column("Path", lambda file: file.path, folds=True),
     Column("SHA-256", lambda file: file.sha, left_out=1),
     Column("Delivered", lambda file: file.delivered_at),
@@ -118,31 +116,31 @@ def _at(at: datetime | None) -> str | datetime | None:
 
 def _result(repository: RepositoryDeliveries) -> str:
     """Says whether all files of the stored commit were delivered, in the words of `verify`."""
-    result, kinds = repository.result, ("missing", "outdated", "extra")
     said = {
         None: "no longer linked",
         "differing": "",
         "not_comparable": "no stored commit",
         "scanning": "being scanned",
     }
-    is_without = result in {"failed", "pending"} and repository.stored_files is None
+    kinds = ("missing", "outdated", "extra")
     counts = [f"{count} {kind}" for kind in kinds if (count := getattr(repository, kind))]
-    parts = (said.get(result, result), "no stored commit" * is_without, ", ".join(counts))
-    return ": ".join(filter(None, parts))
+    result = said.get(repository.result, repository.result)
+    return ": ".join(filter(None, (result, ", ".join(counts))))
 
 
-def _style(repository: RepositoryDeliveries) -> str:
-    if repository.result == "proven":
-        return "green"
-    return "bold red" if repository.result == "differing" else "yellow"
-
-
+_STYLES = {"proven": "green", "differing": "bold red", "failed": "bold red"}
 _REPOSITORIES: Sequence[Column[RepositoryDeliveries]] = (
     Column("Repository", lambda repo: repo.repository_name or repo.repository_id, narrowest=14),
     Column("Files", lambda repository: repository.files, is_number=True),
-    Column("First (UTC)", lambda repository: _at(repository.first_at)),
+    Column("First (UTC)", lambda repository: _at(repository.first_at), left_out=1, narrowest=16),
     Column("Last (UTC)", lambda repository: _at(repository.last_at)),
-    Column("Proof", _result, _style, narrowest=12),
+    Column(
+        "Proof",
+        _result,
+        lambda repository: _STYLES.get(repository.result or "", "yellow"),
+        narrowest=20,
+        cuts_end=True,
+    ),
 )
 
 
@@ -153,7 +151,7 @@ def _period(since: datetime | None, until: datetime | None) -> str:
 
 def _screen(result: Deliveries) -> Iterator[object]:
     if result.repositories:
-        yield from (Listing(_REPOSITORIES, result.repositories), "")
+        yield from (Listing(_REPOSITORIES, result.repositories, is_compact=True), "")
     # Repositories with deliveries or, if there are none, all that were compared.
     received = sum(1 for repository in result.repositories if repository.files)
     repositories = amount(received or len(result.repositories), "repository", "repositories")

@@ -266,9 +266,11 @@ _APPS: Sequence[Column[AppSummary]] = (
             else None
         ),
         left_out=5,  # before the email, which says whom to tell
+        narrowest=24,  # its full width
     ),
     Column("URL", lambda app: app.base_url, folds=True, left_out=2),
-    Column("Email", lambda app: app.email, left_out=6, narrowest=16),
+    # With 25 characters of an email, all these columns fit 80, and so do those with the hold.
+    Column("Email", lambda app: app.email, left_out=6, narrowest=25),
 )
 _HELD: Column[AppSummary] = Column(
     "Held until",

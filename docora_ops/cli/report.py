@@ -111,7 +111,7 @@ def _lines(context: Context, report: Report, errors: Sequence[ServerError]) -> I
     yield from map(context.addressed, _open_now(report, errors))
     yield from _timeline(context, report)
     yield from map(context.addressed, _whom_to_tell(report))
-    yield from map(context.addressed, _verified(report))
+    yield from map(context.addressed, _verified(report, is_complete=not errors))
 
 
 def _open_now(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
@@ -129,11 +129,12 @@ def _open_now(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
             yield f"- Operation: {code(state)}: {code(see)}"
 
 
-def _verified(report: Report) -> Iterator[str]:
+def _verified(report: Report, *, is_complete: bool) -> Iterator[str]:
     yield from ("", "## Verified", "")
     result = report.verification
     if result is None:
-        yield "Nothing was compared. For proof of what was delivered: `docora-ops report --verify`"
+        how = " For proof of what was delivered: `docora-ops report --verify`"
+        yield f"Nothing was compared.{how * is_complete}"
         return
     yield from (f"{summary(result)} {LIMITS}", "")
     links = [*result.differing_links, *result.uncertain_links]

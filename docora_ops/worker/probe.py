@@ -41,7 +41,7 @@ from docora_ops.worker.webhook import FAILURES, LOGIN_HINT, Route, route_to
 _LIMIT = 60  # seconds for all steps; the steps to the app share DELIVERY_TIMEOUT
 _MOST_NAMED = 3  # addresses or apps that a finding lists
 _PERMANENT = {301, 308}  # redirects
-_SUCCESS, _CLIENT_ERRORS = range(200, 300), range(400, 500)
+_SUCCESS = range(200, 300)
 _REDIRECT_HINT = (
     "Docora's own worker follows redirects, those of docora-ops do not: ask whoever runs the app "
     "for the URL at the end of the redirects, then: docora-ops set-url APP URL"
@@ -54,8 +54,10 @@ _FAULT_HINT = (
     "the app, or a gateway in front of it, is at fault: whoever runs the app must look into its "
     "log; a POST will hardly do better"
 )
+# What the answer to a HEAD means, and who can act, unless a POST may succeed.
 _HINTS = {
     **dict.fromkeys(range(300, 400), _REDIRECT_HINT),
+    **dict.fromkeys(range(500, 600), _FAULT_HINT),
     401: "it wants a login, or only the signature, which a HEAD does not have: if links fail with "
     "HTTP 401, whoever runs the app must say which USER:PASSWORD@ the base_url needs, or accept "
     "Docora's signature",
@@ -215,7 +217,7 @@ class _App:
         connection.request("HEAD", target, headers=route.headers, preload_content=False)
         with closing(connection.getresponse()) as answer:
             status, location = answer.status, answer.headers.get("Location", "")
-        self.hint = (status in _PERMANENT and self.moved_to(location)) or _hint_of(status)
+        self.hint = (status in _PERMANENT and self.moved_to(location)) or _HINTS.get(status)
         to = f" to {mask_url(location)}" if location else ""
         note = "" if self.hint or status in _SUCCESS else ": reached; only POST tells"
         return f"HTTP {status}{to}{', through the proxy' * route.is_forwarded}{note}"
@@ -232,12 +234,6 @@ class _App:
         has_secrets = mask_url(new) != new or mask_url(self.base_url) != self.base_url
         words = shlex.join(["set-url", self.app_id, "URL" if has_secrets else new])
         return f"it has moved, and workers follow no redirects: docora-ops {words}"
-
-
-def _hint_of(status: int) -> str | None:
-    """Returns what the answer to a HEAD means, and who can act; None if a POST may succeed."""
-    may_succeed = status in _SUCCESS or status in _CLIENT_ERRORS
-    return _HINTS.get(status, None if may_succeed else _FAULT_HINT)
 
 
 def _resolve(route: Route) -> str:

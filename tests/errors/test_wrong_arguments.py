@@ -83,7 +83,7 @@ def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> 
         (["queue", "--limit", "ten"], "--limit': 'ten' is not a valid integer"),
         (["queue", "--limit", "redis://:pass word@a"], "--limit': a URL is not a valid integer"),
         (["retry", "a", "b", "c: Input should be d"], "unexpected extra argument"),
-        (["probe", "Acme", "octo/api"], "docora-ops probe --repo octo/api"),
+        (["probe", "Acme Search", "octo/api"], "docora-ops probe 'Acme Search' --repo octo/api"),
         (["hold", "Acme", "Search"], "Hint: quote names that contain spaces"),
         (["doctor", "Acme"], "Hint: leave it out"),
         (["trend", "--since"], "docora-ops trend --help"),

@@ -104,6 +104,12 @@ def test_errors_of_links_that_are_tried_again_stand_on_the_page(docora: Docora) 
     lines = docora.run("show", app).stdout.splitlines()
     at = lines.index("Failed tries\t3 links, which are tried again")
     assert lines[at + 1] == "Failed tries\t3  no answer within 30 s", lines
+    docora.connection.execute("UPDATE app_repositories SET last_error = repeat('fatal: ', 30)")
+    [cut], whole = (
+        re.findall("fatal: .*", plain_data(at_terminals(docora, command, columns=80).data))
+        for command in (["show", app], ["show", app, "--all"])
+    )
+    assert (cut.strip().endswith("…"), len(whole)) == (True, 4)
 
 
 def test_a_hold_stands_on_the_page_and_a_held_app_is_not_overdue(docora: Docora, acme: str) -> None:
@@ -180,15 +186,27 @@ def test_the_email_needs_a_grant_that_doctor_does_not_ask_for(docora: Docora, ac
     assert emails() == [EMAIL] * 4
     assert f"- `Acme Search`: 2 failed links, `{EMAIL}`\n" in docora.run("report").stdout
     assert check(examine(docora), "privileges")["state"] == "ok"
-    # At 80 columns, the last good scans give way to the email and the hold.
+
+
+def test_at_80_columns_the_last_good_scans_give_way_only_to_a_hold(
+    docora: Docora, acme: str
+) -> None:
+    allow_contacts(docora)
+    email = f"opsops--{EMAIL}"
     docora.connection.execute(
-        "UPDATE app_repositories SET last_scanned_at = '2026-01-01';"
-        "UPDATE apps SET email = repeat('ops', 4) || '@acme.example'"
+        "UPDATE app_repositories SET last_scanned_at ="
+        " now() - CASE WHEN last_scanned_at IS NULL THEN interval '2d' ELSE '90d' END;"
+        f"UPDATE apps SET email = '{email}', app_name = 'Acme Search Engine'"
     )
+
+    def shown() -> str:
+        lines = plain_data(at_terminals(docora, ["apps"], columns=80).data).splitlines()
+        assert max(map(len, lines)) <= 80
+        return lines[2]
+
+    assert re.fullmatch(rf"Acme S…Engine +4 +2  20\S+ to 20\S+  {email}", shown())
     assert docora.run("hold", acme, "--yes").code == 0
-    shown = plain_data(at_terminals(docora, ["apps"], columns=80).data)
-    assert re.search(rf"Acme Search +4 +2  ops\w+{EMAIL} +20\d\d-", shown.splitlines()[2])
-    assert max(map(len, shown.splitlines())) <= 80
+    assert re.fullmatch(rf"Acme Search Engine +4 +2  {email}  20\d\d-\S+ *", shown())
 
 
 def test_apps_are_sorted_by_name_if_asked_for(docora: Docora, acme: str) -> None:

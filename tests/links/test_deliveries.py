@@ -1,5 +1,6 @@
 """`deliveries`: what an app was delivered and when, and the proof, which is that of `verify`."""
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
         "octo/failed": "failed: 4 missing",
         "octo/gone": "no longer linked",
         "octo/missing": "1 missing, 1 outdated, 1 extra",
-        "octo/never": "failed: no stored commit",
+        "octo/never": "failed",
         "octo/new": "no stored commit",
         "octo/proven": "proven",
         "octo/scanning": "being scanned",
@@ -104,7 +105,10 @@ def test_it_says_of_each_repository_what_is_missing_and_agrees_with_verify(docor
     assert LAST_ONLY in screen.stderr
     assert all(len(line) <= 80 for line in screen.stderr.splitlines()[-2:])
     shown = plain_data(at_terminals(docora, ["deliveries", app], columns=80, env=ONE_LOOK).data)
-    assert max(map(len, shown.splitlines())) <= 80, shown
+    lines = shown.splitlines()
+    assert [line.split()[0] for line in lines[2:10]] == sorted(rows), shown
+    assert re.search("^octo/missing .* 1 missing, 1 outda", lines[4])
+    assert max(map(len, lines)) <= 80, shown
 
 
 @pytest.mark.slow
@@ -220,7 +224,11 @@ def test_files_are_listed_in_pages_and_a_pipe_gets_all(docora: Docora) -> None:
     assert lines[-1].startswith("octo/web\tx\\u202e.txt\tccc")
     assert one.stdout.splitlines()[1:] == lines[-1:]
     assert "61 delivered files." in piped.stderr
-    [file] = run(docora, *command, "octo/web", "--json", "--path", "*.txt").data
+    docora.connection.execute("UPDATE repositories SET name = repeat('long', 20)")
+    shown = plain_data(at_terminals(docora, [*command, "--page", "2"], columns=80).data)
+    assert re.search(r"\nocto/long\w+  x\\u202e.txt ", shown), shown
+    docora.connection.execute("UPDATE repositories SET name = 'web'")
+    [file] = run(docora, *command, web.repository_id, "--json", "--path", "*.txt").data
     assert (file["repository_id"], file["path"]) == (web.repository_id, "x\u202e.txt")
 
 
