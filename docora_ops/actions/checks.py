@@ -250,8 +250,9 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
     workers = f"{len(queue.workers)} on {QUEUE_NAME}"
     suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
     unless_idle = critical if queue.waiting else warning
-    if_silent = warning if queue.takes_jobs else critical
     lost = f" ({queue.lost_words})" if queue.lost_words else ""
+    all_silent = all(worker.may_be_dead for worker in queue.workers)
+    to_see = "see whether they run: docora-ops queue"
     deaf = [worker.name for worker in queue.workers if not worker.obeys_holds]
     take = f"{workers}, and these take jobs of held apps: {', '.join(deaf)}"
     none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
@@ -261,10 +262,11 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
         CheckName.WORKERS,
         workers,
         (not queue.workers, critical, none, "start one: docora-ops worker"),
-        *_refusals(queue, f"{workers}, {{}}, and {jobs}"),
+        (all_silent, critical, f"{workers}{lost}{suspended}", to_see),
+        *_refusals(queue, f"{workers}{lost}, {{}}, and {jobs}"),
         (bool(queue.held and deaf), critical, take, "replace them: docora-ops help hold"),
         (bool(suspended), unless_idle, f"{workers}, and {jobs}{suspended}", "docora-ops resume"),
-        (bool(lost), if_silent, workers + lost, "see whether they run: docora-ops queue"),
+        (bool(lost), warning, f"{workers}{lost}", to_see),
         (bool(mute), warning, f"{workers}, and {unrecorded}", _TO_RECORD),
     )
     name = CheckName.DELAYED_JOBS
@@ -292,7 +294,7 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
 def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
     """Yields a problem if any workers refuse jobs, unless a suspension is the only reason.
 
-    The problem is critical if all workers refuse jobs, or if one has another ENCRYPTION_KEY.
+    The problem is critical if no worker takes jobs, or if one has another ENCRYPTION_KEY.
 
     text: the finding, with `{}` in place of the reasons.
     """
@@ -300,7 +302,7 @@ def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
     if refusal is None:
         return
     has_wrong_key = any(trouble.code is NoJobCode.WRONG_KEY for trouble in refusal.troubles)
-    kind = critical if refusal.is_total or has_wrong_key else warning
+    kind = warning if queue.takes_jobs and not has_wrong_key else critical
     hint = "; ".join(trouble.hint for trouble in refusal.troubles if trouble.hint)
     finding = text.format(refusal.words)
     yield bool(refusal.troubles), kind, finding, hint or "see the log of the workers"
@@ -342,7 +344,7 @@ def _check_bullmq(queue: QueueOverview, link_queue: LinkQueue, pending: int) -> 
     yield ok(CheckName.DELAYED_JOBS, f"{queue.delayed}; {queued}" if queue.delayed else "none")
 
 
-def check_schedule(seconds: int | None, freshness: Freshness | None, settings: Settings) -> Check:
+def check_schedule(seconds: int | None, freshness: Freshness, settings: Settings) -> Check:
     """Checks when `schedule` last queued links or ended. For the parameters, see `judge_pass`."""
     state = judge_pass(seconds, freshness, settings)
     finding = "no pass is known of the last week"
@@ -367,9 +369,7 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
     return CheckState.WARNING if is_late else CheckState.OK
 
 
-def check_freshness(
-    freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview | None
-) -> Check:
+def check_freshness(freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview) -> Check:
     """Checks that links are scanned, and that no hold without an end has lasted over a week.
 
     held: the held apps, with their names.
@@ -385,8 +385,8 @@ def check_freshness(
         f"nothing moves: {amount(freshness.due, 'link')} due, and for over {still} no job ran, "
     )
     stands += "began or ended, and no file was delivered"
-    to_see = _TIMER if queue and queue.is_idle else "docora-ops queue"
-    now = queue.read_at if queue else None
+    to_see = _TIMER if queue.is_idle else "docora-ops queue"
+    now = queue.read_at
     forgotten = [app for app in held if now and app.held.is_forgotten(now)]
     whose = f"{held_in_words(forgotten)} for ever, {_FORGOTTEN}" if forgotten else ""
     return judge(
