@@ -344,18 +344,8 @@ def _check_bullmq(queue: QueueOverview, link_queue: LinkQueue, pending: int) -> 
     yield ok(CheckName.DELAYED_JOBS, f"{queue.delayed}; {queued}" if queue.delayed else "none")
 
 
-def check_schedule(seconds: int | None, freshness: Freshness, settings: Settings) -> Check:
-    """Checks when `schedule` last queued links or ended. For the parameters, see `judge_pass`."""
-    state = judge_pass(seconds, freshness, settings)
-    finding = "no pass is known of the last week"
-    if seconds is not None:
-        finding = f"the last pass was {ago(seconds)}"
-    hint = None if state is CheckState.OK else _TIMER
-    return Check(CheckName.SCHEDULE, finding, hint, state=state)
-
-
-def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
-    """Judges how long ago `schedule` last queued links or ended.
+def check_schedule(seconds: int | None, freshness: Freshness | None, settings: Settings) -> Check:
+    """Checks how long ago `schedule` last queued links or ended.
 
     An old pass is critical if due links wait for the next pass. Otherwise, it is only a warning:
     perhaps another program queues due links, and a person has run `schedule` once by hand.
@@ -363,10 +353,17 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
     seconds: since a pass last queued links or ended; None if no pass is known, which is a warning.
     freshness: None if unknown.
     """
-    if freshness and freshness.schedule_stopped:
-        return CheckState.CRITICAL
+    finding = "no pass is known of the last week"
+    if seconds is not None:
+        finding = f"the last pass was {ago(seconds)}"
     is_late = seconds is None or seconds > late_after_seconds(settings)
-    return CheckState.WARNING if is_late else CheckState.OK
+    has_stopped = freshness is not None and freshness.schedule_stopped
+    return judge(
+        CheckName.SCHEDULE,
+        finding,
+        (has_stopped, critical, finding, _TIMER),
+        (is_late, warning, finding, _TIMER),
+    )
 
 
 def check_freshness(freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview) -> Check:

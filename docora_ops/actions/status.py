@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from docora_ops.actions.capacity import Capacity, capacity
-from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, judge_pass
+from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, check_schedule
 from docora_ops.actions.docora import Docora, warn_of_mute_workers, warn_of_other_workers
 from docora_ops.actions.freshness import Freshness, read_freshness
 from docora_ops.actions.holds import with_names
@@ -269,8 +269,8 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
     if now is None or not queue.can_push:
         return status
     if queue.choice.is_clear and not overview.has_only_others:
-        state = judge_pass(overview.last_pass_seconds, fresh, docora.settings)
-        status = replace(status, schedule_state=state)
+        check = check_schedule(overview.last_pass_seconds, fresh, docora.settings)
+        status = replace(status, schedule_state=check.state)
     record = read_counts(docora.redis, now - timedelta(seconds=DAY), now)
     if fresh:
         status = replace(status, capacity=capacity(record, fresh, overview, docora.settings))

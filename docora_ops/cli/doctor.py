@@ -91,7 +91,6 @@ def doctor(
 
     docora = context.docora
     if changes:
-        changes = changes.expanduser()
         refuse_special(changes)
     docora.settings = docora.settings.hurried(8, keeps_set=True)
     events = diagnose(docora, max_failed=max_failed, read_only=read_only)
