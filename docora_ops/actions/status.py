@@ -72,7 +72,7 @@ class HeadlineCode(StrEnum):
     BACKEND_UNCLEAR = "backend_unclear"
     WRONG_WORKERS = "wrong_workers"  # only workers of the other backend run
     NO_WORKER = "no_worker"  # although links or jobs wait; with BullMQ, no worker is seen
-    NO_JOBS_TAKEN = "no_jobs_taken"  # every worker refuses
+    NO_JOBS_TAKEN = "no_jobs_taken"  # every worker refuses or is silent
     SUSPENDED = "suspended"
     NOT_SCHEDULED = "not_scheduled"
     NOTHING_MOVES = "nothing_moves"  # and more links are due than failed
@@ -333,7 +333,7 @@ def _stop_of(
         return Headline(HeadlineCode.WRONG_WORKERS, seconds=last)
     if not queue.workers and (freshness.due or freshness.overdue or queue.waiting):
         return Headline(HeadlineCode.NO_WORKER, seconds=last)
-    if refusal and refusal.is_total and refusal.troubles:
+    if refusal and refusal.troubles and not queue.takes_jobs:
         return Headline(HeadlineCode.NO_JOBS_TAKEN, seconds=last)
     if suspension:
         at, now = suspension.suspended_at, queue.read_at

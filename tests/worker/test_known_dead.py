@@ -123,6 +123,8 @@ def test_a_worker_elsewhere_is_silent_10_s_after_its_last_heartbeat_or_75_s_whil
         assert re.fullmatch(
             r"2 on \S+ \(1 of them: last .* ago\), 1 takes no job: full, .*", found["finding"]
         )
+        said = "nothing is scanned: no worker takes jobs (full); no scan yet\n"
+        assert run(docora, "status").startswith(said)
         docora.redis.delete("rq:worker:other")
         docora.redis.set("rq:suspended", 1)
         found = check(docora.run("doctor", "--json", env=ONE_LOOK), "workers")
