@@ -210,10 +210,10 @@ def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterat
             yield checks.check_capacity(pace if docora.queue.can_push else None)
     if queue and freshness:
         yield checks.check_freshness(freshness, redis.held, queue)
-    if ahead := postgres.ahead | redis.ahead:
-        yield checks.check_clocks(ahead, queue.workers if queue else ())
-    if latencies := postgres.latency | redis.latency:
-        yield checks.check_latency(latencies)
+    if postgres.latency and redis.latency:
+        workers = queue.workers if queue else ()
+        yield checks.check_clocks(postgres.ahead | redis.ahead, workers)
+        yield checks.check_latency(postgres.latency | redis.latency)
 
 
 @contextmanager

@@ -398,7 +398,7 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         (database, "postgres", [*DETAILS_OF_POSTGRES, *OF_LINKS]),
         (queue, "redis", [*DETAILS_OF_REDIS, *OF_QUEUE]),
     ):
-        of_both = ["schedule", "freshness", *OF_BOTH]
+        of_both = ["schedule", "clocks", "latency", "freshness", *OF_BOTH]
         missing = dict.fromkeys([*what_needs_it, *of_both], "not_checked")
         assert not_ok(result) == {server: "critical", **missing}
         assert check(result, "drift_lost")["finding"] == f"needs {server.capitalize()}"
