@@ -105,7 +105,6 @@ class Check:
 ok = partial(Check, state=CheckState.OK)
 warning = partial(Check, state=CheckState.WARNING)
 critical = partial(Check, state=CheckState.CRITICAL)
-not_checked = partial(Check, state=CheckState.NOT_CHECKED)
 
 
 Problem = tuple[bool, Callable[..., Check], str, str]

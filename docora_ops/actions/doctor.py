@@ -177,7 +177,8 @@ def diagnose(
     made = [settings, *postgres.checks, *redis.checks, *of_both]
     by_name = {check.name: check for check in [*made, *(() if is_lost else of_drift)]}
     results = [
-        by_name.get(name) or checks.not_checked(name, f"needs {needs}") for name in CheckName
+        by_name.get(name) or Check(name, f"needs {needs}", state=CheckState.NOT_CHECKED)
+        for name in CheckName
     ]
     yield Diagnosis(
         checks.worst_of(results),
