@@ -213,6 +213,14 @@ class Worker:
     may_record: bool = True  # whether its user may write the record of outcomes
     obeys_holds: bool = False  # whether it leaves the jobs of held apps alone
 
+    @property
+    def may_be_dead(self) -> bool:
+        """Tells whether a worker of docora-ops is silent.
+
+        RQ's own workers, which do not report their clock, may miss a heartbeat while they work.
+        """
+        return self.silent_seconds is not None and self.clock_ahead_seconds is not None
+
 
 @dataclass(frozen=True)
 class NoJobSummary:
@@ -417,15 +425,9 @@ class QueueOverview:
 
     @property
     def takes_jobs(self) -> bool:
-        """Tells whether at least one worker takes jobs. Silent workers of docora-ops do not count.
-
-        RQ's own workers may miss a heartbeat while they work.
-        """
-        return any(
-            worker.no_job_reason is None
-            and (worker.silent_seconds is None or worker.clock_ahead_seconds is None)
-            for worker in self.workers
-        )
+        """Tells whether a worker takes jobs. Silent workers of docora-ops do not count."""
+        takers = [worker for worker in self.workers if worker.no_job_reason is None]
+        return not all(worker.may_be_dead for worker in takers)
 
     @property
     def is_idle(self) -> bool:

@@ -105,7 +105,6 @@ class Check:
 ok = partial(Check, state=CheckState.OK)
 warning = partial(Check, state=CheckState.WARNING)
 critical = partial(Check, state=CheckState.CRITICAL)
-not_checked = partial(Check, state=CheckState.NOT_CHECKED)
 
 
 Problem = tuple[bool, Callable[..., Check], str, str]
@@ -246,64 +245,63 @@ def _check_rq(queue: QueueOverview, link_queue: LinkQueue) -> Iterator[Check]:
         yield critical(name, finding, _TO_REMOVE, command=link_queue.to_remove_others)
     else:
         yield ok(name, finding)
+    yield _check_rq_workers(queue)
+    yield _check_delayed_jobs(queue, advice.to_start_workers)
+
+
+def _check_rq_workers(queue: QueueOverview) -> Check:
+    """Checks that workers take jobs.
+
+    That none does is critical, but a suspension only if jobs wait, since it is intended.
+    """
     jobs = f"{queue.waiting or 'no'} {'jobs wait' if queue.waiting > 1 else 'job waits'}"
+    lost = f" ({queue.lost_words})" if queue.lost_words else ""
     workers = f"{len(queue.workers)} on {QUEUE_NAME}"
     suspended = f"; {queue.suspension.sentence}" if queue.suspension else ""
-    unless_idle = critical if queue.waiting else warning
-    if_silent = warning if queue.takes_jobs else critical
-    lost = f" ({queue.lost_words})" if queue.lost_words else ""
+    none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
+    to_see = "see whether they run: docora-ops queue"
+    all_silent = all(worker.may_be_dead for worker in queue.workers)
+    refusal = refusal_of(queue.workers)
+    troubles = refusal.troubles if refusal else ()
+    has_wrong_key = any(trouble.code is NoJobCode.WRONG_KEY for trouble in troubles)
+    refuse = warning if queue.takes_jobs and not has_wrong_key else critical
+    reasons = f"{workers}{lost}, {refusal and refusal.words}, and {jobs}"
+    to_end = "; ".join(trouble.hint for trouble in troubles if trouble.hint)
     deaf = [worker.name for worker in queue.workers if not worker.obeys_holds]
     take = f"{workers}, and these take jobs of held apps: {', '.join(deaf)}"
-    none = f"no worker listens on {QUEUE_NAME}{lost}, and {jobs}{suspended}"
+    unless_idle = critical if queue.waiting else warning
     mute = ", ".join(worker.name for worker in queue.workers if not worker.may_record)
-    unrecorded = f"these do not record how snapshots end: {mute}"
-    yield judge(
+    unrecorded = f"{workers}, and these do not record how snapshots end: {mute}"
+    return judge(
         CheckName.WORKERS,
         workers,
         (not queue.workers, critical, none, "start one: docora-ops worker"),
-        *_refusals(queue, f"{workers}, {{}}, and {jobs}"),
+        (all_silent, critical, f"{workers}{lost}{suspended}", to_see),
+        (bool(troubles), refuse, reasons, to_end or "see the log of the workers"),
         (bool(queue.held and deaf), critical, take, "replace them: docora-ops help hold"),
         (bool(suspended), unless_idle, f"{workers}, and {jobs}{suspended}", "docora-ops resume"),
-        (bool(lost), if_silent, workers + lost, "see whether they run: docora-ops queue"),
-        (bool(mute), warning, f"{workers}, and {unrecorded}", _TO_RECORD),
+        (bool(lost), warning, f"{workers}{lost}", to_see),
+        (bool(mute), warning, unrecorded, _TO_RECORD),
     )
+
+
+def _check_delayed_jobs(queue: QueueOverview, to_start_workers: str) -> Check:
     name = CheckName.DELAYED_JOBS
     if queue.first_due_at is None or queue.read_at is None:
-        yield ok(name, "none")
-        return
+        return ok(name, "none")
     delay = (queue.first_due_at - queue.read_at).total_seconds()
     first = f"the first is due in {duration(delay)}"
     if delay < 0:
         first = f"the first was due {duration(-delay)} ago"
-    start = f"start a worker, which queues them: {advice.to_start_workers}"
-    yield judge(
+    unqueued = f"nothing queues them when they are due; {first}"
+    start = f"start a worker, which queues them: {to_start_workers}"
+    late = f"workers queue them, yet {first}"
+    return judge(
         name,
         f"workers queue them; {first}",
-        (
-            not queue.has_scheduler,
-            critical,
-            f"nothing queues them when they are due; {first}",
-            start,
-        ),
-        (delay < -_LATE, warning, f"workers queue them, yet {first}", "see the log of the workers"),
+        (not queue.has_scheduler, critical, unqueued, start),
+        (delay < -_LATE, warning, late, "see the log of the workers"),
     )
-
-
-def _refusals(queue: QueueOverview, text: str) -> Iterator[Problem]:
-    """Yields a problem if any workers refuse jobs, unless a suspension is the only reason.
-
-    The problem is critical if all workers refuse jobs, or if one has another ENCRYPTION_KEY.
-
-    text: the finding, with `{}` in place of the reasons.
-    """
-    refusal = refusal_of(queue.workers)
-    if refusal is None:
-        return
-    has_wrong_key = any(trouble.code is NoJobCode.WRONG_KEY for trouble in refusal.troubles)
-    kind = critical if refusal.is_total or has_wrong_key else warning
-    hint = "; ".join(trouble.hint for trouble in refusal.troubles if trouble.hint)
-    finding = text.format(refusal.words)
-    yield bool(refusal.troubles), kind, finding, hint or "see the log of the workers"
 
 
 def _check_bullmq(queue: QueueOverview, link_queue: LinkQueue, pending: int) -> Iterator[Check]:
@@ -343,17 +341,7 @@ def _check_bullmq(queue: QueueOverview, link_queue: LinkQueue, pending: int) -> 
 
 
 def check_schedule(seconds: int | None, freshness: Freshness | None, settings: Settings) -> Check:
-    """Checks when `schedule` last queued links or ended. For the parameters, see `judge_pass`."""
-    state = judge_pass(seconds, freshness, settings)
-    finding = "no pass is known of the last week"
-    if seconds is not None:
-        finding = f"the last pass was {ago(seconds)}"
-    hint = None if state is CheckState.OK else _TIMER
-    return Check(CheckName.SCHEDULE, finding, hint, state=state)
-
-
-def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Settings) -> CheckState:
-    """Judges how long ago `schedule` last queued links or ended.
+    """Checks how long ago `schedule` last queued links or ended.
 
     An old pass is critical if due links wait for the next pass. Otherwise, it is only a warning:
     perhaps another program queues due links, and a person has run `schedule` once by hand.
@@ -361,15 +349,20 @@ def judge_pass(seconds: int | None, freshness: Freshness | None, settings: Setti
     seconds: since a pass last queued links or ended; None if no pass is known, which is a warning.
     freshness: None if unknown.
     """
-    if freshness and freshness.schedule_stopped:
-        return CheckState.CRITICAL
+    finding = "no pass is known of the last week"
+    if seconds is not None:
+        finding = f"the last pass was {ago(seconds)}"
     is_late = seconds is None or seconds > late_after_seconds(settings)
-    return CheckState.WARNING if is_late else CheckState.OK
+    has_stopped = freshness is not None and freshness.schedule_stopped
+    return judge(
+        CheckName.SCHEDULE,
+        finding,
+        (has_stopped, critical, finding, _TIMER),
+        (is_late, warning, finding, _TIMER),
+    )
 
 
-def check_freshness(
-    freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview | None
-) -> Check:
+def check_freshness(freshness: Freshness, held: Sequence[HeldApp], queue: QueueOverview) -> Check:
     """Checks that links are scanned, and that no hold without an end has lasted over a week.
 
     held: the held apps, with their names.
@@ -385,8 +378,8 @@ def check_freshness(
         f"nothing moves: {amount(freshness.due, 'link')} due, and for over {still} no job ran, "
     )
     stands += "began or ended, and no file was delivered"
-    to_see = _TIMER if queue and queue.is_idle else "docora-ops queue"
-    now = queue.read_at if queue else None
+    to_see = _TIMER if queue.is_idle else "docora-ops queue"
+    now = queue.read_at
     forgotten = [app for app in held if now and app.held.is_forgotten(now)]
     whose = f"{held_in_words(forgotten)} for ever, {_FORGOTTEN}" if forgotten else ""
     return judge(

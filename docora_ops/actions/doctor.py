@@ -177,7 +177,8 @@ def diagnose(
     made = [settings, *postgres.checks, *redis.checks, *of_both]
     by_name = {check.name: check for check in [*made, *(() if is_lost else of_drift)]}
     results = [
-        by_name.get(name) or checks.not_checked(name, f"needs {needs}") for name in CheckName
+        by_name.get(name) or Check(name, f"needs {needs}", state=CheckState.NOT_CHECKED)
+        for name in CheckName
     ]
     yield Diagnosis(
         checks.worst_of(results),
@@ -194,25 +195,26 @@ def diagnose(
 
 
 def _check_together(docora: Docora, postgres: _Server, redis: _Server) -> Iterator[Check]:
-    queue, freshness = redis.queue, postgres.freshness
+    # Without Redis, nobody knows which apps are held, and whether anything moves.
+    queue, freshness = redis.queue, None if redis.error else postgres.freshness
     if queue and not (choice := docora.queue_to_read.choice).is_clear:
         yield critical(CheckName.WORKERS, choice.sentence, choice.to_set)
     elif queue:
         yield from checks.check_queue(queue, docora.queue, postgres.pending)
         if not (docora.queue.can_push or queue.has_only_others):
             yield ok(CheckName.SCHEDULE, "Docora's own scheduler, which runs in its workers")
-        elif not queue.has_only_others:
+        elif freshness and not queue.has_only_others:
             last_pass = queue.last_pass_seconds
             yield checks.check_schedule(last_pass, freshness, docora.settings)
         if freshness and redis.recorded and not (postgres.missing or redis.missing):
             pace = capacity(redis.recorded, freshness, queue, docora.settings)
             yield checks.check_capacity(pace if docora.queue.can_push else None)
-    if freshness is not None:
+    if queue and freshness:
         yield checks.check_freshness(freshness, redis.held, queue)
-    if ahead := postgres.ahead | redis.ahead:
-        yield checks.check_clocks(ahead, queue.workers if queue else ())
-    if latencies := postgres.latency | redis.latency:
-        yield checks.check_latency(latencies)
+    if postgres.latency and redis.latency:
+        workers = queue.workers if queue else ()
+        yield checks.check_clocks(postgres.ahead | redis.ahead, workers)
+        yield checks.check_latency(postgres.latency | redis.latency)
 
 
 @contextmanager

@@ -112,14 +112,14 @@ def cycle_seconds(scans: Scans) -> int | None:
     """Returns the seconds that a cycle takes at the last pace; None if too few scans are known.
 
     Measures the pace in the minutes before the last scan of any link, so a stop after that scan
-    does not change the pace. Leaves out the longest gap between scans, because it may have been a
-    stop. No earlier pace is known, because a row keeps only the last scan of its link.
+    does not change the pace. Leaves out the longest interval between scans, because it may have
+    been a stop. No earlier pace is known, because a row keeps only the last scan of its link.
     """
     if scans.last_scanned_at is None or scans.first_at is None:
         return None
     longest = max((gap for at, gap in scans.gaps if at > scans.first_at), default=timedelta())
     span = scans.last_scanned_at - scans.first_at - longest
-    intervals = scans.before_last - (2 if longest else 1)
+    intervals = scans.before_last - 2
     seconds = scans.wanted * max(1.0, span.total_seconds())
     return round(seconds / intervals) if intervals > 0 else None
 

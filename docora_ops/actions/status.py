@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from docora_ops.actions.capacity import Capacity, capacity
-from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, judge_pass
+from docora_ops.actions.checks import LONG_WAIT, TOO_SLOW_MS, CheckState, check_schedule
 from docora_ops.actions.docora import Docora, warn_of_mute_workers, warn_of_other_workers
 from docora_ops.actions.freshness import Freshness, read_freshness
 from docora_ops.actions.holds import with_names
@@ -72,7 +72,7 @@ class HeadlineCode(StrEnum):
     BACKEND_UNCLEAR = "backend_unclear"
     WRONG_WORKERS = "wrong_workers"  # only workers of the other backend run
     NO_WORKER = "no_worker"  # although links or jobs wait; with BullMQ, no worker is seen
-    NO_JOBS_TAKEN = "no_jobs_taken"  # every worker refuses
+    NO_JOBS_TAKEN = "no_jobs_taken"  # every worker refuses or is silent
     SUSPENDED = "suspended"
     NOT_SCHEDULED = "not_scheduled"
     NOTHING_MOVES = "nothing_moves"  # and more links are due than failed
@@ -269,8 +269,8 @@ def _beside_queue(docora: Docora, status: Status, overview: QueueOverview) -> St
     if now is None or not queue.can_push:
         return status
     if queue.choice.is_clear and not overview.has_only_others:
-        state = judge_pass(overview.last_pass_seconds, fresh, docora.settings)
-        status = replace(status, schedule_state=state)
+        check = check_schedule(overview.last_pass_seconds, fresh, docora.settings)
+        status = replace(status, schedule_state=check.state)
     record = read_counts(docora.redis, now - timedelta(seconds=DAY), now)
     if fresh:
         status = replace(status, capacity=capacity(record, fresh, overview, docora.settings))
@@ -333,7 +333,7 @@ def _stop_of(
         return Headline(HeadlineCode.WRONG_WORKERS, seconds=last)
     if not queue.workers and (freshness.due or freshness.overdue or queue.waiting):
         return Headline(HeadlineCode.NO_WORKER, seconds=last)
-    if refusal and refusal.is_total and refusal.troubles:
+    if refusal and refusal.troubles and not queue.takes_jobs:
         return Headline(HeadlineCode.NO_JOBS_TAKEN, seconds=last)
     if suspension:
         at, now = suspension.suspended_at, queue.read_at

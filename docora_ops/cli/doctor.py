@@ -91,15 +91,12 @@ def doctor(
 
     docora = context.docora
     if changes:
-        changes = changes.expanduser()
         refuse_special(changes)
     docora.settings = docora.settings.hurried(8, keeps_set=True)
     events = diagnose(docora, max_failed=max_failed, read_only=read_only)
     if not changes:
         events = context.telling_of_second_look(events, "suspect", "suspects")
-    for event in events:
-        if isinstance(event, Diagnosis):
-            diagnosis = event
+    [diagnosis] = [event for event in events if isinstance(event, Diagnosis)]
     checks = diagnosis.checks
     hinted = [replace(check, hint=check.hint and context.addressed(check.hint)) for check in checks]
     diagnosis = replace(diagnosis, checks=hinted)
@@ -160,7 +157,6 @@ def _finding(check: Check) -> tuple[str, str | None]:
     return check.finding, hint if check.hint else None
 
 
-_WORST_LAST = ("not_checked", "warning", "critical")
 _CHECKS: Sequence[Column[Check]] = (
     Column("Check", _title),
     Column("State", lambda check: words(check.state), lambda check: style_of(check.state)),
@@ -203,22 +199,15 @@ def doctor_screens(diagnosis: Diagnosis, *, show_all: bool) -> Iterator[object]:
 
 
 def _not_ok(diagnosis: Diagnosis) -> Iterator[object]:
-    checks = diagnosis.checks
-    needs = f"needs {diagnosis.needs}"
-    unmade = sum(check.finding == needs for check in checks)
-    if unmade:
+    counts = Counter(check.state.value for check in diagnosis.checks)
+    if unmade := counts["not_checked"]:
         verb = "it needs" if unmade == 1 else "they need"
         yield cell(f"{amount(unmade, 'check')} not made: {verb} {diagnosis.needs}", "dim")
-    troubles = [
-        check
-        for state in _WORST_LAST
-        for check in checks
-        if check.state == state and check.finding != needs
-    ]
+    states = ("warning", "critical")
+    troubles = [check for state in states for check in diagnosis.checks if check.state == state]
     if troubles:
         yield Listing(_CHECKS, troubles)
-    fine = sum(check.state == "ok" for check in checks)
-    if fine:
+    if fine := counts["ok"]:
         yield cell(f"{amount(fine, 'check')} ok; --all shows {'it' if fine == 1 else 'them'}")
 
 

@@ -4,13 +4,14 @@ import json
 import os
 import re
 import stat
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.diagnoses import ONE_LOOK, make_healthy
+from tests.support.diagnoses import ONE_LOOK, make_healthy, scan_links
 from tests.support.docora import COMMAND, Docora, Result
 from tests.support.proxy import refused_port
 
@@ -90,16 +91,20 @@ def test_a_warning_is_no_problem(docora: Docora, file: Path) -> None:
 
 
 def test_what_can_not_be_checked_is_not_over(docora: Docora, file: Path) -> None:
-    make_healthy(docora)
-    docora.redis.delete(WORKER)
-    assert look(docora, file).code == 6
-    down = look(docora, file, REDIS_URL=f"redis://127.0.0.1:{refused_port()}")
-    assert (down.code, "Over" in down.stdout) == (6, False), down
-    assert down.stdout.startswith("New: Redis: "), down
-    up = look(docora, file).stdout.splitlines()
-    assert re.match("Over after [0-9]+ ?s: Redis: ", up[0]), up
-    assert up[1].split(": ")[1] == "Workers", up
-    assert shown(docora, file) == NOTHING
+    scan_links(docora, 700)
+    docora.redis.set("docora-ops:schedule", int(time.time()) - 310)
+    names = ["Workers", "Schedule", "Freshness"]
+    assert re.findall(r"^New: (\w+)", look(docora, file).stdout, re.MULTILINE) == names
+    for server, variable in (("Redis", "REDIS_URL"), ("Postgres", "DATABASE_URL")):
+        url = f"{server.lower()}://127.0.0.1:{refused_port()}"
+        down = look(docora, file, **{variable: url})
+        assert (down.code, "Over" in down.stdout) == (6, False), down
+        assert down.stdout.startswith(f"New: {server}: "), down
+        assert shown(docora, file, **{variable: url}) == NOTHING
+        up = look(docora, file).stdout
+        assert re.match(f"Over after [0-9]+ ?s: {server}: ", up), up
+        assert re.findall(r"^Since \S+Z: (\w+)", up, re.MULTILINE) == names
+        assert shown(docora, file) == NOTHING
 
 
 @pytest.mark.slow

@@ -332,8 +332,7 @@ def test_each_missing_table_and_column_is_named(docora: Docora) -> None:
     assert not_ok(result) == {
         "tables": "critical",
         "workers": "critical",
-        "schedule": "warning",
-        **dict.fromkeys(["schemas", "privileges", *OF_LINKS, *OF_BOTH], "not_checked"),
+        **dict.fromkeys(["schemas", "privileges", "schedule", *OF_LINKS, *OF_BOTH], "not_checked"),
     }
     assert check(result, "tables")["finding"] == (
         "missing: repositories.circuit_open_until, app_repositories.last_error, snapshot_files"
@@ -350,8 +349,7 @@ def test_a_missing_privilege_comes_with_the_statement_that_grants_it(docora: Doc
     assert not_ok(result) == {
         "privileges": "critical",
         "workers": "critical",
-        "schedule": "warning",
-        **dict.fromkeys([*OF_LINKS, *OF_BOTH], "not_checked"),
+        **dict.fromkeys(["schedule", *OF_LINKS, *OF_BOTH], "not_checked"),
     }
     statement = check(result, "privileges")["hint"]
     assert statement == f"GRANT {rights} ON public.app_repositories TO {name};"
@@ -400,7 +398,8 @@ def test_neither_server_is_needed_to_check_the_other(docora: Docora) -> None:
         (database, "postgres", [*DETAILS_OF_POSTGRES, *OF_LINKS]),
         (queue, "redis", [*DETAILS_OF_REDIS, *OF_QUEUE]),
     ):
-        missing = dict.fromkeys([*what_needs_it, *OF_BOTH], "not_checked")
+        of_both = ["schedule", "clocks", "latency", "freshness", *OF_BOTH]
+        missing = dict.fromkeys([*what_needs_it, *of_both], "not_checked")
         assert not_ok(result) == {server: "critical", **missing}
         assert check(result, "drift_lost")["finding"] == f"needs {server.capitalize()}"
         assert result.data["needs"] == server.capitalize()

@@ -127,12 +127,13 @@ def test_a_threshold_that_is_set_is_obeyed_and_else_follows_the_gaps(
     [
         (0, 0, [], None),
         (2, 800, [(0, 800)], None),  # there may have been a stop between the two
-        (101, 900, [], 9 * 200),  # of 200 links
+        (2, 0.1, [], None),  # two jobs that end together show no pace
+        (102, 900, [], 9 * 200),  # of 200 links
         (3, 600, [(0, 300), (300, 300)], 300 * 200),
         # The last scan of one link was before a stop of 13 minutes, all others were after it.
         (200, 800, [(20, 780)], 20 * 200 // 198),
         # The stop was before these scans.
-        (101, 100, [(100, 780)], 200),
+        (102, 100, [(100, 780)], 200),
     ],
 )
 def test_the_pace_is_that_before_the_last_scan_without_the_longest_gap(

@@ -109,6 +109,22 @@ def test_a_worker_elsewhere_is_silent_10_s_after_its_last_heartbeat_or_75_s_whil
         assert "(1 of them: last heartbeat" in run(docora, "status")
         found = check(docora.run("doctor", "--json", env=ONE_LOOK), "workers")
         assert found["state"] == "warning"
+        # No worker is left that takes jobs.
+        docora.redis.hset("rq:worker:other", "no_job_reason", '{"code": "host", "message": "full"}')
+        found = check(docora.run("doctor", "--json", env=ONE_LOOK), "workers")
+        assert found["state"] == "critical"
+        assert re.fullmatch(
+            r"2 on \S+ \(1 of them: last .* ago\), 1 takes no job: full, .*", found["finding"]
+        )
+        said = "nothing is scanned: no worker takes jobs (full); no scan yet\n"
+        assert run(docora, "status").startswith(said)
+        docora.redis.delete("rq:worker:other")
+        docora.redis.set("rq:suspended", 1)
+        found = check(docora.run("doctor", "--json", env=ONE_LOOK), "workers")
+        assert (found["state"], found["hint"]) == (
+            "critical",
+            "see whether they run: docora-ops queue",
+        )
     # A worker of RQ itself, by how soon its key expires, whatever its state.
     docora.redis.hdel(KEY, "no_job_reason")
     assert ("last heartbeat" in run(docora, "status")) is (seconds >= 60)
