@@ -13,7 +13,7 @@ from docora_ops.errors import past_moment
 from docora_ops.links import Action
 from docora_ops.operations import HistoryEntry, HistoryState
 from docora_ops.queue.audit_stream import read_history
-from docora_ops.queue.operation_records import find_records
+from docora_ops.queue.operation_records import find_records, read_operation
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.text import When
 
@@ -41,16 +41,21 @@ def history(
     operation_id: only the entries of this bulk operation, including its cancellation.
     app: only changes whose selection names this app (id or name, case-insensitive).
 
-    Raises UsageError if `since` is in the future, RedisError.
+    Raises UsageError if `since` is in the future, NotFoundError if nothing is known about the
+    operation, RedisError.
     """
     first = past_moment(since, now(docora), "Redis") if since is not None else None
     under_way = set(find_records(docora.redis, first)) if first else set()
+    entries = read_history(docora.redis, schedule=schedule)
+    if operation_id is not None:
+        entries = [entry for entry in entries if entry.operation_id == operation_id]
+        if not entries:
+            read_operation(docora.redis, operation_id, of_the_week=True)  # raises NotFoundError
     entries = [
         entry
-        for entry in read_history(docora.redis, schedule=schedule)
+        for entry in entries
         if not entry.is_idle_pass
         and (first is None or entry.latest_at >= first or entry.operation_id in under_way)
-        and (operation_id is None or entry.operation_id == operation_id)
         and (app is None or entry.names_app(app))
     ]
     shown = page_of([*_fold(entries)] if folded else entries, page, limit)
