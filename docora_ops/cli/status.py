@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _SLOW_MS = 250  # latency above which a server is slow
 _LINES = 22  # of a terminal with 24, without the next prompt and the last line of --watch
-_WIDTH = 67  # characters of a value at a terminal with 80 columns
+_COLUMNS, _WIDTH = 80, 67  # characters of a line and of a value at a narrow terminal
 _MOST = 4  # apps and errors to name; fewer if the screen would be too long
 _SHORTEST_ERROR = 16  # minimum characters of an error in the first sentence
 _PERIOD = 5  # seconds between two screens
@@ -121,14 +121,19 @@ def _watch(context: Context, seconds: int) -> int:
 
 def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
     """Returns the first sentence and the rows, which fit one screen together."""
+    sentence = cell(sentence_of(status), "bold red" if status.headline.code.is_trouble else "bold")
+    room = _LINES - _height(sentence, _COLUMNS)
     rows: list[Row] = []
     is_terminal = sys.stdout.isatty()
     for most in range(_MOST, 0, -1) if is_terminal else [_MOST]:
         rows = list(status_rows(status, errors, most=most, with_bars=is_terminal))
-        if sum(1 if text.no_wrap else -(-len(text) // _WIDTH) for _, text in rows) < _LINES:
+        if sum(_height(text, _WIDTH) for _, text in rows) <= room:
             break
-    style = "bold red" if status.headline.code.is_trouble else "bold"
-    return [one_line(sentence_of(status), style), Pairs(rows)]
+    return [sentence, Pairs(rows)]
+
+
+def _height(text: Text, width: int) -> int:
+    return 1 if text.no_wrap else -(-len(text) // width)
 
 
 def sentence_of(status: Status) -> str:
@@ -352,6 +357,7 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
 
 
 def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
+    from docora_ops.actions.status import HeadlineCode
     from docora_ops.jobs import BackendSource, backlog_of
 
     advice, lost = ADVICE[queue.backend], queue.lost_words
@@ -372,7 +378,7 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         none += f" ({lost})" if lost else ""
         yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
     if queue.suspension:
-        if not sentence_of(status).endswith(queue.suspension.sentence):
+        if status.headline.code is not HeadlineCode.SUSPENDED:
             yield "", one_line(f"  {queue.suspension.sentence}", "yellow")
         yield "", _heading("  to go on", advice.to_resume, "yellow")
     if queue.held:  # prefers an app whose hold does not end by itself
