@@ -116,7 +116,7 @@ def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
     columns: Sequence[Column[PlannedLink]] = (
         Column("Link", link_name, narrowest=16),
         Column("Outcome", lambda link: planned(link.outcome), lambda link: style_of(link.outcome)),
-        Column("Why", lambda link: link.error_message, folds=True, cuts_end=True),
+        Column("Why", lambda link: link.error_message, folds=True),
         Column("Job id", lambda link: link.job_id, left_out=1),
     )
     return Listing(columns, links, is_compact=True)

@@ -173,6 +173,6 @@ def _job_columns(now: datetime | None) -> Sequence[Column[QueuedJob]]:
         Column("Status", lambda job: words(job.status), lambda job: style_of(job.status)),
         Column("Job", link_name, narrowest=16),
         Column("Age", age),
-        Column("Progress", progress, folds=True, cuts_end=True),
+        Column("Progress", progress, folds=True),
         Column("Job id", lambda job: job.job_id, left_out=1),
     )

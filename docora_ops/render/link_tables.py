@@ -83,6 +83,6 @@ def failures(rows: Sequence[LinkFailure], heading: str = "Not queued") -> Listin
     """Lists links with their errors. A terminal shows only the first rows."""
     columns: Sequence[Column[LinkFailure]] = (
         Column(heading, link_name, narrowest=16),
-        Column("Why", lambda failure: flat(failure.error_message), folds=True, cuts_end=True),
+        Column("Why", lambda failure: flat(failure.error_message), folds=True),
     )
     return Listing(columns, rows, ROWS_SHOWN, is_compact=True)
