@@ -122,11 +122,11 @@ def first_lines(
     total: the number of all counts, if `counts` are only the first of them.
     how: the text after `and 40 more`, such as `: add --all`.
     """
-    width = max((len(str(links)) for links, _ in counts), default=0)
-    lines = [f"{links:>{width}}  {text or f'({NO_ERROR})'}" for links, text in counts]
+    width = max((len(f"{links:,}") for links, _ in counts), default=0)
+    lines = [f"{links:>{width},}  {text or f'({NO_ERROR})'}" for links, text in counts]
     total = total or len(lines)
     if most > 1 and total > most:
-        lines[most - 1 :] = [f"and {total - most + 1} more{how}"]
+        lines[most - 1 :] = [f"and {total - most + 1:,} more{how}"]
     return lines if most > 1 else []
 
 
@@ -236,8 +236,9 @@ class Listing(Generic[Row]):
 
     rows: for a pipe, may be an iterator, so that a long list needs no memory.
     most: the most rows to show on a terminal.
-    is_compact: a terminal shows each row on one line. Long texts are cut at their end, names in the
-        middle, because names often share their beginning.
+    is_compact: a terminal shows each row on one line. Long texts, such as errors, begin with the
+        reason and are cut at their end; names are cut in the middle, because names often share
+        their beginning.
     line: takes a row and the width of the terminal; returns the line to show instead of columns.
     """
 
@@ -285,8 +286,11 @@ class Listing(Generic[Row]):
             yield Text(f"and {more:,} more: see --json")
 
     def _cell(self, column: Column[Row], row: Row, width: int) -> Text:
+        from docora_ops.error_groups import with_reason_first
+
         text = column.cell(row)
         if self.is_compact and column.folds:
+            text.plain = with_reason_first(text.plain)
             text.truncate(width, overflow="ellipsis")
         elif self.is_compact:
             text.plain = shorten(text.plain, width)

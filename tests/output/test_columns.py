@@ -116,9 +116,14 @@ def test_a_compact_list_cuts_names_in_the_middle_and_long_texts_at_their_end() -
     assert list(listing.lines()) == HEADING_AND_ROWS
 
 
-def test_a_list_of_failures_has_one_row_for_each_link() -> None:
-    link = LinkFailure("a-r", "a", "r", "refused on created " * 9, "Quiet Harbor", "octo/handbook")
-    assert len(on_screen(failures([link, link]), 80).splitlines()) == 4
+def test_a_list_of_failures_has_one_row_for_each_link_that_begins_with_the_reason() -> None:
+    path = "docs/" * 20
+    errors = (f"HTTP 502 on created {path}", f"Notification failed for created {path}: HTTP 502")
+    names = ("Quiet Harbor", "octo/handbook")
+    links = [LinkFailure("a-r", "a", "r", error, *names) for error in errors]
+    first, second = on_screen(failures(links), 80).splitlines()[2:]
+    assert first == second
+    assert "HTTP 502 on created docs/" in first
 
 
 def test_a_name_that_is_cut_keeps_both_ends_and_its_width() -> None:
