@@ -347,7 +347,9 @@ def _next_step(details: LinkDetails) -> str:
         return "retry --reset-circuit" if is_refused else "retry"
     if details.status == LinkStatus.SYNCED:
         return "verify"
-    return "wait" if details.job.is_live or details.lock_held else "repair"
+    # Docora's own scheduler queues what is pending.
+    is_queued = details.backend is Backend.BULLMQ and details.status != LinkStatus.SCANNING
+    return "wait" if is_queued or details.job.is_live or details.lock_held else "repair"
 
 
 def _whole_screen(details: LinkDetails) -> Pairs:
