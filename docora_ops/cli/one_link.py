@@ -215,7 +215,8 @@ _ENDS = {
 
 def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
     """Shows the result of a snapshot. If `link` is given, names the link first."""
-    text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {duration(wait.seconds)}"
+    end = _ENDS.get(wait.result, f"still {words(wait.status or '')}")
+    text = f"{end}, after {duration(wait.seconds)}"
     rows = [
         ("Link", cell(link.payload.link_name if link else "")),
         ("Result", cell(text, style_of(wait.result))),

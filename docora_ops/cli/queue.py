@@ -86,7 +86,7 @@ def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator
     total = overview.unfinished if overview.jobs_of_apps is None else overview.jobs_of_apps
     more = total - len(overview.jobs)
     if more > 0 and len(overview.jobs) == limit:
-        yield cell(f"and {more} more: see --limit")
+        yield cell(f"and {more:,} more: see --limit")
 
 
 def counts_words(queue: QueueOverview) -> str:
@@ -98,7 +98,7 @@ def counts_words(queue: QueueOverview) -> str:
         "running": queue.active,
         "delayed": queue.delayed,
     }
-    return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "empty"
+    return ", ".join(f"{count:,} {word}" for word, count in counts.items() if count) or "empty"
 
 
 def held_words(app: HeldApp) -> str:

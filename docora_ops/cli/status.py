@@ -252,7 +252,7 @@ def status_rows(
         yield from _queue(status, status.queue)
     if (drift := status.drift) and (drift.lost or drift.stuck):
         lost = amount(drift.lost, "lost link")
-        counted = f"at least {lost}" if drift.at_least else f"{lost}, {drift.stuck} stuck"
+        counted = f"at least {lost}" if drift.at_least else f"{lost}, {drift.stuck:,} stuck"
         yield "Drift", _heading(counted, "docora-ops repair", "red")
     elif status.standby and status.queue:
         yield "Drift", cell("not judged: a standby may lag behind the queue", "yellow")
@@ -285,7 +285,7 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
     if counts is None:
         return
     parts = [
-        cell(f"{count} {words(name)}", "red" if name == LinkStatus.FAILED else "")
+        cell(f"{count:,} {words(name)}", "red" if name == LinkStatus.FAILED else "")
         for name, count in counts.items()
         if count
     ]
@@ -298,7 +298,7 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
             JobEnd.SYNCED: status.freshness.scanned_recently if status.freshness else 0,
             JobEnd.FAILED: status.queue.failed_recently if status.queue else 0,
         }
-    if ended := ", ".join(f"{count} {words(end)}" for end, count in ends.items() if count):
+    if ended := ", ".join(f"{count:,} {words(end)}" for end, count in ends.items() if count):
         yield "", cell(f"{since} {ended}")
     if (trend := status.failures) and any(period.failures for period in trend.periods):
         said = trend_of_day_words(trend, with_bars=with_bars)
@@ -311,7 +311,7 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         by_app = [(app.links, f"{app.app_name} ({app.app_id})") for app in failed_apps]
         by_error = [(group.links, group.error_message) for group in status.failed_by_error or ()]
         apps, errors = status.failed_apps or 0, status.failed_errors or 0
-        in_apps = f"{failed} in {amount(apps, 'app')}, {good}"
+        in_apps = f"{failed:,} in {amount(apps, 'app')}, {good}"
         with_errors = f"with {amount(errors, 'error', 'different errors')}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
         yield from (("", one_line(f"  {line}")) for line in first_lines(by_app, most, apps))
@@ -344,7 +344,7 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
         overdue += "" if oldest is None else f", the oldest {duration(oldest)}"
         lines.append(_heading(overdue, "docora-ops links --overdue", "red"))
     if freshness.nothing_moves:
-        due = f"nothing moves: {freshness.due} due, {last}"
+        due = f"nothing moves: {freshness.due:,} due, {last}"
         is_idle = status.queue is not None and status.queue.is_idle
         to_see = "docora-ops schedule" if is_idle else "docora-ops queue"
         lines.append(_heading(due, to_see, "red"))

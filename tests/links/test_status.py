@@ -157,7 +157,7 @@ def test_links_that_outnumber_the_jobs_are_lost_even_if_there_are_too_many_to_lo
     docora.add_worker()  # which will soon recover the link
     docora.redis.hset("rq:worker:worker-1", "clock_ahead", "0")
     shown = docora.run("status", env=AT_ONCE).stdout
-    assert "Drift\tat least 5000 lost links: docora-ops repair\n" in shown
+    assert "Drift\tat least 5,000 lost links: docora-ops repair\n" in shown
 
 
 def test_a_link_is_lost_if_no_job_says_that_it_waits(docora: Docora) -> None:
