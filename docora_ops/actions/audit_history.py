@@ -67,18 +67,17 @@ def _fold(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:
         return entry.command == Action.SCHEDULE and entry.state is HistoryState.DONE
 
     for are_passes, consecutive in groupby(entries, is_pass):
+        if not are_passes:
+            yield from consecutive
+            continue
         # The passes of two hosts may alternate.
         by_kind: defaultdict[object, list[HistoryEntry]] = defaultdict(list)
         for entry in consecutive:
-            kind = (entry.who, entry.reason, entry.target) if are_passes else id(entry)
-            by_kind[kind].append(entry)
-        for newest, *others in by_kind.values():
-            if not others:
-                yield newest
-                continue
-            sums = sum((Counter(entry.counts) for entry in others), Counter(newest.counts))
-            counts = {"passes": 1 + len(others), **sums}
-            yield replace(newest, started_at=others[-1].started_at, counts=counts)
+            by_kind[entry.who, entry.reason, entry.target].append(entry)
+        for passes in by_kind.values():
+            sums = sum((Counter(entry.counts) for entry in passes), Counter[str]())
+            counts = {"passes": len(passes), **sums} if len(passes) > 1 else sums
+            yield replace(passes[0], started_at=passes[-1].started_at, counts=counts)
 
 
 def now(docora: Docora) -> datetime:
