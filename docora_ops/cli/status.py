@@ -383,13 +383,11 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         yield "", _heading("  to go on", advice.to_resume, "yellow")
     if queue.held:  # prefers an app whose hold does not end by itself
         app = next((app for app in queue.held if app.held.until_at is None), queue.held[0])
-        name, more = app.app_name or app.app_id, len(queue.held) - 1
-        others = f" (and {amount(more, 'more app')})" if more else ""
-        held = one_line(f"{held_words(app)}{others}", "yellow")
-        if app.held.until_at is None:
-            to_release = f"docora-ops release {arguments(app.app_id)}"
-            held = _heading(f"{name} for ever{others}", to_release, "yellow")
-        yield "Held", held
+        more = len(queue.held) - 1
+        others = f" ({amount(more, 'more app is', 'more apps are')} held)" if more else ""
+        yield "Held", one_line(held_words(app), "yellow")
+        to_release = f"docora-ops release {arguments(app.app_id)}"
+        yield "", _heading(f"  to end the hold{others}", to_release, "yellow")
     if state := status.schedule_state:
         seconds = queue.last_pass_seconds
         last = "no pass known" if seconds is None else f"last pass {ago(seconds)}"
