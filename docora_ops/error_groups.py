@@ -17,7 +17,7 @@ _NAMED = 3  # apps that a group names
 # contain ": ", and so may a text of Node.
 _DELIVERY = re.compile(
     r"""
-    Notification\ failed\ for\ (?:created|updated|deleted)\ (?: (?P<file>
+    Notification\ failed\ for\ (?P<verb>created|updated|deleted)\ (?: (?P<file>
         .+ (?= :\ (?:Hostname/IP|Parse\ Error|Redirected\ request) ) | .+ (?= :\  )
     ) :\  (?P<reason> .+) )
     | (?P<our_reason> .+? ) \ on\ (?:created|updated|deleted) [ *] (?P<our_file> .* )
@@ -91,6 +91,14 @@ def split_delivery(text: str) -> tuple[str, str | None]:
     if not parts:
         return text, None
     return _untyped(parts["reason"] or parts["our_reason"]), parts["file"] or parts["our_file"]
+
+
+def with_reason_first(error: str) -> str:
+    """Returns the error of a delivery as `HTTP 500 on created src/index.ts`, whoever wrote it."""
+    parts = _DELIVERY.fullmatch(error)
+    if not parts or not parts["reason"]:
+        return error
+    return f"{parts['reason']} on {parts['verb']} {parts['file']}"
 
 
 def fold(text: str) -> str:

@@ -63,8 +63,8 @@ def flat(text: str | None) -> str:
 
 
 def amount(count: int, noun: str, plural: str | None = None) -> str:
-    """Returns `1 link` or `2 links`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {plural or noun + 's'}"
+    """Returns `1 link` or `2,000 links`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 def moment(when: datetime | None) -> str | None:

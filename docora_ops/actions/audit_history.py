@@ -13,7 +13,7 @@ from docora_ops.errors import past_moment
 from docora_ops.links import Action
 from docora_ops.operations import HistoryEntry, HistoryState
 from docora_ops.queue.audit_stream import read_history
-from docora_ops.queue.operation_records import find_records
+from docora_ops.queue.operation_records import find_records, read_operation
 from docora_ops.queue.redis_server import read_clock
 from docora_ops.text import When
 
@@ -41,16 +41,21 @@ def history(
     operation_id: only the entries of this bulk operation, including its cancellation.
     app: only changes whose selection names this app (id or name, case-insensitive).
 
-    Raises UsageError if `since` is in the future, RedisError.
+    Raises UsageError if `since` is in the future, NotFoundError if nothing is known about the
+    operation, RedisError.
     """
     first = past_moment(since, now(docora), "Redis") if since is not None else None
     under_way = set(find_records(docora.redis, first)) if first else set()
+    entries = read_history(docora.redis, schedule=schedule)
+    if operation_id is not None:
+        entries = [entry for entry in entries if entry.operation_id == operation_id]
+        if not entries:
+            read_operation(docora.redis, operation_id, of_the_week=True)  # raises NotFoundError
     entries = [
         entry
-        for entry in read_history(docora.redis, schedule=schedule)
+        for entry in entries
         if not entry.is_idle_pass
         and (first is None or entry.latest_at >= first or entry.operation_id in under_way)
-        and (operation_id is None or entry.operation_id == operation_id)
         and (app is None or entry.names_app(app))
     ]
     shown = page_of([*_fold(entries)] if folded else entries, page, limit)
@@ -62,18 +67,17 @@ def _fold(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:
         return entry.command == Action.SCHEDULE and entry.state is HistoryState.DONE
 
     for are_passes, consecutive in groupby(entries, is_pass):
+        if not are_passes:
+            yield from consecutive
+            continue
         # The passes of two hosts may alternate.
         by_kind: defaultdict[object, list[HistoryEntry]] = defaultdict(list)
         for entry in consecutive:
-            kind = (entry.who, entry.reason, entry.target) if are_passes else id(entry)
-            by_kind[kind].append(entry)
-        for newest, *others in by_kind.values():
-            if not others:
-                yield newest
-                continue
-            sums = sum((Counter(entry.counts) for entry in others), Counter(newest.counts))
-            counts = {"passes": 1 + len(others), **sums}
-            yield replace(newest, started_at=others[-1].started_at, counts=counts)
+            by_kind[entry.who, entry.reason, entry.target].append(entry)
+        for passes in by_kind.values():
+            sums = sum((Counter(entry.counts) for entry in passes), Counter[str]())
+            counts = {"passes": len(passes), **sums} if len(passes) > 1 else sums
+            yield replace(passes[0], started_at=passes[-1].started_at, counts=counts)
 
 
 def now(docora: Docora) -> datetime:

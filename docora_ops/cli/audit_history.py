@@ -11,9 +11,10 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.bulk_view import command_line, counted_results, stopped
 from docora_ops.cli.context import context_of
+from docora_ops.links import Outcome
 from docora_ops.operations import HistoryEntry, HistoryState
 from docora_ops.render.columns import Column, cell, words
-from docora_ops.text import amount, inert, to_minute
+from docora_ops.text import amount, inert
 
 
 def history(
@@ -65,11 +66,13 @@ def result_of_change(entry: HistoryEntry, *, is_brief: bool = False) -> str:
     Also says how many delivery records were deleted or marked, the state of a change that is not
     done, and the old URL of `set-url`.
 
-    is_brief: for a line that may be cut; put the results first, and omit delivery records.
+    is_brief: for a line that may be cut; put the results first, omit delivery records and, if there
+        are results, the outcomes of links that were put to work.
     """
-    counts = dict(entry.counts)
-    total = counts.pop("total", 0)
-    records = counts.pop("deliveries_cleared", 0)
+    counts, results = dict(entry.counts), counted_results(entry.results)
+    total, records = counts.pop("total", 0), counts.pop("deliveries_cleared", 0)
+    if is_brief and results:
+        counts = {name: count for name, count in counts.items() if name not in _PUT_TO_WORK}
     parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
     if records and not is_brief:
         done = "marked" if entry.selection.get("update") else "deleted"
@@ -80,15 +83,15 @@ def result_of_change(entry: HistoryEntry, *, is_brief: bool = False) -> str:
         is_cancelled = entry.state is HistoryState.CANCELLED
         end = stopped(entry.stopped_by, entry.cancelled_by) if is_cancelled else words(entry.state)
         parts = [f"{amount(total, 'link')}: {', '.join([*parts, end])}"]
-    texts = (", ".join(parts), ", ".join(counted_results(entry.results)))
+    texts = (", ".join(parts), ", ".join(results))
     return "; ".join(filter(None, texts[::-1] if is_brief else texts))
 
 
 def _line(now: datetime, entry: HistoryEntry, width: int) -> str:
     at = _clock(entry.started_at, now)
-    last = to_minute(entry.latest_at)
-    if "passes" in entry.counts and last != to_minute(entry.started_at):
-        at += f" to {_clock(entry.latest_at, entry.started_at)}"
+    last = _clock(entry.latest_at, entry.started_at)
+    if "passes" in entry.counts and not at.endswith(last):
+        at += f" to {last}"
     before = f"{at} {inert(entry.who)} "
     result = inert(result_of_change(entry, is_brief=True))
     after = f" → {result}" if result else ""
@@ -104,6 +107,7 @@ def _clock(at: datetime, today: datetime) -> str:
 
 
 _SHORTEST_COMMAND = 24  # characters
+_PUT_TO_WORK = {outcome for outcome in Outcome if outcome.is_put_to_work}
 _COLUMNS: Sequence[Column[HistoryEntry]] = (
     Column("When", lambda entry: entry.started_at),
     Column("Who", lambda entry: entry.who),

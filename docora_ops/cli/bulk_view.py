@@ -114,12 +114,12 @@ def links_done(operation: KnownOperation) -> str:
 def planned_list(links: Sequence[PlannedLink]) -> Listing[PlannedLink]:
     """Lists the expected outcome of each link."""
     columns: Sequence[Column[PlannedLink]] = (
-        Column("Link", link_name),
+        Column("Link", link_name, narrowest=16),
         Column("Outcome", lambda link: planned(link.outcome), lambda link: style_of(link.outcome)),
         Column("Why", lambda link: link.error_message, folds=True),
         Column("Job id", lambda link: link.job_id, left_out=1),
     )
-    return Listing(columns, links)
+    return Listing(columns, links, is_compact=True)
 
 
 def stopped(stopped_by: StoppedBy | None, cancelled_by: str | None) -> str:

@@ -223,7 +223,6 @@ _LINKS: Sequence[Column[ListedLink]] = (
         "Error",
         lambda link: flat(link.error_message) + "…" * link.error_message_cut,
         folds=True,
-        cuts_end=True,  # errors begin with the reason
     ),
     Column("Failed tries", lambda link: link.retry_count, is_number=True, left_out=2),
     Column("Last good scan", lambda link: link.last_scanned_at or "never", left_out=4),
@@ -242,7 +241,6 @@ _FAILED: Sequence[Column[ListedLink]] = (
         lambda link: good_until(link.last_scanned_at, link.last_scanned_seconds),
         left_out=5,
         narrowest=20,  # its full width, so that names are cut before it is left out
-        cuts_end=True,
     ),
     _LINKS[-1],
 )
@@ -351,7 +349,9 @@ def _next_step(details: LinkDetails) -> str:
         return "retry --reset-circuit" if is_refused else "retry"
     if details.status == LinkStatus.SYNCED:
         return "verify"
-    return "wait" if details.job.is_live or details.lock_held else "repair"
+    # Docora's own scheduler queues what is pending.
+    is_queued = details.backend is Backend.BULLMQ and details.status != LinkStatus.SCANNING
+    return "wait" if is_queued or details.job.is_live or details.lock_held else "repair"
 
 
 def _whole_screen(details: LinkDetails) -> Pairs:

@@ -16,7 +16,7 @@ from docora_ops.cli.waiting import wait_for_link
 from docora_ops.errors import AppHeldError
 from docora_ops.links import Action, Link, LinkResult, Outcome
 from docora_ops.operations import ChangeOptions, LinkWait, WaitEnd
-from docora_ops.render.columns import Pairs, cell, planned, style_of
+from docora_ops.render.columns import Pairs, cell, planned, style_of, words
 from docora_ops.text import amount, duration, flat, moment
 
 
@@ -180,10 +180,11 @@ def records_in_words(count: int, *, update: bool, is_planned: bool, only_some: b
 def result_screen(result: LinkResult) -> Pairs:
     """Shows the link as it was before, and the outcome."""
     link, outcome = result.link, planned(result.outcome, is_planned=result.dry_run)
+    tries = f", {amount(link.retry_count, 'try', 'tries')} failed" if link.retry_count else ""
     rows = [
         ("App", cell(f"{link.payload.app_name} ({link.ref.app_id})")),
         ("Repository", cell(f"{link.payload.repository_name} ({link.ref.repository_id})")),
-        ("Was", cell(f"{link.status}, {amount(link.retry_count, 'try', 'tries')} failed")),
+        ("Was", cell(f"{words(link.status)}{tries}")),
         ("Last error", cell(flat(link.error_message))),
         ("Outcome", cell(outcome, style_of(result.outcome))),
         ("Job", cell(link.ref.job_id)),
@@ -214,7 +215,8 @@ _ENDS = {
 
 def wait_screen(wait: LinkWait, link: Link | None = None) -> Pairs:
     """Shows the result of a snapshot. If `link` is given, names the link first."""
-    text = f"{_ENDS.get(wait.result, f'still {wait.status}')}, after {duration(wait.seconds)}"
+    end = _ENDS.get(wait.result, f"still {words(wait.status or '')}")
+    text = f"{end}, after {duration(wait.seconds)}"
     rows = [
         ("Link", cell(link.payload.link_name if link else "")),
         ("Result", cell(text, style_of(wait.result))),

@@ -86,7 +86,7 @@ def _screens(overview: QueueOverview, limit: int, *, show_all: bool) -> Iterator
     total = overview.unfinished if overview.jobs_of_apps is None else overview.jobs_of_apps
     more = total - len(overview.jobs)
     if more > 0 and len(overview.jobs) == limit:
-        yield cell(f"and {more} more: see --limit")
+        yield cell(f"and {more:,} more: see --limit")
 
 
 def counts_words(queue: QueueOverview) -> str:
@@ -98,7 +98,7 @@ def counts_words(queue: QueueOverview) -> str:
         "running": queue.active,
         "delayed": queue.delayed,
     }
-    return ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "empty"
+    return ", ".join(f"{count:,} {word}" for word, count in counts.items() if count) or "empty"
 
 
 def held_words(app: HeldApp) -> str:
@@ -122,10 +122,6 @@ def workers_cell(queue: QueueOverview) -> Text:
     return cell(count, style)
 
 
-def _is_silent(worker: Worker) -> bool:
-    return worker.silent_seconds is not None
-
-
 def _trouble(worker: Worker) -> str | None:
     """Returns why a worker takes no job, unless its state already says so."""
     reason = worker.no_job_reason
@@ -137,16 +133,15 @@ def _worker_columns(now: datetime | None) -> Sequence[Column[Worker]]:
         at = worker.last_heartbeat_at
         return ago((now - at).total_seconds()) if now and at else "-"
 
+    def state(worker: Worker) -> str:
+        return (worker.state or "unknown") + ("" if worker.silent_seconds is None else ", silent")
+
     def work(worker: Worker) -> str:
         return ", ".join(map(link_name, worker.jobs)) or "-"
 
     return (
         Column("Worker", lambda worker: worker.name),
-        Column(
-            "State",
-            lambda worker: (worker.state or "unknown") + (", silent" if _is_silent(worker) else ""),
-            lambda worker: "yellow" if _is_silent(worker) else "",
-        ),
+        Column("State", state, lambda worker: "yellow" * state(worker).endswith("silent")),
         Column("Takes no job", _trouble, lambda _: "yellow", folds=True),
         Column("Last heartbeat", heartbeat, left_out=1),
         Column("At work on", work, folds=True),
@@ -157,12 +152,8 @@ def _job_columns(now: datetime | None) -> Sequence[Column[QueuedJob]]:
     """Returns the columns of the jobs. `now`: by the clock of Redis."""
 
     def age(job: QueuedJob) -> str:
-        if job.status == "delayed":
-            return (
-                f"due in {duration((job.due_at - now).total_seconds())}"
-                if now and job.due_at
-                else "-"
-            )
+        if now and job.due_at:
+            return f"due in {duration((job.due_at - now).total_seconds())}"
         seconds = job.seconds_in_state(now)
         return "-" if seconds is None else duration(seconds)
 
@@ -173,6 +164,6 @@ def _job_columns(now: datetime | None) -> Sequence[Column[QueuedJob]]:
         Column("Status", lambda job: words(job.status), lambda job: style_of(job.status)),
         Column("Job", link_name, narrowest=16),
         Column("Age", age),
-        Column("Progress", progress, folds=True, cuts_end=True),
+        Column("Progress", progress, folds=True),
         Column("Job id", lambda job: job.job_id, left_out=1),
     )

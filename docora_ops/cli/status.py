@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _SLOW_MS = 250  # latency above which a server is slow
 _LINES = 22  # of a terminal with 24, without the next prompt and the last line of --watch
-_WIDTH = 67  # characters of a value at a terminal with 80 columns
+_COLUMNS, _WIDTH = 80, 67  # characters of a line and of a value at a narrow terminal
 _MOST = 4  # apps and errors to name; fewer if the screen would be too long
 _SHORTEST_ERROR = 16  # minimum characters of an error in the first sentence
 _PERIOD = 5  # seconds between two screens
@@ -121,14 +121,19 @@ def _watch(context: Context, seconds: int) -> int:
 
 def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
     """Returns the first sentence and the rows, which fit one screen together."""
+    sentence = cell(sentence_of(status), "bold red" if status.headline.code.is_trouble else "bold")
+    room = _LINES - _height(sentence, _COLUMNS)
     rows: list[Row] = []
     is_terminal = sys.stdout.isatty()
     for most in range(_MOST, 0, -1) if is_terminal else [_MOST]:
         rows = list(status_rows(status, errors, most=most, with_bars=is_terminal))
-        if sum(1 if text.no_wrap else -(-len(text) // _WIDTH) for _, text in rows) < _LINES:
+        if sum(_height(text, _WIDTH) for _, text in rows) <= room:
             break
-    style = "bold red" if status.headline.code.is_trouble else "bold"
-    return [one_line(sentence_of(status), style), Pairs(rows)]
+    return [sentence, Pairs(rows)]
+
+
+def _height(text: Text, width: int) -> int:
+    return 1 if text.no_wrap else -(-len(text) // width)
 
 
 def sentence_of(status: Status) -> str:
@@ -247,7 +252,7 @@ def status_rows(
         yield from _queue(status, status.queue)
     if (drift := status.drift) and (drift.lost or drift.stuck):
         lost = amount(drift.lost, "lost link")
-        counted = f"at least {lost}" if drift.at_least else f"{lost}, {drift.stuck} stuck"
+        counted = f"at least {lost}" if drift.at_least else f"{lost}, {drift.stuck:,} stuck"
         yield "Drift", _heading(counted, "docora-ops repair", "red")
     elif status.standby and status.queue:
         yield "Drift", cell("not judged: a standby may lag behind the queue", "yellow")
@@ -280,7 +285,7 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
     if counts is None:
         return
     parts = [
-        cell(f"{count} {words(name)}", "red" if name == LinkStatus.FAILED else "")
+        cell(f"{count:,} {words(name)}", "red" if name == LinkStatus.FAILED else "")
         for name, count in counts.items()
         if count
     ]
@@ -293,7 +298,7 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
             JobEnd.SYNCED: status.freshness.scanned_recently if status.freshness else 0,
             JobEnd.FAILED: status.queue.failed_recently if status.queue else 0,
         }
-    if ended := ", ".join(f"{count} {words(end)}" for end, count in ends.items() if count):
+    if ended := ", ".join(f"{count:,} {words(end)}" for end, count in ends.items() if count):
         yield "", cell(f"{since} {ended}")
     if (trend := status.failures) and any(period.failures for period in trend.periods):
         said = trend_of_day_words(trend, with_bars=with_bars)
@@ -306,7 +311,7 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         by_app = [(app.links, f"{app.app_name} ({app.app_id})") for app in failed_apps]
         by_error = [(group.links, group.error_message) for group in status.failed_by_error or ()]
         apps, errors = status.failed_apps or 0, status.failed_errors or 0
-        in_apps = f"{failed} in {amount(apps, 'app')}, {good}"
+        in_apps = f"{failed:,} in {amount(apps, 'app')}, {good}"
         with_errors = f"with {amount(errors, 'error', 'different errors')}"
         yield "Failed", _heading(in_apps, "docora-ops apps")
         yield from (("", one_line(f"  {line}")) for line in first_lines(by_app, most, apps))
@@ -339,7 +344,7 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
         overdue += "" if oldest is None else f", the oldest {duration(oldest)}"
         lines.append(_heading(overdue, "docora-ops links --overdue", "red"))
     if freshness.nothing_moves:
-        due = f"nothing moves: {freshness.due} due, {last}"
+        due = f"nothing moves: {freshness.due:,} due, {last}"
         is_idle = status.queue is not None and status.queue.is_idle
         to_see = "docora-ops schedule" if is_idle else "docora-ops queue"
         lines.append(_heading(due, to_see, "red"))
@@ -352,6 +357,7 @@ def _freshness(status: Status, freshness: Freshness) -> Iterator[Row]:
 
 
 def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
+    from docora_ops.actions.status import HeadlineCode
     from docora_ops.jobs import BackendSource, backlog_of
 
     advice, lost = ADVICE[queue.backend], queue.lost_words
@@ -372,18 +378,16 @@ def _queue(status: Status, queue: QueueOverview) -> Iterator[Row]:
         none += f" ({lost})" if lost else ""
         yield "Workers", cell(f"{none}; to start one: {advice.to_start_workers}", "red")
     if queue.suspension:
-        if not sentence_of(status).endswith(queue.suspension.sentence):
+        if status.headline.code is not HeadlineCode.SUSPENDED:
             yield "", one_line(f"  {queue.suspension.sentence}", "yellow")
         yield "", _heading("  to go on", advice.to_resume, "yellow")
     if queue.held:  # prefers an app whose hold does not end by itself
         app = next((app for app in queue.held if app.held.until_at is None), queue.held[0])
-        name, more = app.app_name or app.app_id, len(queue.held) - 1
-        others = f" (and {amount(more, 'more app')})" if more else ""
-        held = one_line(f"{held_words(app)}{others}", "yellow")
-        if app.held.until_at is None:
-            to_release = f"docora-ops release {arguments(app.app_id)}"
-            held = _heading(f"{name} for ever{others}", to_release, "yellow")
-        yield "Held", held
+        more = len(queue.held) - 1
+        others = f" ({amount(more, 'more app is', 'more apps are')} held)" if more else ""
+        yield "Held", one_line(held_words(app), "yellow")
+        to_release = f"docora-ops release {arguments(app.app_id)}"
+        yield "", _heading(f"  to end the hold{others}", to_release, "yellow")
     if state := status.schedule_state:
         seconds = queue.last_pass_seconds
         last = "no pass known" if seconds is None else f"last pass {ago(seconds)}"

@@ -122,11 +122,11 @@ def first_lines(
     total: the number of all counts, if `counts` are only the first of them.
     how: the text after `and 40 more`, such as `: add --all`.
     """
-    width = max((len(str(links)) for links, _ in counts), default=0)
-    lines = [f"{links:>{width}}  {text or f'({NO_ERROR})'}" for links, text in counts]
+    width = max((len(f"{links:,}") for links, _ in counts), default=0)
+    lines = [f"{links:>{width},}  {text or f'({NO_ERROR})'}" for links, text in counts]
     total = total or len(lines)
     if most > 1 and total > most:
-        lines[most - 1 :] = [f"and {total - most + 1} more{how}"]
+        lines[most - 1 :] = [f"and {total - most + 1:,} more{how}"]
     return lines if most > 1 else []
 
 
@@ -166,7 +166,6 @@ class Column(Generic[Row]):
     folds: the values are long texts, which may be wrapped.
     left_out: when the column is left out: 1 is the first, 0 means never.
     narrowest: the width to which the column may be narrowed; 0 means never.
-    cuts_end: cut a long value at its end, not in the middle.
     """
 
     name: str
@@ -176,7 +175,6 @@ class Column(Generic[Row]):
     folds: bool = False
     left_out: int = 0
     narrowest: int = 0
-    cuts_end: bool = False
 
     def lines(self, row: Row) -> list[str]:
         """Returns the inert lines of a cell."""
@@ -238,8 +236,9 @@ class Listing(Generic[Row]):
 
     rows: for a pipe, may be an iterator, so that a long list needs no memory.
     most: the most rows to show on a terminal.
-    is_compact: a terminal shows each row on one line. Long values are cut instead of wrapped: in
-        the middle, because names, paths and URLs often share their beginning.
+    is_compact: a terminal shows each row on one line. Long texts, such as errors, begin with the
+        reason and are cut at their end; names are cut in the middle, because names often share
+        their beginning.
     line: takes a row and the width of the terminal; returns the line to show instead of columns.
     """
 
@@ -287,11 +286,14 @@ class Listing(Generic[Row]):
             yield Text(f"and {more:,} more: see --json")
 
     def _cell(self, column: Column[Row], row: Row, width: int) -> Text:
+        from docora_ops.error_groups import with_reason_first
+
         text = column.cell(row)
-        if self.is_compact and column.cuts_end:
+        if self.is_compact and column.folds:
+            text.plain = with_reason_first(text.plain)
             text.truncate(width, overflow="ellipsis")
         elif self.is_compact:
-            text.plain = shorten(text.plain.replace("\n", " "), width)
+            text.plain = shorten(text.plain, width)
         return text
 
     def _widths(self, rows: Sequence[Row], width: int) -> dict[Column[Row], int]:

@@ -82,7 +82,7 @@ def app_counts(rows: Iterable[AppCount]) -> Listing[Any]:
 def failures(rows: Sequence[LinkFailure], heading: str = "Not queued") -> Listing[LinkFailure]:
     """Lists links with their errors. A terminal shows only the first rows."""
     columns: Sequence[Column[LinkFailure]] = (
-        Column(heading, link_name),
+        Column(heading, link_name, narrowest=16),
         Column("Why", lambda failure: flat(failure.error_message), folds=True),
     )
-    return Listing(columns, rows, ROWS_SHOWN)
+    return Listing(columns, rows, ROWS_SHOWN, is_compact=True)

@@ -78,6 +78,11 @@ def test_a_hold_of_an_earlier_time_with_rq_hides_no_link(bullmq: Bullmq, docora:
     assert bullmq.run("retry-all-failed", "--yes", "--json").data["total"] == 1
 
 
+def test_show_waits_for_a_pending_link_that_docora_itself_queues(bullmq: Bullmq) -> None:
+    link = bullmq.docora.add_link("pending_snapshot")
+    assert f"Next\tdocora-ops wait {' '.join(link.ids)}\n" in bullmq.run("show", *link.ids).stdout
+
+
 def test_queue_names_the_links_of_its_jobs(bullmq: Bullmq, jobs: dict[str, TestLink]) -> None:
     listed = bullmq.run("queue", "--json").data["jobs"]
     states = [(job["job_id"], job["status"]) for job in listed]

@@ -81,6 +81,15 @@ def test_trouble_fits_one_screen(trouble: Docora) -> None:
     assert data["last_operation"]["total"] == 3
 
 
+@pytest.mark.slow
+def test_a_first_sentence_of_several_lines_leaves_fewer_lines_to_the_rest(trouble: Docora) -> None:
+    trouble.add_worker()
+    pause = ("pause", "--for", "1h", "--yes", "--reason", "the gateway is replaced " * 12)
+    assert trouble.run(*pause).code == 0
+    shown = plain_data(at_terminals(trouble, ["status"], columns=80, env=AT_ONCE).data)
+    assert len(shown.splitlines()) <= 22, shown
+
+
 def test_a_hanging_app_is_named_before_its_links_fail(docora: Docora) -> None:
     app_id = docora.add_app("Quiet Harbor")
     for number, status in enumerate(("pending_snapshot", "pending_snapshot", "scanning", "synced")):
@@ -148,7 +157,7 @@ def test_links_that_outnumber_the_jobs_are_lost_even_if_there_are_too_many_to_lo
     docora.add_worker()  # which will soon recover the link
     docora.redis.hset("rq:worker:worker-1", "clock_ahead", "0")
     shown = docora.run("status", env=AT_ONCE).stdout
-    assert "Drift\tat least 5000 lost links: docora-ops repair\n" in shown
+    assert "Drift\tat least 5,000 lost links: docora-ops repair\n" in shown
 
 
 def test_a_link_is_lost_if_no_job_says_that_it_waits(docora: Docora) -> None:

@@ -5,8 +5,10 @@ from io import StringIO
 
 import pytest
 
+from docora_ops.links import LinkFailure
 from docora_ops.render.columns import Column, Listing, Pairs, cell, shorten
 from docora_ops.render.console import make_console
+from docora_ops.render.link_tables import failures
 
 Row = tuple[str, str, int, str | None]
 COLUMNS: tuple[Column[Row], ...] = (
@@ -102,18 +104,26 @@ def test_names_and_values_are_shown_beside_each_other() -> None:
 COMPACT = """\
 App        Links  Error
 ──────────────────────────────────
-Acme 漢字      3  HTTP 500…, twice
+Acme 漢字      3  HTTP 500 on cre…
 Tin\\…obot     12
 """
 
 
-def test_a_compact_list_shows_a_row_on_one_line_and_cuts_the_middle() -> None:
+def test_a_compact_list_cuts_names_in_the_middle_and_long_texts_at_their_end() -> None:
     columns = (replace(COLUMNS[0], narrowest=9), *COLUMNS[1:])
     listing = Listing(columns, ROWS, is_compact=True)
     assert on_screen(listing, 34) == COMPACT
     assert list(listing.lines()) == HEADING_AND_ROWS
-    last = (replace(columns[3], cuts_end=True),)
-    assert "HTTP 500 on creat…\n" in on_screen(Listing(last, ROWS, is_compact=True), 18)
+
+
+def test_a_list_of_failures_has_one_row_for_each_link_that_begins_with_the_reason() -> None:
+    path = "docs/" * 20
+    errors = (f"HTTP 502 on created {path}", f"Notification failed for created {path}: HTTP 502")
+    names = ("Quiet Harbor", "octo/handbook")
+    links = [LinkFailure("a-r", "a", "r", error, *names) for error in errors]
+    first, second = on_screen(failures(links), 80).splitlines()[2:]
+    assert first == second
+    assert "HTTP 502 on created docs/" in first
 
 
 def test_a_name_that_is_cut_keeps_both_ends_and_its_width() -> None:
