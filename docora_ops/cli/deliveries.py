@@ -139,7 +139,7 @@ _REPOSITORIES: Sequence[Column[RepositoryDeliveries]] = (
         _result,
         lambda repository: _STYLES.get(repository.result or "", "yellow"),
         narrowest=20,
-        cuts_end=True,
+        folds=True,
     ),
 )
 
