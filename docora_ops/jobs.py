@@ -305,6 +305,11 @@ class Hold:
         return to_minute(self.until_at) if self.until_at else "for ever"
 
     @property
+    def by(self) -> str:
+        """Returns `kim@ops1: REASON`."""
+        return f"{self.who}: {self.reason}" if self.reason else self.who
+
+    @property
     def words(self) -> str:
         """Returns `by kim@ops1 until 2026-12-01T08:00Z: REASON`."""
         until = f"until {self.until}" if self.until_at else self.until

@@ -35,7 +35,7 @@ from docora_ops.queue.operation_links import add_links, commands_to_add_links, k
 from docora_ops.queue.operation_records import FAILURES_OF_RECORD, write_progress
 from docora_ops.queue.rq_queue import keep_pass
 
-_KEEP = 5  # seconds between two calls of `keep_at_work`
+_KEEP = 5  # seconds between two calls of `keep_at_work` that leave no further link alone
 _BY_OTHERS = (Outcome.ALREADY_QUEUED, Outcome.ALREADY_RUNNING, Outcome.SKIPPED)
 """Outcomes of links that another producer queued first, or that no longer qualified."""
 
@@ -200,7 +200,8 @@ class OperationLog:
         if cancelled_by is not None and not self.stopped_by:
             self.stopped_by, self._cancelled_by = StoppedBy.CANCELLED, cancelled_by or None
         is_at_work = not (self.stopped_by or event is AuditEvent.ENDED)
-        if is_at_work and time.monotonic() - self._kept_at > _KEEP:
+        is_due = self._left_alone or time.monotonic() - self._kept_at > _KEEP
+        if is_at_work and is_due:
             self._kept_at = time.monotonic()
             selected = (ref.id for ref in self._plan.selection.refs)
             keep_at_work(redis, operation_id, selected, self._left_alone)

@@ -53,7 +53,7 @@ def _rows(page: AppPage, *, show_all: bool) -> Iterator[tuple[str, Text]]:
         yield "Held", cell(page.held.words, "yellow")
         yield "", _command(f"release {app}")
     counts = {status: getattr(page, status) for status in LinkStatus}
-    parts = [f"{count} {words(status)}" for status, count in counts.items() if count]
+    parts = [f"{count:,} {words(status)}" for status, count in counts.items() if count]
     yield "Links", cell(", ".join(parts) or "none")
     if page.overdue:
         yield "Overdue", cell(amount(page.overdue, "link"), "red")

@@ -73,7 +73,7 @@ def result_of_change(entry: HistoryEntry, *, is_brief: bool = False) -> str:
     total, records = counts.pop("total", 0), counts.pop("deliveries_cleared", 0)
     if is_brief and results:
         counts = {name: count for name, count in counts.items() if name not in _PUT_TO_WORK}
-    parts = [f"{count} {words(outcome)}" for outcome, count in counts.items()]
+    parts = [f"{count:,} {words(outcome)}" for outcome, count in counts.items()]
     if records and not is_brief:
         done = "marked" if entry.selection.get("update") else "deleted"
         parts.append(f"{amount(records, 'delivery record')} {done}")

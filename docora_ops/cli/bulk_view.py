@@ -161,10 +161,10 @@ def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
     if left:
         label = f"of {limit} in flight" if limit else "in flight"
     if 0 < sum(jobs.values()) <= wait.unfinished:  # otherwise, some jobs ended after the count
-        label += f" ({', '.join(f'{count} {place}' for place, count in jobs.items() if count)})"
+        label += f" ({', '.join(f'{count:,} {place}' for place, count in jobs.items() if count)})"
     shown = counted_results(wait.results, label)
     if left:
-        shown.append(f"{left} not queued yet")
+        shown.append(f"{left:,} not queued yet")
     if wait.suspended:
         shown.append("workers suspended")
     return ", ".join(shown)
@@ -183,7 +183,7 @@ def counted_results(results: Results | None, unfinished: str = "not finished") -
         "gone": results.gone,
         unfinished: results.unfinished,
     }
-    return [f"{count} {label}" for label, count in counts.items() if count]
+    return [f"{count:,} {label}" for label, count in counts.items() if count]
 
 
 def detached_screen(operation_id: str, process: int) -> Pairs:

@@ -123,7 +123,7 @@ def _result(repository: RepositoryDeliveries) -> str:
         "scanning": "being scanned",
     }
     kinds = ("missing", "outdated", "extra")
-    counts = [f"{count} {kind}" for kind in kinds if (count := getattr(repository, kind))]
+    counts = [f"{count:,} {kind}" for kind in kinds if (count := getattr(repository, kind))]
     result = said.get(repository.result, repository.result)
     return ": ".join(filter(None, (result, ", ".join(counts))))
 

@@ -54,7 +54,7 @@ def hold(
 
     docora, seconds = context.docora, length or None
     by_prefix = terminal is not None
-    end = f"for {duration(length)}" if length else "until docora-ops release"
+    end = f"for {duration(length)}" if length else "for ever"
     if terminal is not None:
         now = look(docora, app, by_prefix=by_prefix)
         if now.held:

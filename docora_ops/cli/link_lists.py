@@ -174,7 +174,7 @@ def apps(
     noun = "app" if choice == LinkChoice(apps=choice.apps) else "matching app"
     listed = apps(context.docora, choice, sort=sort, page=page, limit=limit)
     is_seen = any(app.held for app in listed.rows) or not sys.stdout.isatty()
-    columns = [*_APPS, *([_HELD] if is_seen else ())]
+    columns = [*_APPS, *(_HELD if is_seen else ())]
     where = context.docora.postgres_server
     context.show_page(listed, columns, where, noun, is_compact=True)
 
@@ -266,14 +266,13 @@ _APPS: Sequence[Column[AppSummary]] = (
         left_out=5,  # before the email, which says whom to tell
         narrowest=24,  # its full width
     ),
-    Column("URL", lambda app: app.base_url, folds=True, left_out=2),
+    Column("URL", lambda app: app.base_url, left_out=2, narrowest=20),
     # With 25 characters of an email, all these columns fit 80, and so do those with the hold.
     Column("Email", lambda app: app.email, left_out=6, narrowest=25),
 )
-_HELD: Column[AppSummary] = Column(
-    "Held until",
-    lambda app: app.held and app.held.until,
-    lambda _: "yellow",
+_HELD: Sequence[Column[AppSummary]] = (
+    Column("Held until", lambda app: app.held and app.held.until, lambda _: "yellow"),
+    Column("Held by", lambda app: app.held and app.held.by, left_out=3, narrowest=16),
 )
 
 

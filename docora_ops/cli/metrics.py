@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from docora_ops.actions.status import Status
     from docora_ops.error_groups import ErrorGroup
     from docora_ops.errors import ServerError
-    from docora_ops.jobs import QueueOverview, Worker
+    from docora_ops.jobs import HeldApp, QueueOverview, Worker
 
 
 def metrics(
@@ -110,12 +110,16 @@ def prometheus_text(
     registry = CollectorRegistry()
 
     def add(name: str, values: Mapping[Any, float], **labels: str) -> None:
-        """Adds a gauge with a sample per item of `values`. An empty label gets the item's key."""
+        """Adds a gauge with a sample per item of `values`.
+
+        Empty labels get the values of the item's key: a text, or a tuple of one text for each.
+        """
         if status.target:
             labels = {"target": status.target, **labels}
         gauge = Gauge(name, _HELP[name], tuple(labels), registry=registry)
-        for last, value in values.items():
-            of_labels = [label or last for label in labels.values()]
+        for key, value in values.items():
+            own = iter(key if isinstance(key, tuple) else (key,))
+            of_labels = [label or next(own) for label in labels.values()]
             (gauge.labels(*of_labels) if labels else gauge).set(value)
 
     if any(isinstance(error, PostgresError) for error in errors):
@@ -136,7 +140,7 @@ def prometheus_text(
     if queue:
         add("docora_queue_jobs", _jobs(queue), queue=QUEUE_NAME, status="")
         if queue.held:
-            add("docora_app_held", {inert(app.app_id): 1 for app in queue.held}, app_id="")
+            add("docora_app_held", _holds(queue.held), app_id="", who="", reason="", until="")
         if (oldest := queue.oldest_waiting_seconds) is not None:
             add("docora_queue_oldest_seconds", {"": oldest}, queue=QUEUE_NAME)
         states = Counter(map(_state, queue.workers))
@@ -149,13 +153,15 @@ def prometheus_text(
     if drift := status.drift:
         add("docora_drift_links", {"lost": drift.lost, "stuck": drift.stuck}, kind="")
     if fresh:
-        add("docora_links_overdue", {"": fresh.overdue})
-        add("docora_nothing_moves", {"": fresh.nothing_moves})
-        add("docora_slow_cycle_seconds", {"": fresh.slow_cycle_seconds})
-        if fresh.cycle_seconds is not None:
-            add("docora_cycle_seconds", {"": fresh.cycle_seconds})
-        if fresh.oldest_scan_seconds is not None:
-            add("docora_oldest_scan_age_seconds", {"": fresh.oldest_scan_seconds})
+        for name, value in (
+            ("docora_links_overdue", fresh.overdue),
+            ("docora_nothing_moves", fresh.nothing_moves if queue else None),
+            ("docora_slow_cycle_seconds", fresh.slow_cycle_seconds),
+            ("docora_cycle_seconds", fresh.cycle_seconds),
+            ("docora_oldest_scan_age_seconds", fresh.oldest_scan_seconds),
+        ):
+            if value is not None:
+                add(name, {"": value})
     if queue and (last_pass := queue.last_pass_at):
         add("docora_schedule_last_pass_timestamp_seconds", {"": last_pass.timestamp()})
     add("docora_scrape_seconds", {"": seconds})
@@ -169,6 +175,13 @@ def _jobs(queue: QueueOverview) -> Mapping[str, int]:
         "delayed": queue.delayed,
         "completed": queue.completed_jobs,
         "failed": queue.failed_jobs,
+    }
+
+
+def _holds(apps: Sequence[HeldApp]) -> Mapping[tuple[str, ...], int]:
+    return {
+        tuple(map(inert, (app.app_id, app.held.who, app.held.reason or "", app.held.until))): 1
+        for app in apps
     }
 
 

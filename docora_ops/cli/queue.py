@@ -144,7 +144,7 @@ def _worker_columns(now: datetime | None) -> Sequence[Column[Worker]]:
         Column("State", state, lambda worker: "yellow" * state(worker).endswith("silent")),
         Column("Takes no job", _trouble, lambda _: "yellow", folds=True),
         Column("Last heartbeat", heartbeat, left_out=1),
-        Column("At work on", work, folds=True),
+        Column("At work on", work, narrowest=16),
     )
 
 

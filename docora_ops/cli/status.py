@@ -245,7 +245,10 @@ def status_rows(
     from docora_ops.cli.bulk_view import links_done, state_of
 
     yield from _servers(status, errors)
-    yield from _links(status, most, with_bars=with_bars)
+    yield from _links(status)
+    yield from _ends(status, with_bars=with_bars)
+    yield from _failed(status, most)
+    yield from _tries_and_circuits(status)
     if status.freshness:
         yield from _freshness(status, status.freshness)
     if status.queue:
@@ -280,7 +283,7 @@ def _servers(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
         yield name, text
 
 
-def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
+def _links(status: Status) -> Iterator[Row]:
     counts = status.links_by_status
     if counts is None:
         return
@@ -290,6 +293,10 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
         if count
     ]
     yield "Links", cell(", ").join(parts) if parts else cell("none")
+
+
+def _ends(status: Status, *, with_bars: bool) -> Iterator[Row]:
+    """Shows how snapshots ended, lately and over a day, which needs only Redis."""
     if recent := status.recent_ends:  # shows whether trouble grows or shrinks
         ends, since = dict(recent.by_outcome), f"since {recent.since_at:%H:%MZ}:"
     else:
@@ -299,24 +306,32 @@ def _links(status: Status, most: int, *, with_bars: bool) -> Iterator[Row]:
             JobEnd.FAILED: status.queue.failed_recently if status.queue else 0,
         }
     if ended := ", ".join(f"{count:,} {words(end)}" for end, count in ends.items() if count):
-        yield "", cell(f"{since} {ended}")
+        yield "Ended" if status.links_by_status is None else "", cell(f"{since} {ended}")
     if (trend := status.failures) and any(period.failures for period in trend.periods):
         said = trend_of_day_words(trend, with_bars=with_bars)
         yield "Failures", _heading(said, "docora-ops trend")
-    if failed := counts[LinkStatus.FAILED]:
-        good = good_until_in_words(
-            status.good_until_at, status.good_until_seconds, status.oldest_scan_seconds
-        )
-        failed_apps = status.failed_by_app or ()
-        by_app = [(app.links, f"{app.app_name} ({app.app_id})") for app in failed_apps]
-        by_error = [(group.links, group.error_message) for group in status.failed_by_error or ()]
-        apps, errors = status.failed_apps or 0, status.failed_errors or 0
-        in_apps = f"{failed:,} in {amount(apps, 'app')}, {good}"
-        with_errors = f"with {amount(errors, 'error', 'different errors')}"
-        yield "Failed", _heading(in_apps, "docora-ops apps")
-        yield from (("", one_line(f"  {line}")) for line in first_lines(by_app, most, apps))
-        yield "", _heading(with_errors, "docora-ops failed --group-by error")
-        yield from (("", one_line(f"  {line}")) for line in first_lines(by_error, most, errors))
+
+
+def _failed(status: Status, most: int) -> Iterator[Row]:
+    failed = (status.links_by_status or {}).get(LinkStatus.FAILED)
+    if not failed:
+        return
+    good = good_until_in_words(
+        status.good_until_at, status.good_until_seconds, status.oldest_scan_seconds
+    )
+    failed_apps = status.failed_by_app or ()
+    by_app = [(app.links, f"{app.app_name} ({app.app_id})") for app in failed_apps]
+    by_error = [(group.links, group.error_message) for group in status.failed_by_error or ()]
+    apps, errors = status.failed_apps or 0, status.failed_errors or 0
+    in_apps = f"{failed:,} in {amount(apps, 'app')}, {good}"
+    with_errors = f"with {amount(errors, 'error', 'different errors')}"
+    yield "Failed", _heading(in_apps, "docora-ops apps")
+    yield from (("", one_line(f"  {line}")) for line in first_lines(by_app, most, apps))
+    yield "", _heading(with_errors, "docora-ops failed --group-by error")
+    yield from (("", one_line(f"  {line}")) for line in first_lines(by_error, most, errors))
+
+
+def _tries_and_circuits(status: Status) -> Iterator[Row]:
     for group in (status.tried_by_error or ())[:1]:  # shows a hanging app long before links fail
         tried = f"{amount(group.links, 'link')} of {apps_of(group)}"
         are = "is" if group.links == 1 else "are"

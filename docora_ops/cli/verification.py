@@ -100,7 +100,7 @@ def _files(link: DifferingLink) -> Iterator[str]:
         paths = [file.path for file in link.examples if file.difference == difference]
         if count:
             shown = [*paths, *(["…"] if count > len(paths) else [])]
-            yield f"{count} {difference}: {', '.join(shown)}"
+            yield f"{count:,} {difference}: {', '.join(shown)}"
 
 
 def _screen(result: Verification) -> Iterator[object]:
@@ -158,7 +158,7 @@ def summary(result: Verification) -> str:
         "changing": result.changing,
     }
     total = sum(skipped.values())
-    reasons = ", ".join(f"{count} {why}" for why, count in skipped.items() if count)
+    reasons = ", ".join(f"{count:,} {why}" for why, count in skipped.items() if count)
     parts = {
         amount(result.differing, "link differs", "links differ"): result.differing,
         f"{amount(result.failed, 'link is', 'links are')} failed": result.failed,

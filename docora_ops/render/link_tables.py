@@ -34,11 +34,11 @@ def apps_of(group: ErrorGroup) -> str:
 GOOD_UNTIL = "Good until"
 _BY_APP: Sequence[Column[AppCount]] = (
     Column("App", lambda count: count.app_name, narrowest=12),
-    Column("App id", lambda count: count.app_id),
+    Column("App id", lambda count: count.app_id, left_out=1),
 )
 _BY_REPOSITORY: Sequence[Column[RepositoryCount]] = (
     Column("Repository", lambda count: count.repository_name, narrowest=14),
-    Column("Repository id", lambda count: count.repository_id),
+    Column("Repository id", lambda count: count.repository_id, left_out=1),
 )
 _BY_STATUS: Sequence[Column[StatusCount]] = (
     Column("Status", lambda count: words(count.status), lambda count: style_of(count.status)),

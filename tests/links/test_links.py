@@ -307,5 +307,5 @@ def test_each_app_has_its_links_by_status_most_failed_first(docora: Docora) -> N
     assert [app["app_id"] for app in second.data] == [well]
     assert second.json["pagination"]["total_pages"] == 3
     assert "hush" not in result.stdout + table.stdout
-    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\tnever good\t{url}\t\t\n" in table.stdout
+    assert f"\nTin Robot\t{ill}\t3\t2\t1\t0\tnever\tnever good\t{url}\t\t\t\n" in table.stdout
     assert table.stderr.endswith(": 3 apps, page 1 of 1.\n")

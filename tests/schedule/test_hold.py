@@ -261,13 +261,18 @@ def test_a_held_app_is_shown_and_not_due_overdue_or_lost(docora: Docora, links: 
         app_name = "" if command[0] == "show" else f"{name}, "
         until = r"until 20\d\d-\d\d-\d\dT\d\d:\d\dZ: wrong URL"
         assert re.fullmatch(rf"Held\t{app_name}by \S+ {until}", row), row
-    assert re.search(r"\t20\d\d-\d\d-\d\dT\d\d:\d\dZ$", docora.run("apps", link.app_id).stdout)
+    row = docora.run("apps", link.app_id).stdout
+    until = r"20\d\d-\d\d-\d\dT\d\d:\d\dZ"
+    held = re.search(rf"\t({until})\t(\S+): wrong URL$", row)
+    assert held, row
     alone = docora.run("queue", env={"DATABASE_URL": None})
     assert (alone.code, f"Held\t{link.app_id}, by " in alone.stdout) == (0, True), alone
     lost_server = {"DATABASE_URL": "postgres://ops@127.0.0.1:1/docora"}
     assert "names of held apps are unknown" in docora.run("queue", env=lost_server).stderr
     metrics = docora.run("metrics").stdout
-    assert f'docora_app_held{{app_id="{link.app_id}"}} 1.0\n' in metrics
+    end, who = held.groups()
+    labels = f'app_id="{link.app_id}",reason="wrong URL",until="{end}",who="{who}"'
+    assert f"docora_app_held{{{labels}}} 1.0\n" in metrics
     assert "docora_links_overdue 0.0\n" in metrics
 
 
