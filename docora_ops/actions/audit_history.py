@@ -76,7 +76,7 @@ def _fold(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:
             by_kind[entry.who, entry.reason, entry.target].append(entry)
         for passes in by_kind.values():
             sums = sum((Counter(entry.counts) for entry in passes), Counter[str]())
-            counts = {"passes": len(passes), **sums} if len(passes) > 1 else sums
+            counts = {"passes": len(passes), **sums} if len(passes) > 1 else passes[0].counts
             yield replace(passes[0], started_at=passes[-1].started_at, counts=counts)
 
 

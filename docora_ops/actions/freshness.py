@@ -113,7 +113,8 @@ def cycle_seconds(scans: Scans) -> int | None:
 
     Measures the pace in the minutes before the last scan of any link, so a stop after that scan
     does not change the pace. Leaves out the longest interval between scans, because it may have
-    been a stop. No earlier pace is known, because a row keeps only the last scan of its link.
+    been a stop; the length of intervals under 10 s is not known. No earlier pace is known, because
+    a row keeps only the last scan of its link.
     """
     if scans.last_scanned_at is None or scans.first_at is None:
         return None

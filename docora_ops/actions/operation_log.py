@@ -73,8 +73,8 @@ class OperationLog:
         self._failures: list[LinkFailure] = []
         self._unrecorded: list[str] = []
         """Row ids of links that `wait` has to follow, and that no push has recorded."""
-        self._left_alone: list[str] = []
-        """Row ids of links that the operation will not queue, since the last `keep_at_work`."""
+        self._left_alone: list[str] = []  # row ids of links that the operation will not queue
+        self._left_alone_kept = 0
         self._cancelled_by: str | None = None
         self.by_app = {app: Counter[Outcome]() for app in plan.selection.by_app}
         self._counts_of = {app.app_id: counts for app, counts in self.by_app.items()}
@@ -200,12 +200,13 @@ class OperationLog:
         if cancelled_by is not None and not self.stopped_by:
             self.stopped_by, self._cancelled_by = StoppedBy.CANCELLED, cancelled_by or None
         is_at_work = not (self.stopped_by or event is AuditEvent.ENDED)
-        is_due = self._left_alone or time.monotonic() - self._kept_at > _KEEP
+        is_changed = len(self._left_alone) > self._left_alone_kept
+        is_due = is_changed or time.monotonic() - self._kept_at > _KEEP
         if is_at_work and is_due:
             self._kept_at = time.monotonic()
             selected = (ref.id for ref in self._plan.selection.refs)
-            keep_at_work(redis, operation_id, selected, self._left_alone)
-            self._left_alone = []
+            keep_at_work(redis, operation_id, selected, self._left_alone, self._left_alone_kept)
+            self._left_alone_kept = len(self._left_alone)
 
 
 class PassLog(OperationLog):

@@ -115,7 +115,7 @@ def workers_cell(queue: QueueOverview) -> Text:
         count += f", {states.count('busy')} busy"
         count += f", {queue.spare_slots} free for other apps" if queue.spare_slots else ""
     if refusal:
-        is_bad = refusal.is_total and refusal.troubles
+        is_bad = refusal.troubles and not queue.takes_jobs
         count, style = f"{count}, {refusal.words}", "red" if is_bad else "yellow"
     if lost:
         count, style = f"{count} ({lost})", style or "yellow"

@@ -3,7 +3,7 @@
 All functions raise RedisError.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -32,7 +32,7 @@ def read_links(client: Redis, operation_id: str, since: int) -> list[str]:
     """Returns the row ids of claimed links from index `since` on. An id may occur twice."""
     key = part_key(operation_id, "links")
     with redis_errors(client):
-        # The user for monitoring may not use GETRANGE.
+        # The user for monitoring reads all links, and may not use GETRANGE.
         packed = client.getrange(key, since * _ID_BYTES, -1) if since else client.get(key)
     return list(_unpacked(cast("bytes | None", packed) or b""))
 
@@ -52,19 +52,21 @@ def commands_to_add_links(operation_id: str, ids: Iterable[str]) -> list[Command
 
 
 def keep_at_work(
-    client: Redis, operation_id: str, selected: Iterable[str], left_alone: Iterable[str]
+    client: Redis, operation_id: str, selected: Iterable[str], left_alone: Sequence[str], kept: int
 ) -> None:
     """Makes the operation count as at work for the next `HEARD` seconds.
 
     selected: the row ids of all links of the operation.
-    left_alone: the row ids of links that the operation will not queue, except those of earlier
-        calls.
+    left_alone: the row ids of all links that the operation will not queue.
+    kept: how many of `left_alone` earlier calls have written.
     """
     selection, left = (part_key(operation_id, part) for part in ("selection", "left_alone"))
     with redis_errors(client), client.pipeline() as pipeline:
-        if not client.expire(selection, HEARD):
+        if client.expire(selection, HEARD):
+            pipeline.append(left, _packed(left_alone[kept:]))
+        else:  # the first call, or what was kept is lost
             pipeline.set(selection, _packed(selected), ex=HEARD)
-        pipeline.append(left, _packed(left_alone))
+            pipeline.set(left, _packed(left_alone))
         pipeline.expire(left, HEARD)
         pipeline.hset(_AT_WORK, operation_id, "")
         pipeline.expire(_AT_WORK, HEARD)

@@ -160,6 +160,9 @@ def read_signs(client: Redis) -> Signs:
     keys, jobs, *samples = answers[:4]
     rq = BackendSigns(len(workers), bool(workers), keys or 0, jobs or 0, samples)
     connected, is_at_work = _bullmq_workers_among(client, connections, stalled_check)
+    if not is_at_work and stalled_check == 1:
+        time.sleep(_RECONNECTION)
+        connected, is_at_work = bullmq_workers(client)
     keys, jobs, *samples = answers[4:]
     bullmq = BackendSigns(len(connected), is_at_work, keys or 0, jobs or 0, samples)
     return Signs(rq, bullmq, mark_of(mark), next(iter(denials), None))
@@ -169,7 +172,7 @@ def bullmq_workers(client: Redis) -> tuple[list[Worker], bool]:
     """Returns the live workers of Docora's own queue, and whether there are any.
 
     If our user may not list clients, returns no workers, and whether any worker was live in the
-    last 30 s. If one was live, but none is connected, looks again 2 s later.
+    last 30 s.
     """
     pipeline = client.pipeline(transaction=False)
     pipeline.client_list()
@@ -182,22 +185,13 @@ def _bullmq_workers_among(
     connections: Sequence[Mapping[str, str]] | NoPermissionError,
     stalled_check: int | NoPermissionError,
 ) -> tuple[list[Worker], bool]:
-    """Returns what `bullmq_workers` returns, given the two replies of Redis."""
+    """Returns what `bullmq_workers` returns, given the two replies of Redis.
+
+    A worker counts if it is connected to the client's Redis database. One connection of each worker
+    has a name with the name of the queue and, if the worker has one, the name of the worker.
+    """
     if isinstance(connections, NoPermissionError):
         return [], stalled_check == 1
-    workers = _workers_of(client, connections)
-    if not workers and stalled_check == 1:
-        time.sleep(_RECONNECTION)
-        workers = _workers_of(client, client.client_list())
-    return workers, bool(workers)
-
-
-def _workers_of(client: Redis, connections: Sequence[Mapping[str, str]]) -> list[Worker]:
-    """Returns the BullMQ workers that are connected to the client's Redis database.
-
-    One connection of each worker has a name with the name of the queue and, if the worker has one,
-    the name of the worker.
-    """
     database = str(client.connection_pool.connection_kwargs.get("db", 0))
     workers = []
     for connection in connections:
@@ -206,7 +200,7 @@ def _workers_of(client: Redis, connections: Sequence[Mapping[str, str]]) -> list
             address = connection.get("addr", "")
             host = address.rpartition(":")[0] or None
             workers.append(Worker(own_name or address, None, host, None, None, jobs=[]))
-    return workers
+    return workers, bool(workers)
 
 
 def choose_backend(signs: Signs) -> BackendChoice:

@@ -293,6 +293,10 @@ def test_a_run_keeps_showing_that_it_lives(docora: Docora, monkeypatch: pytest.M
             for _ in range(9):
                 next(steps)
             assert min(map(docora.redis.ttl, keys)) > 9
+        docora.redis.delete(*keys)  # as if Redis had been emptied
+        for _ in range(9):
+            next(steps)
+        assert [docora.redis.strlen(key) for key in keys] == [4 * 16, 16]
     assert docora.redis.exists(*keys) == 0
 
 
