@@ -47,7 +47,7 @@ class Capacity:
         if missing:
             needed = f": {amount(missing, 'more slot is', 'more slots are')} needed"
         elif self.managed_per_minute < self.due_per_minute:
-            needed = ": no job waits long for a slot"
+            needed = ": enough slots, no job waits long for one"
         return f"{managed} snapshots a minute, {due} due{needed}"
 
 

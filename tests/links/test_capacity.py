@@ -62,13 +62,13 @@ def test_it_is_the_best_ten_minutes_of_an_hour_against_the_links_to_scan(busy: D
         "missing_slots": 0,  # no job waits for long
     }
     assert (
-        "5 snapshots a minute, 10 due: no job waits long for a slot\n"
+        "5 snapshots a minute, 10 due: enough slots, no job waits long for one\n"
         in busy.run("status", env=ONE_LOOK).stdout
     )
     found = check(examine(busy), NAME)
     assert (found["state"], found["finding"]) == (
         "ok",
-        "5 snapshots a minute, 10 due: no job waits long for a slot",
+        "5 snapshots a minute, 10 due: enough slots, no job waits long for one",
     )
 
 

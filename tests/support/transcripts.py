@@ -31,7 +31,7 @@ _VARYING = (
     (r"\b\d+ (running|busy)\b", r"NUMBER \1"),
     (r"\b\d+ MiB used, \d+%", "MEMORY"),
     (r"\b(PostgreSQL|Valkey|Redis) \d[\d.]*", "VERSION"),
-    (r"\b[\d.]+ snapshots a minute, [\d.]+ due(: no job waits long for a slot)?", "PACE"),
+    (r"\b[\d.]+ snapshots a minute, [\d.]+ due(: enough slots, [a-z ]+)?", "PACE"),
     (r"\b(nothing to save yet|snapshots|append-only file)\b", "PERSISTENCE"),
     (r'("[a-z_]*seconds?"|"expires_in"|"pid"): "?[\d.]+"?', r"\1: NUMBER"),
     (r"[▁▂▃▄▅▆▇█]{8}", "BARS"),
