@@ -141,7 +141,7 @@ def _worker_columns(now: datetime | None) -> Sequence[Column[Worker]]:
 
     return (
         Column("Worker", lambda worker: worker.name),
-        Column("State", state, lambda worker: "yellow" * state(worker).endswith("silent")),
+        Column("State", state, lambda worker: "yellow" * (worker.silent_seconds is not None)),
         Column("Takes no job", _trouble, lambda _: "yellow", folds=True),
         Column("Last heartbeat", heartbeat, left_out=1),
         Column("At work on", work, narrowest=16),

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _SLOW_MS = 250  # latency above which a server is slow
 _LINES = 22  # of a terminal with 24, without the next prompt and the last line of --watch
-_COLUMNS, _WIDTH = 80, 67  # characters of a line and of a value at a narrow terminal
+_WIDTH, _VALUE_WIDTH = 80, 67  # characters of a line, and of a value beside its name
 _MOST = 4  # apps and errors to name; fewer if the screen would be too long
 _SHORTEST_ERROR = 16  # minimum characters of an error in the first sentence
 _PERIOD = 5  # seconds between two screens
@@ -122,17 +122,18 @@ def _watch(context: Context, seconds: int) -> int:
 def screen(status: Status, errors: Sequence[ServerError]) -> list[object]:
     """Returns the first sentence and the rows, which fit one screen together."""
     sentence = cell(sentence_of(status), "bold red" if status.headline.code.is_trouble else "bold")
-    room = _LINES - _height(sentence, _COLUMNS)
+    lines_left = _LINES - _lines_of(sentence, _WIDTH)
     rows: list[Row] = []
     is_terminal = sys.stdout.isatty()
     for most in range(_MOST, 0, -1) if is_terminal else [_MOST]:
         rows = list(status_rows(status, errors, most=most, with_bars=is_terminal))
-        if sum(_height(text, _WIDTH) for _, text in rows) <= room:
+        if sum(_lines_of(text, _VALUE_WIDTH) for _, text in rows) <= lines_left:
             break
     return [sentence, Pairs(rows)]
 
 
-def _height(text: Text, width: int) -> int:
+def _lines_of(text: Text, width: int) -> int:
+    """Returns how many lines of `width` characters the text fills."""
     return 1 if text.no_wrap else -(-len(text) // width)
 
 

@@ -66,9 +66,11 @@ def operation_key(operation_id: str) -> str:
 def part_key(operation_id: str, part: str) -> str:
     """Returns the key of a part of an operation.
 
-    part: `record`, which is kept for a week; `links`, the row ids of the claimed links;
-        `selection`, those of all links, and `left_alone`, those that will not be queued, while the
-        operation is at work.
+    part: one of these; the last two exist only while the operation is at work:
+        - `record`: what is kept for a week.
+        - `links`: the row ids of the claimed links.
+        - `selection`: the row ids of all links.
+        - `left_alone`: the row ids of the links that the operation will not queue.
     """
     # With `PREFIX`, the dashboard would take the key for an operation.
     return f"docora-ops:operation:{operation_id}:{part}"
