@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 
@@ -65,6 +65,11 @@ def flat(text: str | None) -> str:
 def amount(count: int, noun: str, plural: str | None = None) -> str:
     """Returns `1 link` or `2,000 links`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def counted(counts: Mapping[str, int]) -> list[str]:
+    """Returns a text such as `1,204 failed` for each name whose count is not 0."""
+    return [f"{count:,} {name}" for name, count in counts.items() if count]
 
 
 def moment(when: datetime | None) -> str | None:

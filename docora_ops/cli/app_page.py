@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import Pairs, cell, first_lines, one_line, words
-from docora_ops.text import amount, good_until_in_words, moment
+from docora_ops.text import amount, counted, good_until_in_words, moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,9 +52,8 @@ def _rows(page: AppPage, *, show_all: bool) -> Iterator[tuple[str, Text]]:
     if page.held:
         yield "Held", cell(page.held.words, "yellow")
         yield "", _command(f"release {app}")
-    counts = {status: getattr(page, status) for status in LinkStatus}
-    parts = [f"{count:,} {words(status)}" for status, count in counts.items() if count]
-    yield "Links", cell(", ".join(parts) or "none")
+    counts = {words(status): getattr(page, status) for status in LinkStatus}
+    yield "Links", cell(", ".join(counted(counts)) or "none")
     if page.overdue:
         yield "Overdue", cell(amount(page.overdue, "link"), "red")
         yield "", _command(f"links --overdue --app {app}")

@@ -29,7 +29,7 @@ from docora_ops.render.columns import (
     words,
 )
 from docora_ops.render.link_tables import failures, group_columns
-from docora_ops.text import duration, moment
+from docora_ops.text import counted, duration, moment
 
 _SECONDS = re.compile(r"\A([1-9][0-9]{0,8})s\Z")  # as `pause` and `hold` record --for
 _MESSAGES = {  # for some links, if the command is stopped, and for no links
@@ -161,7 +161,7 @@ def wait_counts(wait: BulkWait, left: int = 0, limit: int | None = None) -> str:
     if left:
         label = f"of {limit} in flight" if limit else "in flight"
     if 0 < sum(jobs.values()) <= wait.unfinished:  # otherwise, some jobs ended after the count
-        label += f" ({', '.join(f'{count:,} {place}' for place, count in jobs.items() if count)})"
+        label += f" ({', '.join(counted(jobs))})"
     shown = counted_results(wait.results, label)
     if left:
         shown.append(f"{left:,} not queued yet")
@@ -183,7 +183,7 @@ def counted_results(results: Results | None, unfinished: str = "not finished") -
         "gone": results.gone,
         unfinished: results.unfinished,
     }
-    return [f"{count:,} {label}" for label, count in counts.items() if count]
+    return counted(counts)
 
 
 def detached_screen(operation_id: str, process: int) -> Pairs:

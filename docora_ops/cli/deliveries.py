@@ -14,7 +14,7 @@ from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.cli.verification import LIMITS, held_line, progress_of, style_of_proof, summary
 from docora_ops.errors import UsageError
 from docora_ops.render.columns import Column, Listing, cell
-from docora_ops.text import amount, mask, moment
+from docora_ops.text import amount, counted, mask, moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -123,7 +123,7 @@ def _result(repository: RepositoryDeliveries) -> str:
         "scanning": "being scanned",
     }
     kinds = ("missing", "outdated", "extra")
-    counts = [f"{count:,} {kind}" for kind in kinds if (count := getattr(repository, kind))]
+    counts = counted({kind: getattr(repository, kind) for kind in kinds})
     result = said.get(repository.result, repository.result)
     return ": ".join(filter(None, (result, ", ".join(counts))))
 

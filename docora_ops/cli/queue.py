@@ -21,7 +21,7 @@ from docora_ops.render.columns import (
     style_of,
     words,
 )
-from docora_ops.text import ago, duration, flat
+from docora_ops.text import ago, counted, duration, flat
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -98,7 +98,7 @@ def counts_words(queue: QueueOverview) -> str:
         "running": queue.active,
         "delayed": queue.delayed,
     }
-    return ", ".join(f"{count:,} {word}" for word, count in counts.items() if count) or "empty"
+    return ", ".join(counted(counts)) or "empty"
 
 
 def held_words(app: HeldApp) -> str:

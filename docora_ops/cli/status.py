@@ -20,7 +20,15 @@ from docora_ops.jobs import ADVICE, Backend, JobEnd
 from docora_ops.links import LinkStatus, arguments
 from docora_ops.render.columns import NO_ERROR, Pairs, cell, first_lines, one_line, words
 from docora_ops.render.link_tables import apps_of
-from docora_ops.text import ago, amount, are_far_apart, duration, good_until_in_words, moment
+from docora_ops.text import (
+    ago,
+    amount,
+    are_far_apart,
+    counted,
+    duration,
+    good_until_in_words,
+    moment,
+)
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -306,7 +314,7 @@ def _ends(status: Status, *, with_bars: bool) -> Iterator[Row]:
             JobEnd.SYNCED: status.freshness.scanned_recently if status.freshness else 0,
             JobEnd.FAILED: status.queue.failed_recently if status.queue else 0,
         }
-    if ended := ", ".join(f"{count:,} {words(end)}" for end, count in ends.items() if count):
+    if ended := ", ".join(counted({words(end): count for end, count in ends.items()})):
         yield "Ended" if status.links_by_status is None else "", cell(f"{since} {ended}")
     if (trend := status.failures) and any(period.failures for period in trend.periods):
         said = trend_of_day_words(trend, with_bars=with_bars)

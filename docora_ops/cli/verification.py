@@ -11,7 +11,7 @@ from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode
 from docora_ops.links import only_app
 from docora_ops.render.columns import ROWS_SHOWN, Column, Listing, cell, link_name, words
-from docora_ops.text import amount
+from docora_ops.text import amount, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -158,7 +158,7 @@ def summary(result: Verification) -> str:
         "changing": result.changing,
     }
     total = sum(skipped.values())
-    reasons = ", ".join(f"{count:,} {why}" for why, count in skipped.items() if count)
+    reasons = ", ".join(counted(skipped))
     parts = {
         amount(result.differing, "link differs", "links differ"): result.differing,
         f"{amount(result.failed, 'link is', 'links are')} failed": result.failed,
