@@ -65,10 +65,6 @@ coverage: $(READY) ## Run the tests and list the lines that no process of theirs
 bench: $(READY) ## Measure the speed and print ratios
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-.PHONY: mutants
-mutants: $(READY) ## Break each promise on purpose, in a copy, and show which test fails
-	$(BIN)/python -m tests.mutations $(ARGS)
-
 .PHONY: matrix
 matrix: $(READY) ## Run the tests with each Python, server and set of versions there is (ARGS=--list: tell)
 	$(BIN)/python -m tests.matrix $(ARGS)
@@ -106,10 +102,6 @@ chaos: $(READY) ## Kill, pause and cut off processes and servers at random, for 
 .PHONY: pictures
 pictures: $(READY) ## Draw the pictures of README anew, if the commands show something else now
 	WRITE_TRANSCRIPTS=1 $(BIN)/pytest -n 0 -k pictures tests/help/test_transcripts.py
-
-.PHONY: interface
-interface: $(READY) ## List what a release promises to scripts: tests/interface/released.txt
-	WRITE_INTERFACE=1 $(BIN)/pytest -n 0 tests/interface
 
 .PHONY: lock
 lock: $(READY) ## Write the three locks after a change in pyproject.toml (ARGS=--upgrade: newest versions)
