@@ -110,7 +110,6 @@ class Change:
     command: str
     selection: Mapping[str, object]
     reason: str | None = None
-    target: str | None = None
 
 
 class HistoryState(StrEnum):
@@ -138,7 +137,6 @@ class HistoryEntry:
     stopped_by: StoppedBy | None
     cancelled_by: str | None
     results: Results | None
-    target: str | None = None  # the name of the target for the user who made the change
 
     @property
     def latest_at(self) -> datetime:

@@ -1,25 +1,20 @@
-"""Settings from the environment or a file, under Docora's own names where there are any.
-
-A target is the name of a file with the settings of one Docora.
-"""
+"""Settings from the environment or a file, under Docora's own names where there are any."""
 
 import errno
 import math
 import os
 import re
 import select
-import stat
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from docora_ops.errors import ConfigurationError, UsageError
+from docora_ops.errors import ConfigurationError
 from docora_ops.jobs import Backend
 from docora_ops.text import duration, mask
 
@@ -33,12 +28,8 @@ _PATIENCE = 5  # seconds for the writer of a pipe
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
 
 _SERVERS = ("DATABASE_URL", "REDIS_URL")
-SYSTEM_FOLDER = Path("/etc/docora-ops/targets")
-_TARGET_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 READ_FROM_FILES = (*_SERVERS, "ENCRYPTION_KEY")
 """Variables whose value may be in a file: NAME_FILE is the path of the file with NAME's value."""
-_EXPOSED = "has a password, and every user can read it"
-_PASSWORD = re.compile("://[^/?#@]*:.+@|password=.", re.IGNORECASE)
 
 _SCHEMES = {
     "database_url": ("postgres", "postgresql"),
@@ -135,8 +126,6 @@ class Settings(BaseSettings):
     git_timeout: int = Field(default=1800, alias="DOCORA_OPS_GIT_TIMEOUT", ge=1, le=2_592_000)
     reserve_slot: bool = Field(default=True, alias="DOCORA_OPS_RESERVE_SLOT")
     heartbeat_file: Path | None = Field(default=None, alias="DOCORA_OPS_HEARTBEAT_FILE")
-    target: str | None = Field(default=None, alias="DOCORA_OPS_TARGET")
-    protected: bool = Field(default=False, alias="DOCORA_OPS_PROTECTED")
 
     _warnings: list[str] = []  # each instance gets a copy
 
@@ -188,14 +177,12 @@ class Settings(BaseSettings):
     def require_database_url(self) -> SecretStr:
         """Returns the database URL. Raises ConfigurationError if it is not set."""
         if self.database_url is None:
-            url = "set it to postgres://HOST/DATABASE in the"
-            hint = (
-                f"name Docora's own env file with --env-file, a target with --target, or {url} "
-                "environment; to try docora-ops without a Docora: docora-ops demo"
+            raise ConfigurationError(
+                "DATABASE_URL is not set",
+                hint="name Docora's own env file with --env-file, or set it to "
+                "postgres://HOST/DATABASE in the environment; to try docora-ops without a Docora: "
+                "docora-ops demo",
             )
-            if self.target:
-                hint = f"{url} file of the target {self.target}: docora-ops targets"
-            raise ConfigurationError("DATABASE_URL is not set", hint=hint)
         return self.database_url
 
     def require_encryption_key(self) -> bytes:
@@ -239,31 +226,19 @@ class Settings(BaseSettings):
         return [min(delay, LONGEST_RETRY_DELAY) for delay in delays]
 
 
-def load_settings(env_file: Path | None = None, *, target: str | None = None) -> Settings:
-    """Reads the settings from the environment, and from an env file or a target's file.
+def load_settings(env_file: Path | None = None) -> Settings:
+    """Reads the settings from the environment and from an env file; the environment wins.
 
-    The environment wins over an env file. A target's file wins over the environment, whose server
-    URLs are then ignored. Names of variables are case-sensitive, as in Docora.
+    Names of variables are case-sensitive, as in Docora.
 
-    env_file, target: if both are None, DOCORA_OPS_ENV_FILE or DOCORA_OPS_TARGET is used.
+    env_file: if it is None, DOCORA_OPS_ENV_FILE is used.
 
-    Raises ConfigurationError with the name of each unusable variable, but never its value. Raises
-    UsageError for an env file together with a target.
+    Raises ConfigurationError with the name of each unusable variable, but never its value.
     """
-    options = "--env-file and --target"
-    if env_file is None and target is None:
-        options = "DOCORA_OPS_ENV_FILE and DOCORA_OPS_TARGET"
-        file, target = (os.environ.get(name) or None for name in options.split(" and "))
-        env_file = Path(file) if file else None
-    if env_file is not None and target is not None:
-        raise UsageError(f"{options} can't be combined", hint="remove one of them")
-    hidden = {f"{name}_FILE" for name in _SERVERS} if target else set()
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    values, warnings = _usable(environment, "the environment"), list[str]()
-    if target:
-        # Without these entries, pydantic would take the servers in the environment.
-        values |= dict.fromkeys(_SERVERS) | _read_target(target)
-    elif env_file:
+    if env_file is None and (file := os.environ.get("DOCORA_OPS_ENV_FILE")):
+        env_file = Path(file)
+    values, warnings = _usable(os.environ, "the environment"), list[str]()
+    if env_file:
         # If a URL was given by mistake, Path has dropped one of its slashes.
         place = f"env file {mask(str(env_file).replace(':/', '://'))[:200]}"
         variables = _read(env_file, place)
@@ -272,18 +247,15 @@ def load_settings(env_file: Path | None = None, *, target: str | None = None) ->
         replaced = [name for name in _SERVERS if in_file.get(name) not in {None, values.get(name)}]
         if replaced:
             warnings.append(f"{' and '.join(replaced)} of the environment wins over the {place}")
-        if command := _protection(env_file, variables):
-            warnings.append(f"{place} {_EXPOSED}: {command}")
     try:
-        settings = Settings.model_validate(values | {"DOCORA_OPS_TARGET": target})
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(
             f"{problem['loc'][0]}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors(include_input=False, include_context=False)
         )
-        where = f"the file of the target {target}" if target else "the env file"
         raise ConfigurationError(
-            f"unusable settings: {problems}", hint=f"correct the environment or {where}"
+            f"unusable settings: {problems}", hint="correct the environment or the env file"
         ) from None
     settings.warnings.extend(warnings)
     return settings
@@ -326,37 +298,6 @@ def _value_in(path: str, name: str) -> str:
     if not value:
         raise ConfigurationError(f"{file} is empty", hint=f"write the {name} into it")
     return value
-
-
-def _read_target(target: str) -> dict[str, str | None]:
-    """Returns the variables in the file of a target.
-
-    Raises ConfigurationError if the file can't be used, if it has a password or key that every user
-    can read, or if it has no REDIS_URL.
-    """
-    file = target_file(target)
-    place = f"target file {file}"
-    variables = _read(file, place)
-    if command := _protection(file, variables):
-        raise ConfigurationError(f"{place} {_EXPOSED}", hint=f"{command}; its group may read it")
-    values = _usable(variables, place)
-    if "REDIS_URL" not in values:  # Docora's default would be another Redis
-        raise ConfigurationError(
-            f"{place} has no REDIS_URL", hint="add it, even if it is Docora's default"
-        )
-    return values
-
-
-def _protection(file: Path, variables: Mapping[str, str]) -> str | None:
-    """Returns the command that hides a file with secrets from other users.
-
-    Returns None if the file has no secrets, or if other users can't read it.
-    """
-    if not variables.get("ENCRYPTION_KEY") and not any(map(_PASSWORD.search, variables.values())):
-        return None
-    mode = file.stat().st_mode
-    is_exposed = stat.S_ISREG(mode) and mode & stat.S_IROTH
-    return f"chmod o-r {quote(str(file))}" if is_exposed else None
 
 
 def _read(file: Path, place: str) -> dict[str, str]:
@@ -412,49 +353,3 @@ def _text_of(file: Path, name: str) -> str:
             f"{name} can't be read: {reason or error}",
             hint="check its path, its owner and its mode",
         ) from None
-
-
-def own_folder() -> Path:
-    """Returns the user's folder of target files, which wins over the system's folder."""
-    config = os.environ.get("XDG_CONFIG_HOME", "")
-    if not config.startswith("/"):  # the specification of XDG says to ignore a relative path
-        config = f"{os.environ.get('HOME', '')}/.config"
-    return Path(config, "docora-ops", "targets")
-
-
-def target_files() -> dict[str, Path]:
-    """Returns the file of each target by name, sorted.
-
-    Raises ConfigurationError if the user's folder can't be read.
-    """
-    targets: dict[str, Path] = {}
-    own = own_folder()
-    for folder in (SYSTEM_FOLDER, own):
-        try:
-            files = [file for file in folder.iterdir() if file.suffix == ".env"]
-        except (FileNotFoundError, NotADirectoryError):  # most often there is none
-            continue
-        except OSError as error:
-            if folder is not own:
-                continue
-            # Files with the same names in the system's folder may lead to other servers.
-            raise ConfigurationError(
-                f"the folder of your targets {own} can't be read: {error.strerror}",
-                hint="check its owner and its mode",
-            ) from None
-        targets |= {file.stem: file for file in files if _TARGET_NAME.fullmatch(file.stem)}
-    return dict(sorted(targets.items()))
-
-
-def target_file(name: str) -> Path:
-    """Returns the file of the target. Raises ConfigurationError if there is none."""
-    files = target_files()
-    if name in files:
-        return files[name]
-    if not _TARGET_NAME.fullmatch(name):
-        raise ConfigurationError(
-            f"{mask(name)[:100]!r} can't be the name of a target",
-            hint="use letters, digits, . _ and -, such as prod for the file prod.env",
-        )
-    hint = f"the targets are {', '.join(files)}" if files else f"put {name}.env into {own_folder()}"
-    raise ConfigurationError(f"there is no target {name!r}", hint=hint)

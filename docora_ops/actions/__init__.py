@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from docora_ops.actions.repairs import repair as repair
     from docora_ops.actions.report import read_report as read_report
     from docora_ops.actions.status import read_status as read_status
-    from docora_ops.actions.targets import read_targets as read_targets
     from docora_ops.actions.trend import read_trend as read_trend
     from docora_ops.actions.verification import Compared as Compared
     from docora_ops.actions.verification import verify as verify
@@ -80,7 +79,6 @@ _MODULES = {
     "link_lists": ("apps", "link_groups", "links", "queue", "show"),
     "report": ("read_report",),
     "status": ("read_status",),
-    "targets": ("read_targets",),
     "trend": ("read_trend",),
     "verification": ("Compared", "verify"),
 }

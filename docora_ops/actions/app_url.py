@@ -134,11 +134,9 @@ def set_url(
     reason: for the audit entry.
     dry_run: yield only the plan, with the same fields as with `asks`.
 
-    Raises UsageError if Docora's onboarding would refuse the URL, or for an unconfirmed change of a
-    protected target; NotFoundError, AmbiguousError, PostgresError, RedisError.
+    Raises UsageError if Docora's onboarding would refuse the URL; NotFoundError, AmbiguousError,
+    PostgresError, RedisError.
     """
-    if not dry_run:
-        docora.require_confirmation()
     _require_onboarding(docora, url)
     database, is_shown = docora.database, asks or dry_run
     chosen = resolve_app(database, app, by_prefix=is_shown)

@@ -34,7 +34,7 @@ def history(
     Omits passes of `schedule` that changed nothing.
 
     schedule: include passes of `schedule`.
-    folded: merge consecutive passes of `schedule` with the same user, reason and target into one
+    folded: merge consecutive passes of `schedule` with the same user and reason into one
         change. Its counts begin with `passes`, the number of passes.
     since: only changes that began or ended at this time or later, or whose bulk operation has
         written progress since.
@@ -73,7 +73,7 @@ def _fold(entries: Iterable[HistoryEntry]) -> Iterator[HistoryEntry]:
         # The passes of two hosts may alternate.
         by_kind: defaultdict[object, list[HistoryEntry]] = defaultdict(list)
         for entry in consecutive:
-            by_kind[entry.who, entry.reason, entry.target].append(entry)
+            by_kind[entry.who, entry.reason].append(entry)
         for passes in by_kind.values():
             sums = sum((Counter(entry.counts) for entry in passes), Counter[str]())
             counts = {"passes": len(passes), **sums} if len(passes) > 1 else passes[0].counts

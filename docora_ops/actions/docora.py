@@ -14,7 +14,6 @@ from docora_ops.errors import (
     NeedsRqError,
     PostgresError,
     UnclearBackendError,
-    UsageError,
     WrongBackendError,
 )
 from docora_ops.jobs import Backend, BackendChoice, BackendSource, Hold, OtherQueue
@@ -39,14 +38,10 @@ class Docora:
 
     Connects to Postgres and Redis when first used. Actions add to `notices` what a person should
     read in addition to the result.
-
-    confirm: the name of the target. Required by `require_confirmation` to change a protected
-        target.
     """
 
-    def __init__(self, settings: Settings, confirm: str | None = None) -> None:
-        self.settings, self.confirm = settings, confirm
-        self._prefix = f"{settings.target}: " if settings.target else ""
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self._noted_choice: BackendChoice | None = None  # as `renew` forgets the queue
         self.notices = [f"Warning: {text}" for text in settings.warnings]
 
@@ -68,20 +63,6 @@ class Docora:
         self.close()
         for name in ("database", "_opened_queue", "queue", "queue_to_read"):
             vars(self).pop(name, None)
-
-    def require_confirmation(self) -> None:
-        """Raises UsageError if the target is protected and `confirm` is not its name."""
-        settings = self.settings
-        if settings.protected and settings.target is None:
-            raise UsageError(
-                "DOCORA_OPS_PROTECTED is set, but there is no target whose name could be typed",
-                hint="make the env file a target: docora-ops help targets",
-            )
-        if settings.protected and self.confirm != settings.target:
-            raise UsageError(
-                f"the target {settings.target} is protected, and its name was not given",
-                hint=f"pass confirm={settings.target!r} to Docora",
-            )
 
     def note(self, text: str) -> None:
         """Adds a notice."""
@@ -111,19 +92,19 @@ class Docora:
 
     @property
     def postgres_server(self) -> str:
-        """Names the target, Postgres and its database, without secrets."""
-        return f"{self._prefix}{self.database.place}"
+        """Names Postgres and its database, without secrets."""
+        return self.database.place
 
     @property
     def redis_server(self) -> str:
-        """Names the target, Redis and its database, without secrets."""
+        """Names Redis and its database, without secrets."""
         from docora_ops.queue.redis_client import describe
 
-        return f"{self._prefix}Redis {describe(self.redis)}"
+        return f"Redis {describe(self.redis)}"
 
     @property
     def servers(self) -> str:
-        """Names the target, both servers and their databases, without secrets."""
+        """Names both servers and their databases, without secrets."""
         from docora_ops.queue.redis_client import describe
 
         return f"{self.postgres_server}, Redis {describe(self.redis)}"
@@ -156,7 +137,7 @@ class Docora:
             if value is not None and value is not False and value != []
         }
         why = reason and mask(reason)[:_LONGEST_VALUE]
-        return Change(current_user(), command, chosen, why, self.settings.target)
+        return Change(current_user(), command, chosen, why)
 
     @cached_property
     def _opened_queue(self) -> LinkQueue:

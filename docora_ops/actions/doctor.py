@@ -263,8 +263,7 @@ def _check_settings(
             return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora uses")
     if settings.warnings:
         return warning(name, "; ".join(settings.warnings))
-    of_target = f"target {settings.target}, " if settings.target else ""
-    return ok(name, f"{of_target}queue {QUEUE_NAME}")
+    return ok(name, f"queue {QUEUE_NAME}")
 
 
 def _ask_postgres(docora: Docora, max_failed: int | None, *, read_only: bool) -> _Server:

@@ -84,9 +84,8 @@ def hold(
     seconds: the length of the hold; None means until `release`.
     reason: for the audit entry and the screens that show the hold.
 
-    Raises UsageError for an unconfirmed hold of a protected target, and the errors of `look`.
+    Raises the errors of `look`.
     """
-    docora.require_confirmation()
     now = look(docora, app, by_prefix=by_prefix)
     change = _describe(docora, "hold", now, reason, **{"for": f"{seconds}s" if seconds else "ever"})
     held = hold_app(docora.redis, now.app_id, seconds, change)

@@ -58,12 +58,10 @@ def retry_all_failed(
     by_prefix: allow unambiguous prefixes of app ids and names.
     reason: for the audit entry.
 
-    Raises UsageError for an unconfirmed change of a protected target, and the errors of
+    Raises the errors of
     `choose_links`; NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
     PairMismatchedError, PostgresError, RedisError.
     """
-    if not options.dry_run:
-        docora.require_confirmation()
     if options.front:
         require_rq_for_front(docora)
     which, recorded = choose_links(docora, choice, by_prefix=by_prefix)
@@ -109,8 +107,6 @@ def resync_all(
     by_prefix: allow an unambiguous prefix of the app's id or name.
     reason: for the audit entry.
     """
-    if not options.dry_run:
-        docora.require_confirmation()
     if options.front:
         require_rq_for_front(docora)
     resolved = resolve_app(docora.database, app, by_prefix=by_prefix)

@@ -100,9 +100,8 @@ def accept_pair(docora: Docora, *, reason: str | None = None) -> Pair:
 
     reason: for the audit entry.
 
-    Raises UsageError for an unconfirmed change of a protected target, PostgresError, RedisError.
+    Raises PostgresError, RedisError.
     """
-    docora.require_confirmation()
     require_primary(docora.database)
     pair = read_pair(docora)
     entry = _entry(docora, pair, reason)

@@ -52,10 +52,9 @@ def pause(docora: Docora, seconds: int | None = None, *, reason: str | None = No
     seconds: the length of the pause; None means until `resume`.
     reason: for the audit entry.
 
-    Raises UsageError for an unconfirmed pause of a protected target, and the errors of
+    Raises the errors of
     `rq_workers`.
     """
-    docora.require_confirmation()
     now = rq_workers(docora)
     change = docora.describe_change("pause", reason, **{"for": seconds and f"{seconds}s"})
     suspension = suspend_workers(docora.redis, seconds, change)

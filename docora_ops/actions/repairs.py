@@ -156,12 +156,10 @@ def repair(
         `failed`.
     reason: for the audit entry.
 
-    Raises UsageError for an unconfirmed change of a protected target, NotFoundError,
+    Raises NotFoundError,
     AmbiguousError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
     PairMismatchedError, ServerError.
     """
-    if not dry_run:
-        docora.require_confirmation()
     database, queue = docora.database, docora.queue
     names: dict[str, str] = {}
     scope: dict[str, Any] = {}

@@ -142,7 +142,6 @@ class Status:
 
     postgres: str  # names the server and the database
     redis: str
-    target: str | None = None
     schema: str | None = None  # of Docora's tables
     postgres_latency_ms: int | None = None
     redis_latency_ms: int | None = None
@@ -193,7 +192,7 @@ def read_status(
     database, client = docora.database, docora.redis
     errors: list[ServerError] = []
     lost: RedisError | None = None
-    status = Status(database.server, describe(client), docora.settings.target)
+    status = Status(database.server, describe(client))
     most_apps, most_errors = (None, _MEASURED_ERRORS) if for_metrics else (_GROUPS, _GROUPS)
     with keeping_errors(errors):
         latency, _ = measure(client)

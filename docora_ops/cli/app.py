@@ -39,7 +39,6 @@ from docora_ops.cli.repairs import repair
 from docora_ops.cli.report import report
 from docora_ops.cli.resync import resync
 from docora_ops.cli.status import status
-from docora_ops.cli.targets import targets
 from docora_ops.cli.terminal import guard_streams, interruptible, interruption
 from docora_ops.cli.trend import trend
 from docora_ops.cli.verification import verify
@@ -107,7 +106,6 @@ _COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
         (hold, "hold 'Acme Search' --for 2h --reason 'wrong URL'"),
         (release, "release 'Acme Search'"),
         (worker, "worker"),
-        (targets, "targets --check"),
         (demo, "demo --keep"),
         (completion, "completion bash"),
         (show_help, "help exit-codes"),

@@ -37,7 +37,7 @@ def show_app(context: Context, app: str, *, show_all: bool) -> ExitCode:
         context.show_document(page, lost)
     else:
         rows = list(_rows(page, show_all=show_all))
-        context.show_tables([Pairs(rows)], context.target_line)
+        context.show_tables([Pairs(rows)])
     return context.report(lost) if lost else ExitCode.OK
 
 

@@ -37,9 +37,7 @@ def set_url(
     reason: options.Reason = None,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
-    confirm: options.Confirm = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Change the base_url of an app.
@@ -49,7 +47,7 @@ def set_url(
     separate grant: see docora-ops help privileges.
     """
     context = context_of(typer_context)
-    terminal = confirmation(typer_context, context)
+    terminal = confirmation(typer_context)
     from docora_ops.actions.app_url import set_url
 
     docora, asks = context.docora, terminal is not None
@@ -66,7 +64,7 @@ def set_url(
     *_, change = change, *steps
     has_failed = change.probe is not None and change.probe.has_failed
     shown = [] if terminal and not has_failed else step_screen(change.probe)
-    commands = [context.addressed(command) for _, command in _next_commands(change)]
+    commands = [command for _, command in _next_commands(change)]
     change = replace(change, next_commands=commands)
     context.show(change, [_screen(change), *shown], footer="")
     if has_failed:

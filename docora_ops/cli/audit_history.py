@@ -33,7 +33,6 @@ def history(
         bool, typer.Option("--no-schedule", help="Exclude the passes of schedule.")
     ] = False,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Show who changed what, when and why, latest first.

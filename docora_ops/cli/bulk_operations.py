@@ -33,7 +33,6 @@ def operations(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """List the bulk operations of the last hour, or show one.
@@ -79,7 +78,6 @@ def cancel(
     operation_id: options.OptionalOperationId = None,
     reason: options.Reason = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Stop a bulk operation after its current batches.
@@ -102,7 +100,7 @@ def cancel(
 def _ask_for_running(context: Context) -> str:
     from docora_ops.actions.bulk_operations import running_operation
 
-    terminal = terminal_to_ask("OPERATION_ID")
+    terminal = terminal_to_ask()
     if terminal is None:
         raise UsageError(
             "cancel needs OPERATION_ID where no terminal can answer",
@@ -113,7 +111,7 @@ def _ask_for_running(context: Context) -> str:
     command = command_line(operation.command, operation.selection)
     details = ", ".join(filter(None, (owner, command, links_done(operation))))
     terminal.ask(
-        f"{context.docora.redis_server}: cancel operation {operation.operation_id} ({details})?"
+        f"{context.docora.servers}: cancel operation {operation.operation_id} ({details})?"
     )
     return operation.operation_id
 

@@ -30,8 +30,8 @@ def completion(
     `source <(docora-ops completion zsh)` to ~/.zshrc, after compinit. For fish, add
     `docora-ops completion fish | source` to ~/.config/fish/config.fish.
 
-    Completes commands, options, topics and targets; apps and repositories, from Postgres; and ids
-    of bulk operations, from Redis. Takes the settings from --target, --env-file or the environment.
+    Completes commands, options, topics; apps and repositories, from Postgres; and ids
+    of bulk operations, from Redis. Takes the settings from --env-file or the environment.
     """
     script = files("docora_ops.cli").joinpath(f"completion.{shell}")
     sys.stdout.write(script.read_text(encoding="utf-8"))
@@ -59,13 +59,6 @@ def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
         app_ids = [resolve_app(docora.database, name).app_id for name in names]
         repositories = repositories_by_prefix(docora.database, incomplete, _LIMIT, app_ids)
         return _offer(repositories, incomplete)
-
-
-def complete_target(incomplete: str) -> list[str]:
-    """Returns the targets whose name begins with the typed text."""
-    from docora_ops.settings import target_files
-
-    return [name for name in target_files() if name.startswith(incomplete)]
 
 
 def complete_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
@@ -99,7 +92,7 @@ def _docora(typer_context: typer.Context) -> Docora:
     parameters = typer_context.params
     env_file = parameters.get("env_file")
     # The shell does not expand ~ during completion.
-    settings = load_settings(env_file and env_file.expanduser(), target=parameters.get("target"))
+    settings = load_settings(env_file and env_file.expanduser())
     return Docora(settings.hurried(1))
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from shlex import quote
@@ -16,7 +15,7 @@ import typer
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
 from docora_ops.cli.terminal import Terminal, finishing_first, show_paged, terminal_to_ask
-from docora_ops.errors import DocoraOpsError, UsageError
+from docora_ops.errors import DocoraOpsError
 from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.text import mask
 
@@ -44,10 +43,6 @@ class Context:
     typer_context: typer.Context | None = None
     options: ChangeOptions = NO_OPTIONS
     """The change options of the command line."""
-    target: str | None = None
-    """The name of the target, once the settings have been asked for."""
-    target_line: str = ""
-    """The last line of a screen that does not name its servers; empty without a target."""
     document_has_begun: bool = False
     """True once a document has been printed: stdout must contain only one."""
     tells_time: bool = False
@@ -55,20 +50,12 @@ class Context:
 
     @cached_property
     def docora(self) -> Docora:
-        """Returns the Docora of the target, or of the environment and the env file.
-
-        Raises ConfigurationError; UsageError if both a target and an env file are given.
-        """
+        """Returns the Docora of the environment and the env file. Raises ConfigurationError."""
         from docora_ops.actions.docora import Docora
         from docora_ops.settings import load_settings
 
         chosen = self.typer_context.params if self.typer_context else {}
-        env_file, target = chosen.get("env_file"), chosen.get("target")
-        # The document of an error in the target's file names the target, too.
-        self.target = target or (None if env_file else os.environ.get("DOCORA_OPS_TARGET") or None)
-        docora = Docora(load_settings(env_file, target=target))
-        self.target_line = f"Target: {self.target}" if self.target else ""
-        return docora
+        return Docora(load_settings(chosen.get("env_file")))
 
     def close(self) -> None:
         """Prints the remaining notices and closes the connections."""
@@ -91,21 +78,6 @@ class Context:
             notices, self.docora.notices = self.docora.notices, []
             for notice in notices:
                 self.say(notice, style="yellow" if notice.startswith("Warning") else None)
-
-    def addressed(self, part: Any) -> Any:
-        """Adds the target option to each command that a text or a part of a screen suggests."""
-        if not (self.target_line and self.typer_context):
-            return part
-        from docora_ops.render.columns import replaced
-
-        root: Any = self.typer_context.find_root().command
-        names = (
-            name
-            for name, command in root.commands.items()
-            if any(parameter.name == "target" for parameter in command.params)
-        )
-        commands = re.compile(rf"\bdocora-ops (?:{'|'.join(names)})(?![\w-])(?! --target)")
-        return replaced(part, commands, lambda match: f"{match[0]} --target {self.target}")
 
     def with_names(self, parts: Sequence[Any]) -> Sequence[Any]:
         """Replaces ids in suggested commands by names, and removes ids in parentheses after a name.
@@ -133,15 +105,15 @@ class Context:
         names = names_to_show(self.docora, ids) if ids and "docora" in vars(self) else {}
         return [replaced(part, _PLACES_OF_IDS, put_names) for part in parts] if names else parts
 
-    def show(self, data: object, parts: Iterable[object], *, footer: str | None = None) -> None:
+    def show(self, data: object, parts: Iterable[object], *, footer: str = "") -> None:
         """With `--json`, prints the data as a document; otherwise, prints the parts as a screen.
 
-        footer: the last line of the screen (default: the target).
+        footer: the last line of the screen.
         """
         if self.as_json:
             self.show_document(data)
         else:
-            self.show_tables(parts, self.target_line if footer is None else footer, paged=True)
+            self.show_tables(parts, footer, paged=True)
 
     def show_page(
         self,
@@ -193,7 +165,7 @@ class Context:
             text = self.text_of([*parts, *([cell(footer)] if footer else [])])
             show_paged(text, make_console(sys.stdout).height if paged else sys.maxsize)
             return
-        for part in map(self.addressed, parts):
+        for part in parts:
             for line in part.lines() if isinstance(part, Listing | Pairs) else [str(part)]:
                 sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
@@ -206,7 +178,7 @@ class Context:
 
         console = make_console(sys.stdout)
         with console.capture() as capture:
-            for part in self.with_names([self.addressed(part) for part in parts]):
+            for part in self.with_names(list(parts)):
                 console.print(part, crop=False)
         return capture.get()
 
@@ -220,10 +192,8 @@ class Context:
         from docora_ops.render.documents import document_of, encode
 
         self.tell()
-        if error and error.hint:
-            error.hint = self.addressed(error.hint)
         with finishing_first():
-            document = document_of(data, self.arguments, error, self.target, page)
+            document = document_of(data, self.arguments, error, page)
             for piece in encode(document):
                 self.document_has_begun = True
                 sys.stdout.write(piece)
@@ -235,7 +205,6 @@ class Context:
         from docora_ops.text import inert, moment
 
         self.tell()
-        text = self.addressed(text)
         if sys.stderr.isatty():
             [text] = self.with_names([text])
         if self.tells_time:
@@ -320,35 +289,13 @@ def context_of(typer_context: typer.Context, *, waits: bool = False) -> Context:
     return context
 
 
-def confirmation(typer_context: typer.Context, context: Context) -> Terminal | None:
+def confirmation(typer_context: typer.Context) -> Terminal | None:
     """Returns the terminal for a confirmation prompt; None if the command goes on without asking.
 
-    A protected target must be confirmed by its name, typed at the terminal or with `--confirm`.
-    Raises UsageError if `--confirm` has another name, or if a necessary question can't be asked.
+    Raises UsageError in a background job, which can't ask.
     """
-    docora = context.docora
-    parameters, target = typer_context.params, docora.settings.target
-    if parameters["confirm"] not in {None, target}:
-        chosen = f"the target is {target}" if target else "there is no target"
-        typed = mask(parameters["confirm"])[:100]
-        raise UsageError(f"--confirm {typed}: {chosen}", hint="see docora-ops help targets")
-    if parameters.get("dry_run"):
-        return None
-    docora.confirm = target  # set in advance, because an unconfirmed question ends the command
-    docora.require_confirmation()
-    if parameters["confirm"]:
-        return None
-    if not docora.settings.protected:
-        return None if parameters["yes"] else terminal_to_ask()
-    confirm = f"--confirm {target}"
-    terminal = None if parameters["yes"] else terminal_to_ask(confirm)
-    if terminal is None:
-        missing = "needs more than --yes" if parameters["yes"] else "has no terminal to ask at"
-        raise UsageError(
-            f"the target {target} is protected, and the command {missing}",
-            hint=f"add {confirm}",
-        )
-    return replace(terminal, name=target)
+    parameters = typer_context.params
+    return None if parameters.get("dry_run") or parameters["yes"] else terminal_to_ask()
 
 
 def link_choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> LinkChoice:

@@ -52,7 +52,6 @@ def deliveries(
         int | None, typer.Option(metavar="N", min=1, max=10**9, help="Page of files to show.")
     ] = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Show what an app was delivered, with proof.
@@ -77,7 +76,7 @@ def deliveries(
         context.show_document(result)
         context.say(_proof(result))
     else:
-        context.show_tables(_screen(result), context.target_line, paged=True)
+        context.show_tables(_screen(result), paged=True)
     context.say(_LAST_ONLY)
     context.say(LIMITS)
     return ExitCode.PROBLEMS if result.proof.has_problems else ExitCode.OK

@@ -72,7 +72,6 @@ def doctor(
         ),
     ] = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Check settings, servers, queue and links.
@@ -97,9 +96,6 @@ def doctor(
     if not changes:
         events = context.telling_of_second_look(events, "suspect", "suspects")
     [diagnosis] = [event for event in events if isinstance(event, Diagnosis)]
-    checks = diagnosis.checks
-    hinted = [replace(check, hint=check.hint and context.addressed(check.hint)) for check in checks]
-    diagnosis = replace(diagnosis, checks=hinted)
     if changes:
         return _tell_changes(context, diagnosis, changes, remind or _DAY)
     if as_json:
@@ -108,7 +104,7 @@ def doctor(
     else:
         # Without --all, the worst comes last, and a pager would show the beginning.
         screen = doctor_screens(diagnosis, show_all=show_all)
-        context.show_tables(screen, context.target_line, paged=show_all)
+        context.show_tables(screen, paged=show_all)
     if diagnosis.misconfigured:
         return ExitCode.USAGE
     if diagnosis.server_lost:
@@ -125,7 +121,7 @@ def _tell_changes(context: Context, diagnosis: Diagnosis, file: Path, remind: in
     if context.as_json:
         context.show_document(replace(diagnosis, changes=changes))
     elif changes.are_news:
-        context.show_tables(_changes_screen(diagnosis, changes), context.target_line)
+        context.show_tables(_changes_screen(diagnosis, changes))
     if not has_failed(sys.stdout):  # otherwise, the next run must report this again
         keep(changes, file)
     return ExitCode.PROBLEMS if changes.are_news and changes.has_open else ExitCode.OK

@@ -37,9 +37,7 @@ def hold(
     ] = "24h",  # type: ignore[assignment]  # Typer parses it
     reason: options.Reason = None,
     yes: options.Yes = False,
-    confirm: options.Confirm = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Send an app nothing more until `release`.
@@ -49,7 +47,7 @@ def hold(
     TIME, the hold ends by itself.
     """
     context = context_of(typer_context)
-    terminal = confirmation(typer_context, context)
+    terminal = confirmation(typer_context)
     from docora_ops.actions.holds import hold, look
 
     docora, seconds = context.docora, length or None
@@ -86,7 +84,6 @@ def release(
     reason: options.Reason = None,
     yes: options.NeedlessYes = False,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """End the hold of an app.

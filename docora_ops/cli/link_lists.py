@@ -68,7 +68,6 @@ def links(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """List links and the state of their jobs.
@@ -100,7 +99,6 @@ def failed(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """List failed links and the state of their jobs.
@@ -157,7 +155,6 @@ def apps(
     limit: options.Limit = 50,
     page: options.PageNumber = 1,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """List apps, or one app, most failed links first.
@@ -190,7 +187,6 @@ def show(
         ),
     ] = False,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Show one app, or one link: error, next step, job.

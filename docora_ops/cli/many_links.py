@@ -36,10 +36,8 @@ def retry_all_failed(
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
-    confirm: options.Confirm = None,
     reason: options.Reason = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Retry all failed links as one bulk operation.
@@ -56,7 +54,7 @@ def retry_all_failed(
         from docora_ops.cli.detach import require_survival
 
         require_survival()
-    terminal = confirmation(typer_context, context)
+    terminal = confirmation(typer_context)
     from docora_ops.actions.many_links import retry_all_failed
     from docora_ops.cli.bulk_command import run_bulk
 
@@ -80,7 +78,6 @@ def schedule(
     reason: options.Reason = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Queue all due links once.

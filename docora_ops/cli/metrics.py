@@ -40,7 +40,6 @@ def metrics(
     openmetrics: Annotated[
         bool, typer.Option("--openmetrics", help="Print OpenMetrics, which ends with # EOF.")
     ] = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Print metrics in the Prometheus text format.
@@ -114,8 +113,6 @@ def prometheus_text(
 
         Empty labels get the values of the item's key: a text, or a tuple of one text for each.
         """
-        if status.target:
-            labels = {"target": status.target, **labels}
         gauge = Gauge(name, _HELP[name], tuple(labels), registry=registry)
         for key, value in values.items():
             own = iter(key if isinstance(key, tuple) else (key,))

@@ -32,7 +32,6 @@ def retry(
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Retry one failed link.
@@ -56,7 +55,7 @@ def _change_held(context: Context, change: Callable[[ChangeOptions], LinkResult]
     try:
         return change(context.options)
     except AppHeldError as error:
-        terminal = None if context.options.dry_run else terminal_to_ask("--now")
+        terminal = None if context.options.dry_run else terminal_to_ask()
         if terminal is None:
             raise
         told = context.docora.notices

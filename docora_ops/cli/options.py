@@ -11,7 +11,6 @@ from docora_ops.cli.completion import (
     complete_app,
     complete_operation,
     complete_repo,
-    complete_target,
 )
 from docora_ops.links import LinkStatus
 from docora_ops.operations import MaxFailures
@@ -213,10 +212,6 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen;
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Skip the confirmation prompt.")]
 NeedlessYes = Annotated[bool, typer.Option("--yes", "-y", help="No effect: nothing is asked.")]
 """For commands that ask nothing, so that a script may pass `--yes` to `release` as to `hold`."""
-Confirm = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", help="Confirm a change of the protected target NAME."),
-]
 Reason = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="The reason, for the audit entry."),
@@ -257,14 +252,5 @@ EnvFile = Annotated[
     Path | None,
     typer.Option(
         "--env-file", metavar="PATH", help="Settings file; the environment takes precedence."
-    ),
-]
-Target = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        metavar="NAME",
-        help="Use the settings of this target (see targets).",
-        autocompletion=complete_target,
     ),
 ]

@@ -17,9 +17,7 @@ def pair(
     ] = False,
     reason: options.Reason = None,
     yes: options.Yes = False,
-    confirm: options.Confirm = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Show or accept the database of this Redis.
@@ -29,9 +27,6 @@ def pair(
     take no jobs. After an upgrade, a restore or a move, the next change renews the mark.
     """
     context = context_of(typer_context)
-    for name in ("confirm", "reason"):
-        if not accept and typer_context.params[name]:
-            raise UsageError(f"--{name} needs --accept", hint="add --accept")
     from docora_ops.actions.pair import accept_pair, read_pair
     from docora_ops.render.columns import Pairs, cell
     from docora_ops.text import moment
@@ -52,8 +47,8 @@ def pair(
         screen = Pairs([(name, cell(value)) for name, value in rows.items() if value])
         context.show(now, [screen], footer=docora.servers)
         return
-    terminal = confirmation(typer_context, context)
-    if not (yes or confirm or terminal):
+    terminal = confirmation(typer_context)
+    if not (yes or terminal):
         raise UsageError(
             "pair --accept lets commands change this database with this Redis, and there is no "
             "terminal to confirm that",

@@ -28,9 +28,7 @@ def pause(
     ] = None,
     reason: options.Reason = None,
     yes: options.Yes = False,
-    confirm: options.Confirm = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Suspend all RQ workers of this Redis until `resume`.
@@ -39,7 +37,7 @@ def pause(
     already waiting for a job may take one more.
     """
     context = context_of(typer_context)
-    terminal = confirmation(typer_context, context)
+    terminal = confirmation(typer_context)
     from docora_ops.actions.pauses import pause, rq_workers
 
     docora = context.docora
@@ -79,7 +77,6 @@ def resume(
     reason: options.Reason = None,
     yes: options.NeedlessYes = False,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Let the RQ workers of this Redis take jobs again.

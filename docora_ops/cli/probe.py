@@ -34,7 +34,6 @@ def probe(
         ),
     ] = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Test the connection to an app or a git host.

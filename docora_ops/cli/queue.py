@@ -52,7 +52,6 @@ def queue(
         bool, typer.Option("--all", help="Show all workers, and everything known of the queue.")
     ] = False,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Show the queue, its workers and the first jobs.

@@ -44,9 +44,7 @@ def repair(
     ] = False,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
-    confirm: options.Confirm = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Repair the drift that doctor finds.
@@ -57,7 +55,7 @@ def repair(
     together. If the command is killed, run it again to finish the rest.
     """
     context = context_of(typer_context)
-    terminal = confirmation(typer_context, context)
+    terminal = confirmation(typer_context)
     from docora_ops.actions.repairs import RepairData, RepairOutcome, RepairResult, repair
     from docora_ops.render.console import progress_bar
 

@@ -48,7 +48,6 @@ def report(
         bool, typer.Option("--verify", help="Also compare what was delivered, as verify does.")
     ] = False,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Print a report of an incident in Markdown.
@@ -101,17 +100,17 @@ class Markdown:
 
 
 def _lines(context: Context, report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
-    """Yields the lines of the report. Adds the target to suggested commands, not to recorded ones.
+    """Yields the lines of the report.
 
     errors: the errors of unusable servers.
     """
     subject = f"operation {code(report.operation_id)}" if report.operation_id else "what was done"
     yield from (f"# Report of {subject}", "")
     yield f"From {_time(report.since)} to {_time(report.until)}. All times are UTC."
-    yield from map(context.addressed, _open_now(report, errors))
+    yield from _open_now(report, errors)
     yield from _timeline(context, report)
-    yield from map(context.addressed, _whom_to_tell(report))
-    yield from map(context.addressed, _verified(report, is_complete=not errors))
+    yield from _whom_to_tell(report)
+    yield from _verified(report, is_complete=not errors)
 
 
 def _open_now(report: Report, errors: Sequence[ServerError]) -> Iterator[str]:
@@ -165,11 +164,11 @@ def _timeline(context: Context, report: Report) -> Iterator[str]:
     yield from ("", "## Timeline", "")
     if report.changes_left_out:
         left_out = amount(report.changes_left_out, "earlier change")
-        yield context.addressed(f"- {left_out} left out: `docora-ops history`")
+        yield f"- {left_out} left out: `docora-ops history`"
     if report.operations_left_out:
         earlier = amount(report.operations_left_out, "earlier operation")
         see = "`docora-ops report --operation ID`"
-        yield context.addressed(f"- {earlier} without details: {see}")
+        yield f"- {earlier} without details: {see}"
     operations = {operation.operation_id: operation for operation in report.operations}
     lines: list[tuple[datetime, str, OperationRecord | None]] = []
     for entry in report.changes:

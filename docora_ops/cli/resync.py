@@ -8,7 +8,6 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import confirmation, context_of
 from docora_ops.cli.one_link import kept_in_words, show_change
-from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import UsageError
 
 
@@ -44,9 +43,7 @@ def resync(
     timeout: options.Timeout = None,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
-    confirm: options.Confirm = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Send an app all files of a repository again.
@@ -64,7 +61,7 @@ def resync(
             "resync needs REPO or --all, and not both",
             hint="--all sends the files of all repositories",
         )
-    for name in ("in_flight", "confirm", "last_scan_before", "last_scan_after"):
+    for name in ("in_flight", "last_scan_before", "last_scan_after"):
         if repo is not None and typer_context.params[name] is not None:
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} needs --all", hint=f"remove {option}")
@@ -72,10 +69,7 @@ def resync(
         raise UsageError("--now needs REPO", hint="bulk changes leave held apps out")
     if path is not None and repo is None:
         raise UsageError("--path needs REPO", hint="name one repository, or remove --path")
-    if all_links:
-        terminal = confirmation(typer_context, context)
-    else:
-        terminal = None if yes or dry_run else terminal_to_ask()
+    terminal = confirmation(typer_context)
     from docora_ops.actions.many_links import resync_all
     from docora_ops.actions.one_link import link_to_resync, resync
     from docora_ops.cli.bulk_command import reset_in_words, run_bulk
@@ -96,7 +90,7 @@ def resync(
             context.tell()
             terminal.ask(f"{docora.servers}: {question}?", *above)
         return show_change(context, resync(docora, app, repo, context.options, reason=reason))
-    if not (yes or confirm or dry_run or terminal):
+    if not (yes or dry_run or terminal):
         raise UsageError(
             "resync --all sends the app all files again, and there is no terminal to confirm that",
             hint="add --yes to skip the confirmation",

@@ -22,7 +22,6 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.actions.repairs import RepairData
     from docora_ops.actions.report import Report
     from docora_ops.actions.status import Status
-    from docora_ops.actions.targets import TargetState
     from docora_ops.actions.trend import Trend
     from docora_ops.actions.verification import Verification
     from docora_ops.cli import bulk_view
@@ -65,7 +64,6 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "release": ReleaseResult,
         "history": list[operations.HistoryEntry],
         "report": Report,
-        "targets": list[TargetState],
     }.get(command)
     if data is None:
         return None

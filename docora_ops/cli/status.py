@@ -63,7 +63,6 @@ def status(
         bool, typer.Option("--watch", "-w", help="Show the screen again and again, until Ctrl-C.")
     ] = False,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Show links, queue and workers on one screen.
@@ -274,8 +273,6 @@ def status_rows(
 
 
 def _servers(status: Status, errors: Sequence[ServerError]) -> Iterator[Row]:
-    if status.target:
-        yield "Target", cell(status.target)
     postgres = f"{status.postgres} (schema {status.schema})" if status.schema else status.postgres
     for name, kind, where, latency in (
         ("Postgres", PostgresError, postgres, status.postgres_latency_ms),

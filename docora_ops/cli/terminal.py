@@ -248,14 +248,12 @@ class Terminal:
 
     _reader: int
     _writer: int
-    name: str | None = None
-    """The name of a protected target. It begins each question, and must be typed instead of `y`."""
 
     def ask(self, question: str, *above: object) -> None:
         """Prints `above`, then the question as inert text, and reads the answer.
 
-        Raises CommandInterruptedError unless the answer is yes (for a protected target: its name);
-        HungUpError if the terminal is closed in the meantime.
+        Raises CommandInterruptedError unless the answer is yes; HungUpError if the terminal is
+        closed in the meantime.
         """
         from rich.text import Text
 
@@ -274,12 +272,8 @@ class Terminal:
                 console = make_console(writer)
                 for renderable in above:
                     console.print(renderable)
-                text, answers = Text(inert(question)), "[y/N]"
-                if self.name:
-                    text.stylize("bold white on red", 0, len(self.name))
-                    answers = f"Type {self.name} to confirm:"
-                console.print(text, end="\n" if self.name else " ")
-                console.print(f"{answers} ", end="", soft_wrap=True)
+                console.print(Text(inert(question)), end=" ")
+                console.print("[y/N] ", end="", markup=False, soft_wrap=True)
                 try:
                     answer = reader.readline()  # bytes, because the encoding is unknown
                 finally:
@@ -291,17 +285,12 @@ class Terminal:
             raise HungUpError("hung up (SIGHUP)")
         if self._reader == self._writer:  # /dev/tty was opened only for the question
             os.close(self._reader)
-        typed = answer.strip()
-        if typed != self.name.encode() if self.name else typed.lower() not in {b"y", b"yes"}:
-            wrong = f"{self.name} was not typed: " if self.name else ""
-            raise CommandInterruptedError(f"{wrong}nothing was changed")
+        if answer.strip().lower() not in {b"y", b"yes"}:
+            raise CommandInterruptedError("nothing was changed")
 
 
-def terminal_to_ask(instead: str = "--yes") -> Terminal | None:
-    """Returns the terminal for a question; None without one. Raises UsageError in a background job.
-
-    instead: the option or argument that replaces the answer.
-    """
+def terminal_to_ask() -> Terminal | None:
+    """Returns the terminal for a question, if any. Raises UsageError in a background job."""
     try:
         reader = writer = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:
@@ -313,6 +302,6 @@ def terminal_to_ask(instead: str = "--yes") -> Terminal | None:
     if not is_foreground(reader):
         raise UsageError(
             "a background job can't ask for confirmation",
-            hint=f"run it in the foreground, or add {instead}",
+            hint="run it in the foreground, or add --yes",
         )
     return Terminal(reader, writer)

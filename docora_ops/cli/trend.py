@@ -44,7 +44,6 @@ def trend(
         ),
     ] = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> None:
     """Show how many snapshots succeeded and failed over time.
@@ -61,7 +60,7 @@ def trend(
         context.show_document(result)
     else:
         # The sentence comes last, and a pager would show the beginning.
-        footer = " ".join(filter(None, (_sentence(result), context.target_line)))
+        footer = _sentence(result)
         context.show_tables(_screen(result, footer, is_whole=since is not None), footer)
 
 

@@ -36,7 +36,6 @@ def verify(
         ),
     ] = False,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Compare what was delivered with the stored commits.
@@ -55,7 +54,7 @@ def verify(
         context.show_document(result)
         context.say(summary(result))
     else:
-        context.show_tables(_screen(result), context.target_line, paged=True)
+        context.show_tables(_screen(result), paged=True)
     context.say(LIMITS)
     is_unproven = not result.links or result.proven + result.not_comparable < result.links
     is_problem = result.has_problems or (strict and is_unproven)

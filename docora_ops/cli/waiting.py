@@ -43,7 +43,6 @@ def wait(
     repo: options.OptionalRepo = None,
     timeout: options.Timeout = None,
     as_json: options.Json = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Wait for the snapshots of a link or of a bulk operation.
@@ -94,8 +93,7 @@ def wait_for_link(
     if context.as_json:
         context.show_document(link_data(change or link, step.workers, step.end))
     else:
-        target = "" if change else context.target_line
-        context.show_tables([wait_screen(step.end, None if change else link)], target)
+        context.show_tables([wait_screen(step.end, None if change else link)])
     if step.end.result is WaitEnd.FAILED:
         context.say(f"For details: docora-ops show {link.ref.words}")
     return gravest(end_wait(context, step.wait, link.ref.words, link.ref.words))
@@ -122,7 +120,7 @@ def _wait_for_operation(context: Context, operation_id: str) -> int:
         context.show_document(operation_data(operation, waited), lost)
     else:
         screens = [*operation_screens(operation), *wait_screens(waited)]
-        context.show_tables(screens, context.target_line)
+        context.show_tables(screens)
     if lost:
         return context.report(lost, next_step="the jobs go on")
     codes = end_wait(context, waited, operation_id, only_app(_apps_of(operation)))

@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 import socket
-from dataclasses import replace
 from typing import Annotated, Literal
 
 import typer
@@ -12,7 +11,6 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.cli.terminal import terminal_to_ask
 from docora_ops.errors import ConfigurationError, DocoraOpsError, UsageError
 from docora_ops.text import ago, duration, inert, seconds_of
 
@@ -53,7 +51,6 @@ def worker(
             help="Start nothing: exit with 0 if the worker of this machine is alive, else with 6.",
         ),
     ] = False,
-    target: options.Target = None,
     env_file: options.EnvFile = None,
 ) -> int:
     """Run snapshot jobs with RQ.
@@ -98,8 +95,6 @@ def worker(
         )
         settings = context.docora.settings
         process.prepare(settings)
-        if settings.protected:
-            _ask(context)
     except DocoraOpsError as error:
         return report(error)
     if log_format == "json":
@@ -140,18 +135,6 @@ def extra_is_missing(error: ImportError) -> ConfigurationError:
         f"the worker's packages are not installed ({error.name} is missing)",
         hint="in a clone: pipx install --force '.[worker]', or [worker] behind a wheel's name",
     )
-
-
-def _ask(context: Context) -> None:
-    """Asks for confirmation, unless there is no terminal, as in a service or a background job."""
-    try:
-        terminal = terminal_to_ask()
-    except UsageError:
-        return
-    if terminal:
-        context.tell()
-        question = "run a worker, which sends files to the apps?"
-        replace(terminal, name=context.target).ask(f"{context.docora.servers}: {question}")
 
 
 def _check(context: Context) -> ExitCode:

@@ -49,7 +49,6 @@ def tell(keep: bool = False) -> None:
         variables = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
-            "DOCORA_OPS_TARGET": "",  # a target in the other terminal would override the URLs
             "DOCORA_OPS_BACKEND": "rq",
             "ENCRYPTION_KEY": os.urandom(32).hex(),
             "REPOS_BASE_PATH": str(folder / "clones"),

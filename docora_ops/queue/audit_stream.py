@@ -55,7 +55,6 @@ def audit_entry(
     fields = {
         "event": event,
         "who": change.who,
-        "target": change.target or "",
         "command": change.command,
         "selection": json.dumps(change.selection),
         "reason": change.reason or "",
@@ -218,7 +217,6 @@ def _row(milliseconds: int, texts: Mapping[str, str]) -> HistoryEntry:
         stopped_by=stopped_by_of(texts.get("stopped_by")),
         cancelled_by=texts.get("cancelled_by") or None,
         results=None,
-        target=texts.get("target") or None,
     )
 
 

@@ -31,7 +31,6 @@ class Pagination:
 class Document(Generic[Data]):
     """The output of a command with `--json`. Fields without a value are omitted.
 
-    target: the name of the target.
     error, code, hint: the error that ended the command; the fields from `app_ids` to `worker_names`
         are details of the error.
     data: the result, or what was done before the error.
@@ -40,7 +39,6 @@ class Document(Generic[Data]):
 
     printed_at: datetime
     command: str
-    target: str | None = None
     error: str | None = None
     code: str | None = None
     hint: str | None = None
@@ -62,10 +60,9 @@ def document_of(
     data: object,
     arguments: Sequence[str],
     error: DocoraOpsError | None = None,
-    target: str | None = None,
     page: "Page[Any] | None" = None,
 ) -> Document[object]:
-    """Returns the document of a command. Masks secrets in arguments, target and error, not in data.
+    """Returns the document of a command. Masks secrets in arguments and error, not in data.
 
     data: a dataclass or a list of dataclasses.
     page: a page of a list, instead of `data`.
@@ -81,8 +78,7 @@ def document_of(
     words = (mask_url(word) if "://" in word else word for word in arguments)
     command = _valid(mask(shlex.join(["docora-ops", *words])))
     now = datetime.now(UTC)
-    target = target and _valid(mask(target))
-    return Document(now, command, target, data=data, pagination=pagination, **error_fields)
+    return Document(now, command, data=data, pagination=pagination, **error_fields)
 
 
 def _valid(text: str) -> str:

@@ -169,11 +169,6 @@ def test_the_next_change_replaces_a_mark_that_cannot_be_read(docora: Docora, tex
     assert link.app_id in mark(docora)["app_ids"]
 
 
-@pytest.mark.parametrize("option", ["--confirm", "--reason"])
-def test_what_belongs_to_an_acceptance_is_refused_without_it(docora: Docora, option: str) -> None:
-    docora.run("pair", option, "x").ended(2, says=f"{option} needs --accept")
-
-
 def test_a_user_without_the_key_changes_links_and_leaves_no_mark(docora: Docora) -> None:
     link = docora.add_link()
     name = docora.redis_access.command_name

@@ -105,20 +105,6 @@ def test_a_server_that_the_environment_replaces_is_told(docora: Docora, tmp_path
     assert said not in docora.run("failed", "--env-file", file).stderr
 
 
-def test_an_env_file_with_a_readable_password_is_warned_of(docora: Docora, tmp_path: Path) -> None:
-    file = tmp_path / "docora.env"
-    said = f"env file {file} has a password, and every user can read it: chmod o-r {file}"
-    for key, mode, is_exposed in ((KEY, 0o644, True), (KEY, 0o640, False), ("", 0o644, False)):
-        write(file, ENCRYPTION_KEY=key)
-        file.chmod(mode)
-        result = docora.run("failed", "--env-file", str(file))
-        assert (result.code, said in result.stderr) == (0, is_exposed), result
-        assert KEY not in result.stderr
-    file.write_text(f"ENCRYPTION_KEY={KEY}\n")
-    found = check(examine(docora, DOCORA_OPS_ENV_FILE=str(file)), "settings")
-    assert (found["state"], found["finding"]) == ("warning", said)
-
-
 @pytest.mark.slow
 def test_an_env_file_is_read_from_a_pipe_and_none_unasked(docora: Docora, tmp_path: Path) -> None:
     """As in --env-file <(sops --decrypt docora.env)."""

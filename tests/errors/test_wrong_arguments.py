@@ -112,5 +112,5 @@ def test_without_settings_a_command_says_what_to_do(docora: Docora, words: list[
     if words != ["status"]:
         return
     unset = docora.run("failed", env={"DATABASE_URL": None})
-    ways = ("--env-file", "--target", "postgres://HOST/DATABASE", "docora-ops demo")
+    ways = ("--env-file", "postgres://HOST/DATABASE", "docora-ops demo")
     assert all(each in unset.stderr for each in ways)

@@ -40,7 +40,7 @@ def test_the_whole_demo_waits_for_enter_and_leaves_links_and_workers_to_play_wit
         results = [
             subprocess.run(
                 [COMMAND, *shlex.split(line)[1:]],
-                env=environment | {"DOCORA_OPS_TARGET": "elsewhere"} | theirs,
+                env=environment | theirs,
                 start_new_session=True,  # no terminal that would be asked
                 capture_output=True,
                 text=True,

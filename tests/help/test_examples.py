@@ -59,7 +59,7 @@ def as_typed(words: tuple[str, ...], env_file: Path, operation_id: str) -> tuple
     typed = [word.replace("/var/lib/docora", str(env_file.parent)) for word in typed]
     typed = [operation_id if OPERATION.fullmatch(word) else word for word in typed]
     parameters = {parameter.name for parameter in group().commands[words[0]].params}
-    if "yes" in parameters and not {"--yes", "--confirm", "--dry-run"} & set(words):
+    if "yes" in parameters and not {"--yes", "--dry-run"} & set(words):
         typed.append("--yes")
     if words[0] == "wait" or {"--wait", "--in-flight"} & set(words):
         typed += ["--timeout", "1"]  # the last one counts
@@ -92,12 +92,9 @@ def stage(docora: Docora, tmp_path: Path, repository_root: Path) -> Iterator[Sta
 @pytest.mark.slow
 def test_each_example_runs(stage: Stage, tmp_path: Path) -> None:
     docora = stage.docora
-    prod = tmp_path / "docora-ops" / "targets" / "prod.env"
-    prod.parent.mkdir(parents=True)
+    prod = tmp_path / "prod.env"
     prod.write_text(f"DATABASE_URL={docora.database_url}\nREDIS_URL={docora.redis_url}\n")
-    prod.chmod(0o600)
-    environment = stage.environment | {"XDG_CONFIG_HOME": str(tmp_path)}
-    started = docora.run("retry-all-failed", "--app", ROBOT.name, "--json", env=environment)
+    started = docora.run("retry-all-failed", "--app", ROBOT.name, "--json", env=stage.environment)
     operation_id = started.data["operation_id"]
 
     found: dict[str, Result] = {}
@@ -107,6 +104,6 @@ def test_each_example_runs(stage: Stage, tmp_path: Path) -> None:
         if some[-1][0] in CHANGING:
             stage.fail("HTTP 502 on created README.md", "true")
             docora.redis.delete(docora.queue.key, *docora.redis.keys("rq:job:*"))
-        results = docora.run_together(*some, env=environment)
+        results = docora.run_together(*some, env=stage.environment)
         found |= {" ".join(words): result for words, result in zip(some, results, strict=True)}
     assert {line: each for line, each in found.items() if each.code in WRONG} == {}

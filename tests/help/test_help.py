@@ -83,9 +83,9 @@ def test_options_that_exclude_each_other_and_slips_are_usage_errors(docora: Doco
 
 
 def test_an_option_before_the_command_is_told_where_it_belongs(docora: Docora) -> None:
-    for typed in (("--target", "prod", "status"), ("--target=prod", "show", "Acme", "octo/api")):
+    for typed in (("--env-file", "x", "status"), ("--env-file=x", "show", "Acme", "octo/api")):
         result = docora.run(*typed)
-        hint = "Hint: options go after the command: docora-ops COMMAND --target; see "
+        hint = "Hint: options go after the command: docora-ops COMMAND --env-file; see "
         assert (result.code, hint in result.stderr) == (2, True), result
     assert "options go" not in docora.run("status", "--nonsense").stderr
 

@@ -145,11 +145,6 @@ def test_every_command_line_can_be_parsed() -> None:
             group().commands[name].make_context(name, arguments)
 
 
-def test_nothing_asks_to_export_a_target() -> None:
-    """In a shell that has exported one, a command that is meant for another Docora changes it."""
-    assert not re.search(r"export DOCORA_OPS_TARGET=\w", "".join(map(read, ALL)))
-
-
 def test_the_codes_are_those_of_the_design_and_an_interrupt_comes_first() -> None:
     assert [int(code) for code in ExitCode] == [*range(9), 129, 130]
     codes = {ExitCode(code) for code in (0, 6, 7, 8, 129, 130)}

@@ -166,10 +166,8 @@ def test_no_driver_error_shows_secrets(docora: Docora, link: TestLink, powerless
 def test_a_password_in_the_wrong_argument_is_not_repeated(docora: Docora) -> None:
     url = "postgres://docora:url-s3cr3t@db/docora"
     for words, env in (
-        (("status", "--target", url), {}),
-        (("status",), {"DOCORA_OPS_TARGET": url}),
         (("status", "--env-file", url), {}),
-        (("pause", "--confirm", url), {}),
+        (("status",), {"DOCORA_OPS_ENV_FILE": url}),
         (("cancel", url), {}),
         (("retry", url), {}),
         (("retry-all-failed", TOKEN), {}),
@@ -216,7 +214,7 @@ def test_a_bug_shows_where_it_happened_and_no_secret(
     assert docora.status(link) == "failed"
     # Even if the bug is in what prints.
     bug = BUG.replace("Context.docora =", "Context.say = Context.show_document = break_down #")
-    with docora.start_program(sys.executable, "-c", bug, "targets", "--json") as process:
+    with docora.start_program(sys.executable, "-c", bug, "status", "--json") as process:
         printing = finish(process).ended(1)
     assert "this is a bug in docora-ops" in printing.stderr
     assert_no_secret(printing.stdout, printing.stderr)

@@ -20,7 +20,7 @@ from typing import Self
 from tests.support.docora import COMMAND, Docora, Env
 from tests.support.proxy import patience
 
-QUESTION = re.compile(rb"\[y/N\] | to confirm: ")
+QUESTION = re.compile(rb"\[y/N\] ")
 # Opened by a session's leader, it becomes the session's controlling terminal. Once the leader ends,
 # the kernel throws away what nobody has read yet: so it waits.
 _LEADER = """
