@@ -112,10 +112,6 @@ class OperationFinishedError(RefusedError, code="operation_finished"):
     """Nothing is left to cancel."""
 
 
-class PairMismatchedError(RefusedError, code="pair_mismatched"):
-    """Redis belongs to another database."""
-
-
 class ServersMismatchedError(RefusedError, code="servers_mismatched"):
     """The jobs in the queue do not look like jobs of this database."""
 

@@ -88,7 +88,7 @@ ADVICE: Mapping[Backend, Advice] = {
         others_left_jobs="Docora's BullMQ queue holds jobs, and no BullMQ worker runs to take "
         "them: docora-ops schedule, run each minute, queues their links; docora-ops doctor has the "
         "command that removes the jobs",
-        to_drop_jobs="docora-ops repair --remove-unknown-jobs",
+        to_drop_jobs=f"let a worker take them (failed ones after rq requeue --all -q {QUEUE_NAME})",
         to_queue_behind_circuit="",
     ),
     Backend.BULLMQ: Advice(
@@ -182,7 +182,6 @@ class NoJobCode(StrEnum):
     WRONG_BACKEND = "wrong_backend"  # a BullMQ worker is also running
     POSTGRES = "postgres"
     WRONG_KEY = "wrong_key"
-    WRONG_PAIR = "wrong_pair"  # Redis belongs to another database
     HOST = "host"
     UNKNOWN = "unknown"  # a reason unknown to this version
 
@@ -209,7 +208,6 @@ class Worker:
     silent_seconds: int | None = None  # since the last heartbeat, if it has missed one
     clock_ahead_seconds: int | None = None  # of its host's clock, compared with Redis's
     no_job_reason: NoJobReason | None = None  # None if it takes jobs
-    may_compare: bool = True  # whether its user may read which database Redis belongs to
     may_record: bool = True  # whether its user may write the record of outcomes
     obeys_holds: bool = False  # whether it leaves the jobs of held apps alone
 

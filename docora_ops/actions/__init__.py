@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from docora_ops.actions.one_link import link_to_resync as link_to_resync
     from docora_ops.actions.one_link import resync as resync
     from docora_ops.actions.one_link import retry as retry
-    from docora_ops.actions.pair import accept_pair as accept_pair
-    from docora_ops.actions.pair import read_pair as read_pair
     from docora_ops.actions.pauses import pause as pause
     from docora_ops.actions.pauses import resume as resume
     from docora_ops.actions.pauses import rq_workers as rq_workers
@@ -73,7 +71,6 @@ _MODULES = {
     "lookup": ("LinkChoice",),
     "many_links": ("repeat_schedule", "resync_all", "retry_all_failed", "schedule"),
     "one_link": ("link_to_resync", "resync", "retry"),
-    "pair": ("accept_pair", "read_pair"),
     "holds": ("held_apps", "hold", "release"),
     "pauses": ("pause", "resume", "rq_workers"),
     "link_lists": ("apps", "link_groups", "links", "queue", "show"),

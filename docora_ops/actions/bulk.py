@@ -54,7 +54,7 @@ def change_links(docora: Docora, plan: Plan) -> Generator[BulkStep]:
     If you close the generator later, or the process is killed, repeating the command does the rest.
     With `options.wait`, also yields while the snapshots are awaited.
 
-    Raises WrongBackendError, ServersMismatchedError, PairMismatchedError, PostgresError,
+    Raises WrongBackendError, ServersMismatchedError, PostgresError,
     RedisError; an unfinished batch is rolled back.
     """
     total, dry_run, is_paced = plan.selection.total, plan.options.dry_run, plan.options.is_paced

@@ -23,7 +23,7 @@ from docora_ops.actions.drift import (
 from docora_ops.actions.freshness import Freshness, read_freshness
 from docora_ops.actions.holds import with_names
 from docora_ops.actions.link_jobs import jobs_to_recover
-from docora_ops.actions.pair import TO_ACCEPT, Pair, PairState, look_at_pair
+from docora_ops.actions.pair import find_mismatch
 from docora_ops.database import Database
 from docora_ops.database.link_reports import count_by_status, error_groups, links_by_group
 from docora_ops.database.link_scans import some_auth_keys
@@ -34,18 +34,16 @@ from docora_ops.database.postgres_server import (
     read_server,
 )
 from docora_ops.errors import ConfigurationError, DocoraOpsError, PostgresError, RedisError
-from docora_ops.jobs import QUEUE_NAME, HeldApp, OtherQueue, QueueOverview, Worker
+from docora_ops.jobs import QUEUE_NAME, HeldApp, OtherQueue, QueueOverview
 from docora_ops.links import FAILED_LINKS, LinkGroup, LinkStatus
 from docora_ops.queue.outcomes import Counts, read_counts
 from docora_ops.queue.redis_client import describe
 from docora_ops.queue.redis_server import measure, read_redis_server, try_commands
-from docora_ops.queue.redis_signs import PAIR_KEY, may_leave_mark
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 
 EXAMPLES_SHOWN = 5  # cases of each kind of drift
 _NO_ERROR = "(no error recorded)"
-_TO_READ = f"%R~{PAIR_KEY} +hgetall: docora-ops help privileges"
 _TOO_SLOW = "check its load and the network"
 _DRIFT = {
     DriftKind.LOST: ("lost link", "lost links", "without a live job"),
@@ -155,9 +153,7 @@ def diagnose(
         with _recording_errors(postgres, redis):
             findings = yield from find_drift(docora)
             report = _summarize(findings, jobs_to_recover(docora.queue, redis.queue))
-            workers = redis.queue.workers if redis.queue else ()
-            may_only_read = read_only or postgres.may_only_read
-            of_drift += _check_drift(docora, report, workers, read_only=may_only_read)
+            of_drift += _check_drift(docora, report)
     _add_freshness(docora, postgres, redis)
     # Workers and timers may just be restarting: they count as gone only after a second look.
     is_pass_missing = postgres.freshness is not None and postgres.freshness.schedule_stopped
@@ -398,45 +394,20 @@ def _summarize(findings: Iterable[Finding], to_recover: Container[str]) -> Drift
     return DriftData(counts.total(), {kind: counts[kind] for kind in DriftKind}, examples)
 
 
-def _check_drift(
-    docora: Docora, report: DriftData, workers: Sequence[Worker], *, read_only: bool
-) -> Iterator[Check]:
-    pair, belonging = look_at_pair(docora, all_jobs=report.total > 0)
+def _check_drift(docora: Docora, report: DriftData) -> Iterator[Check]:
     hint: str | None = "docora-ops repair"
-    if belonging.is_plausible and pair.state is PairState.OTHER:
-        hint = None
-        yield critical(CheckName.SERVERS_MATCH, pair.finding, TO_ACCEPT)
-    elif belonging.is_plausible and pair.state is PairState.MOVED:
-        accept = "after an upgrade, a restore or a move, the next change accepts this"
-        yield warning(CheckName.SERVERS_MATCH, pair.finding, accept)
-    elif belonging.is_plausible:
-        yield _check_pair(docora, pair, workers, read_only=read_only)
-    else:
+    if mismatch := find_mismatch(docora):
         hint = None  # servers that do not belong together are no reason to repair drift
         yield critical(
             CheckName.SERVERS_MATCH,
-            f"Postgres and Redis do not seem to belong together: {belonging}",
+            f"this Redis seems to belong to another database: {mismatch}",
             "check DATABASE_URL and REDIS_URL: until they fit, no command changes anything",
         )
+    else:
+        yield ok(CheckName.SERVERS_MATCH, "no sign of a mismatch")
     for kind, (noun, plural, condition) in _DRIFT.items():
         name, count = CheckName(f"drift_{kind}"), report.counts[kind]
         is_looked_for = kind is DriftKind.STUCK or docora.queue.can_push
         fine = "none" if is_looked_for else _OF_DOCORA
         finding = f"{amount(count, noun, plural)} {condition}"
         yield critical(name, finding, hint) if count else ok(name, fine)
-
-
-def _check_pair(docora: Docora, pair: Pair, workers: Sequence[Worker], *, read_only: bool) -> Check:
-    unread = pair.state is PairState.UNKNOWN
-    unwritten = not (read_only or unread or may_leave_mark(docora.redis))
-    no_mark = f"our user may not write {PAIR_KEY}: changes do not leave which database Redis serves"
-    blind = ", ".join(worker.name for worker in workers if not worker.may_compare)
-    of_workers = f"the user of these workers may not read {PAIR_KEY}, so they would also take jobs "
-    of_workers += f"of another database: {blind}"
-    return checks.judge(
-        CheckName.SERVERS_MATCH,
-        "no sign of a mismatch",
-        (unread, warning, pair.finding, f"ACL SETUSER the user in REDIS_URL {_TO_READ}"),
-        (unwritten, warning, no_mark, f"ACL SETUSER the user in REDIS_URL ~{PAIR_KEY} +hset"),
-        (bool(blind), warning, of_workers, f"ACL SETUSER the user of the workers {_TO_READ}"),
-    )

@@ -60,7 +60,7 @@ def retry_all_failed(
 
     Raises the errors of
     `choose_links`; NeedsRqError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
-    PairMismatchedError, PostgresError, RedisError.
+    PostgresError, RedisError.
     """
     if options.front:
         require_rq_for_front(docora)
@@ -145,7 +145,7 @@ def schedule(
     reason: for the audit entry.
 
     Raises NeedsRqError with the BullMQ backend, UnclearBackendError, WrongBackendError,
-    ServersMismatchedError, PairMismatchedError, PostgresError, RedisError.
+    ServersMismatchedError, PostgresError, RedisError.
     """
     within = docora.settings.scan_interval
     require_rq(docora, "schedule", f"Docora's worker queues what is due by itself, within {within}")

@@ -13,14 +13,15 @@ from docora_ops.actions.drift import Drift, DriftKind, Finding, Suspects, find_d
 from docora_ops.actions.holds import held_apps, held_in_words
 from docora_ops.actions.link_jobs import look_at_jobs
 from docora_ops.actions.lookup import resolve_app, resolve_link
-from docora_ops.actions.pair import require_pair, require_primary
+from docora_ops.actions.pair import require_pair
 from docora_ops.database import Database
 from docora_ops.database.claims import Claiming
 from docora_ops.database.drift import lock_against_new_links, unfinished_links
 from docora_ops.database.link_rows import linked_jobs, locked_job_ids, read_refs
+from docora_ops.database.postgres_server import read_standby
 from docora_ops.errors import (
     DocoraOpsError,
-    PairMismatchedError,
+    PostgresError,
     RedisError,
     ServerError,
     ServersMismatchedError,
@@ -138,7 +139,6 @@ def repair(
     repository: str | None = None,
     *,
     by_prefix: bool = True,
-    remove_unknown_jobs: bool = False,
     dry_run: bool = False,
     reason: str | None = None,
 ) -> Generator[Suspects | RepairResult]:
@@ -151,14 +151,13 @@ def repair(
     app: id or name. With `repository`, an unambiguous prefix is always allowed.
     repository: id, `owner/name` or GitHub URL.
     by_prefix: without `repository`, allow an unambiguous prefix of the app's id or name.
-    remove_unknown_jobs: repair even if most jobs have no link in the database.
     dry_run: only report what would happen; does not predict which stuck links would become
         `failed`.
     reason: for the audit entry.
 
     Raises NotFoundError,
     AmbiguousError, UnclearBackendError, WrongBackendError, ServersMismatchedError,
-    PairMismatchedError, ServerError.
+    ServerError.
     """
     database, queue = docora.database, docora.queue
     names: dict[str, str] = {}
@@ -178,15 +177,19 @@ def repair(
     require_right_workers(docora, alone=True)
     warn_of_workers(docora)
     yield Suspects(0)
-    require_primary(database)
+    if standby := read_standby(database):
+        raise PostgresError(
+            f"Postgres database {database.server} is {standby}: it says nothing about drift",
+            hint="point DATABASE_URL at the primary; if this standby takes over, try again once it "
+            "is promoted",
+        )
     findings: list[Finding] = []
     looks = find_drift(docora, **scope)
     mismatch: DocoraOpsError | None = None
     if suspects := next(looks, None):
-        # Before the second look, because this and the drift take much memory with a million jobs.
         try:
-            require_pair(docora, all_jobs=True, ignore_unknown_jobs=remove_unknown_jobs)
-        except (ServersMismatchedError, PairMismatchedError) as error:
+            require_pair(docora)
+        except ServersMismatchedError as error:
             mismatch = error
         yield suspects
         findings += yield from looks
@@ -201,7 +204,6 @@ def repair(
             "repair",
             reason,
             **names,
-            remove_unknown_jobs=remove_unknown_jobs,
             held=[app.app_name or app.app_id for app in held],
         )
         yield from repair_found(docora, findings, change)

@@ -31,7 +31,6 @@ from docora_ops.cli.link_lists import apps, failed, links, show
 from docora_ops.cli.many_links import retry_all_failed, schedule
 from docora_ops.cli.metrics import metrics
 from docora_ops.cli.one_link import retry
-from docora_ops.cli.pair import pair
 from docora_ops.cli.pauses import pause, resume
 from docora_ops.cli.probe import probe
 from docora_ops.cli.queue import queue
@@ -90,7 +89,6 @@ _COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
         (resync, "resync 'Acme Search' octo/api"),
         (repair, "repair 'Acme Search' octo/api --dry-run"),
         (schedule, "schedule --dry-run"),
-        (pair, "pair --accept"),
         (set_url, "set-url 'Acme Search' https://new.example/hook --probe"),
     ),
     "Follow changes": (

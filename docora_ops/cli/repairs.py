@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -36,12 +36,6 @@ def repair(
     app: options.OptionalApp = None,
     repo: options.OptionalRepo = None,
     reason: options.Reason = None,
-    remove_unknown_jobs: Annotated[
-        bool,
-        typer.Option(
-            "--remove-unknown-jobs", help="Repair even if most jobs have no link in the database."
-        ),
-    ] = False,
     dry_run: options.DryRun = False,
     yes: options.Yes = False,
     as_json: options.Json = False,
@@ -65,7 +59,6 @@ def repair(
         app,
         repo,
         by_prefix=dry_run or terminal is not None,
-        remove_unknown_jobs=remove_unknown_jobs,
         dry_run=dry_run,
         reason=reason,
     )

@@ -17,7 +17,6 @@ def schema_of(command: str) -> dict[str, Any] | None:
     from docora_ops.actions.doctor import Diagnosis
     from docora_ops.actions.holds import HoldResult, ReleaseResult
     from docora_ops.actions.link_lists import LinkDetails
-    from docora_ops.actions.pair import Pair
     from docora_ops.actions.pauses import Resumed, RqWorkers
     from docora_ops.actions.repairs import RepairData
     from docora_ops.actions.report import Report
@@ -57,7 +56,6 @@ def schema_of(command: str) -> dict[str, Any] | None:
         "operations": list[operations.KnownOperation] | OperationData,
         "wait": one | OperationData,
         "cancel": CancelData,
-        "pair": Pair,
         "pause": RqWorkers,
         "resume": Resumed,
         "hold": HoldResult,

@@ -2,13 +2,11 @@
 
 import re
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from docora_ops.database.link_rows import LINKED_JOBS
 from docora_ops.database.postgres import Database
 from docora_ops.errors import PoolingError, PostgresError
 from docora_ops.settings import Settings
@@ -21,19 +19,6 @@ SELECT pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::big
 WHERE pg_is_in_recovery()
 """
 SERVER = "SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())"
-
-_APPS = 20  # apps whose ids identify a database
-
-IDENTITY = f"""
-SELECT current_database(), has_function_privilege('pg_control_system()', 'EXECUTE'),
-    ARRAY(SELECT app_id FROM docora.apps ORDER BY app_id LIMIT %(most)s),
-    ARRAY(SELECT app_id FROM docora.apps WHERE app_id = ANY (%(app_ids)s::text[])),
-    ARRAY({LINKED_JOBS})
-"""
-
-# Not part of IDENTITY: where a provider has revoked the function, Postgres refuses any statement
-# that mentions it.
-SYSTEM_IDENTIFIER = "SELECT system_identifier::text FROM pg_control_system()"
 
 SESSION_ID = "SELECT pg_backend_pid()"
 
@@ -230,20 +215,3 @@ def read_role(database: Database) -> Role:
     }
     missing = list(dict.fromkeys(missing))
     return Role(name, schema, is_superuser, public_may_create, missing, privileges_of_role)
-
-
-def read_identity(
-    database: Database, app_ids: Sequence[str] = (), job_ids: Sequence[str] = ()
-) -> tuple[tuple[str, str | None, Sequence[str]], Sequence[str], Sequence[str]]:
-    """Returns the database's identity, the `app_ids` that exist, and the `job_ids` with a link.
-
-    The identity is the name of the database, its system identifier (None if the role may not read
-    it), and the ids of up to 20 apps.
-    """
-    parameters = {"most": _APPS, "app_ids": list(app_ids), "job_ids": list(job_ids)}
-    system = None
-    with database.consistent_reads():
-        [(name, may_read_system, apps, known, linked)] = database.rows(IDENTITY, parameters)
-        if may_read_system:
-            [(system,)] = database.rows(SYSTEM_IDENTIFIER)
-    return (name, system, apps), known, linked

@@ -5,7 +5,6 @@
 -- ARGV[2]  JSON: `prefix` of the queue's keys, and for a push
 --          `refuses_waiting`: also refuse jobs that wait
 --          `commands`: number of commands to run with the change
---          `mark`: see with_change.lua
 -- then per command: number of its words, and the words
 -- then per link, look: id; push: id, and "queue", or "" if the job must not be live
 --
@@ -62,6 +61,6 @@ for i = first, #ARGV, stride do
   table.insert(states, state)
 end
 if is_push and not is_refused then
-  write_with_change(commands, config.mark)
+  run_commands(commands)
 end
 return states

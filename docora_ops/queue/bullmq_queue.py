@@ -117,7 +117,7 @@ class BullmqQueue(LinkQueue):
         if not requests:
             return []
         flags = {"refuses_waiting": refuses_waiting, "commands": len(commands)}
-        config = {**self.script_keys, **flags, **self.mark_to_leave}
+        config = {**self.script_keys, **flags}
         arguments: list[str | bytes | int] = ["push", json.dumps(config)]
         arguments += arguments_of(commands)
         for request in requests:
@@ -303,13 +303,6 @@ class BullmqQueue(LinkQueue):
                     )
                 )
         return Outcomes(entries[: which.limit], at if len(failed) == _FAILED_KEPT else None)
-
-    def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        with redis_errors(self._client):
-            for name in BULLMQ_PLACES:
-                for ids in _pages(self._client, name):
-                    # BullMQ keeps ended jobs even if their links are deleted.
-                    yield ids, name not in _ENDED
 
 
 def _moment(milliseconds: bytes | None) -> datetime | None:

@@ -31,7 +31,7 @@ from docora_ops.queue.redis_client import (
     redis_errors,
     text_of,
 )
-from docora_ops.queue.redis_signs import SAMPLE, Signs, StoredMark, read_signs
+from docora_ops.queue.redis_signs import SAMPLE, Signs, read_signs
 from docora_ops.queue.rq_entries import QueueSweep
 from docora_ops.settings import Settings
 
@@ -50,14 +50,12 @@ class QueueUse:
     other: the state of the other backend's queue.
     suspension: the suspension of the workers, if any.
     sample: the ids of up to 100 jobs that wait or (RQ only) have failed.
-    mark: the mark that names the database of this Redis.
     """
 
     workers: int
     other: OtherQueue
     suspension: Suspension | None
     sample: Sequence[str]
-    mark: StoredMark
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +172,6 @@ class LinkQueue(ABC):
         """
         self._settings, self._client, self._signs = settings, client, signs
         self.choice, self.advice = choice, ADVICE[self.backend]
-        # The mark that pushes leave in Redis to name the database; see `redis_signs`.
-        self.mark_to_leave: Mapping[str, Mapping[str, object]] = {}
 
     @cached_property
     def script(self) -> Script:
@@ -200,7 +196,7 @@ class LinkQueue(ABC):
         if others.is_at_work:
             state = OtherQueue.WORKED_ON
         sample = [text_of(job_id) for job_ids in mine.samples for job_id in job_ids or ()]
-        return QueueUse(mine.workers, state, suspension, sample[:SAMPLE], signs.mark)
+        return QueueUse(mine.workers, state, suspension, sample[:SAMPLE])
 
     @abstractmethod
     def _read_suspension(self) -> Suspension | None:
@@ -301,11 +297,4 @@ class LinkQueue(ABC):
         """Reads how snapshots ended.
 
         With BullMQ, which has no record of outcomes, reads the failed jobs that are kept.
-        """
-
-    @abstractmethod
-    def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        """Yields pages of all jobs' ids, and for each page whether its jobs should have links.
-
-        Finished jobs, for example, may outlast their links.
         """

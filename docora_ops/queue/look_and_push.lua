@@ -10,7 +10,6 @@
 --          `retries_left`: give each waiting job this number of further tries
 --          `holds`: key of the holds, if the jobs are to be exempted from the holds
 --          `commands`: number of commands to run with the change
---          `mark`: see with_change.lua
 -- then per command: number of its words, and the words
 -- then per link, look: id; push: id, disproved, data, description, was_failed
 --   data        if empty, the push only confirms that no job is live
@@ -65,7 +64,7 @@ for _, registry in ipairs(config.registries) do
   redis.call('ZCARD', registry)
 end
 if pushes_any or config.changes_links then
-  write_with_change(commands, config.mark)
+  run_commands(commands)
 end
 
 local to_push = {}

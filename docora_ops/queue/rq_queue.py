@@ -55,7 +55,7 @@ from docora_ops.queue.redis_client import (
     whole_number,
 )
 from docora_ops.queue.redis_signs import TO_REMOVE_BULLMQ_JOBS
-from docora_ops.queue.rq_entries import TO_RUN_OR_FAILED, Place, QueueSweep
+from docora_ops.queue.rq_entries import Place, QueueSweep
 from docora_ops.queue.rq_jobs import (
     JOB_FUNCTION,
     job_id_of,
@@ -165,7 +165,6 @@ class RqQueue(LinkQueue):
             "changes_links": changes_links,
             "commands": len(commands),
             **({"holds": HOLDS} if exempts else {}),
-            **self.mark_to_leave,
         }
         if changes_links:  # a waiting job gets all its tries back, as its link does
             config["retries_left"] = self._settings.max_retry_attempts - 1
@@ -182,13 +181,6 @@ class RqQueue(LinkQueue):
             )
         job_ids = [request.job_id for request in requests]
         return answers_of_script(job_ids, self.script.run(arguments))
-
-    def pages_of_jobs(self) -> Iterator[tuple[list[str], bool]]:
-        with redis_errors(self._client):
-            now = server_time(self._client)
-            for place in Place:
-                for page in self.sweep.pages(place, now):
-                    yield list(map(place.job_id_of, page)), place in TO_RUN_OR_FAILED
 
     def docora_picks_up(self, status: str, answer: Answer) -> bool:  # noqa: ARG002
         return not self.choice.is_clear and status != LinkStatus.FAILED

@@ -38,12 +38,11 @@ from docora_ops.queue.rq_keys import EXECUTION, EXECUTIONS_OF_WORKER
 # In the registration of our workers. RQ's own workers have only `pid`.
 _PROCESS_FIELDS = ("boot_id", "pid_namespace", "pid", "process_started_at")
 NO_JOB_REASON = "no_job_reason"  # in a worker's hash: JSON, empty while the worker takes jobs
-MAY_COMPARE = "may_compare"  # likewise: 0 if its user may not read the mark of the pair
 MAY_RECORD = "may_record"  # likewise: 0 if its user may not write the record of outcomes
 OBEYS_HOLDS = "obeys_holds"  # likewise: 1 if it takes no job of a held app
 _WORKER_FIELDS = (
     *("birth", "death", "state", "hostname", "pid", "last_heartbeat", "clock_ahead"),
-    *(NO_JOB_REASON, MAY_COMPARE, MAY_RECORD, OBEYS_HOLDS),
+    *(NO_JOB_REASON, MAY_RECORD, OBEYS_HOLDS),
 )
 WORKERS = WORKERS_BY_QUEUE_KEY % QUEUE_NAME  # the set of the keys of the queue's workers
 WORKER = RQWorker.redis_worker_namespace_prefix  # prefix of a worker's key
@@ -106,7 +105,7 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
     workers, killed = [], []
     for name, row, runs, ttl in zip(names, rows, answers[::2], answers[1::2], strict=True):
         birth, death, state, hostname, pid, last_heartbeat, clock_ahead, reason, *others = row
-        may_compare, may_record, obeys_holds, *process = others
+        may_record, obeys_holds, *process = others
         if birth is None or death is not None:
             continue
         if _is_known_dead(process):
@@ -125,7 +124,6 @@ def read_workers(client: Redis, now: float) -> tuple[list[Worker], list[str]]:
                 silent_seconds=seconds if _is_silent(state, reason, seconds, ttl) else None,
                 clock_ahead_seconds=whole_number(clock_ahead, signed=True),
                 no_job_reason=_no_job_reason(state, reason),
-                may_compare=may_compare != b"0",
                 may_record=may_record != b"0",
                 obeys_holds=obeys_holds == b"1",
             )

@@ -48,8 +48,6 @@ class Document(Generic[Data]):
     status: str | None = None
     job: str | None = None
     circuit_open_until: datetime | None = None
-    job_count: int | None = None
-    jobs_without_link: int | None = None
     held: Hold | None = None
     worker_names: Sequence[str] | None = None
     data: Data | None = None

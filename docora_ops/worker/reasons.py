@@ -10,12 +10,10 @@ from redis import Redis
 from rq.suspension import is_suspended
 
 from docora_ops.actions.encryption import count_foreign
-from docora_ops.actions.pair import TO_ACCEPT, PairState, compare_with_mark
 from docora_ops.database import Database
 from docora_ops.database.link_scans import some_auth_keys
 from docora_ops.errors import (
     DocoraOpsError,
-    PairMismatchedError,
     PostgresError,
     WrongBackendError,
     WrongClockError,
@@ -25,13 +23,13 @@ from docora_ops.jobs import NoJobCode, NoJobReason
 from docora_ops.queue.holds import HOLDS
 from docora_ops.queue.outcomes import may_record
 from docora_ops.queue.redis_client import permits
-from docora_ops.queue.redis_signs import StoredMark, bullmq_workers, read_mark
+from docora_ops.queue.redis_signs import bullmq_workers
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 from docora_ops.worker import host
 from docora_ops.worker.log import log
 
-_LOOK_INTERVAL = 2  # seconds between two looks at Redis: its clock, its mark, BullMQ workers
+_LOOK_INTERVAL = 2  # seconds between two looks at Redis: its clock, BullMQ workers
 _POSTGRES_INTERVAL = 30  # seconds between two looks at Postgres if nothing is suspected
 _PAUSE, _LONGEST_PAUSE = 1, 10  # seconds between two looks at a fault that goes on
 # Seconds between the clocks of a worker and of Redis; the clocks of two workers may differ by twice
@@ -119,10 +117,8 @@ class Reasons:
         self._sees_bullmq = False
         self.postgres = Doubt(self._try_postgres, is_suspected=True)
         self.host = Doubt(self._try_host)
-        self._mark = StoredMark()
         # What our user of Redis may do: write the record of outcomes, read which apps are held.
         self.may_record = self.obeys_holds = True
-        self._pair = Doubt(self._try_pair)
 
     def find(self) -> Bar | None:
         """Returns why no job may be taken now; None if jobs may be taken. Raises RedisError."""
@@ -130,9 +126,6 @@ class Reasons:
             self._next_look = time.monotonic() + _LOOK_INTERVAL
             host.measure_clock(self._client)
             _, self._sees_bullmq = bullmq_workers(self._client)
-            if (mark := read_mark(self._client)) != self._mark:
-                self._mark = mark
-                self._pair.suspect()
         if time.monotonic() >= self._next_look_at_postgres:  # it may have become read-only
             self._next_look_at_postgres = time.monotonic() + _POSTGRES_INTERVAL
             self.look_at_permissions()
@@ -141,16 +134,10 @@ class Reasons:
             self._judge_clock,
             lambda: _BESIDE_BULLMQ if self._sees_bullmq else None,
             self.postgres.bar,
-            self._pair.bar,
             self.host.bar,
             lambda: _SUSPENDED if is_suspended(self._client) else None,
         )
         return next(filter(None, (check() for check in checks)), None)
-
-    @property
-    def may_compare(self) -> bool:
-        """Tells whether our Redis user may read the mark, which names the database."""
-        return self._mark.is_permitted
 
     def look_at_permissions(self) -> None:
         """Reads the permissions of our Redis user. Warns once if outcomes can't be recorded."""
@@ -192,14 +179,6 @@ class Reasons:
                 hint="start the worker with the ENCRYPTION_KEY that Docora has",
             ),
         )
-
-    def _try_pair(self) -> Bar | None:
-        with closing(Database(self._settings)) as database:
-            pair, _ = compare_with_mark(database, self._mark)
-        if pair.state is not PairState.OTHER:
-            return None
-        other = PairMismatchedError(pair.finding, hint=TO_ACCEPT)
-        return Bar(NoJobCode.WRONG_PAIR, "Redis belongs to another database", other)
 
     def _try_host(self) -> Bar | None:
         error = host.find_fault(self._settings.repos_base_path)

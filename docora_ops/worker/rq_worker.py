@@ -23,7 +23,6 @@ from docora_ops.errors import DocoraOpsError, PostgresError, WorkerNameTakenErro
 from docora_ops.jobs import QUEUE_NAME, NoJobCode
 from docora_ops.queue.redis_client import describe, explained, is_outage
 from docora_ops.queue.rq_workers import (
-    MAY_COMPARE,
     MAY_RECORD,
     NO_JOB_REASON,
     OBEYS_HOLDS,
@@ -322,7 +321,6 @@ class SnapshotWorker(JobRunner):
         return super().serialize() | {
             "clock_ahead": round(host.seconds_ahead()),
             NO_JOB_REASON: reason,
-            MAY_COMPARE: int(self._reasons.may_compare),
             MAY_RECORD: int(self._reasons.may_record),
             OBEYS_HOLDS: int(self._reasons.obeys_holds),
             **process_fields(),
@@ -363,8 +361,8 @@ class SnapshotWorker(JobRunner):
     def maintain(self) -> None:
         """Cleans RQ's registries and recovers abandoned links.
 
-        Does nothing if this host's clock is wrong, Postgres is at fault, or Redis belongs to
-        another database. Beside a BullMQ worker of Docora, only cleans the registries.
+        Does nothing if this host's clock is wrong, or Postgres is at fault.
+        Beside a BullMQ worker of Docora, only cleans the registries.
 
         Only one worker does this at a time. RQ first reads an abandoned job, and later queues the
         job again: if another worker recovered the link in between, the link would have two jobs.
@@ -372,7 +370,7 @@ class SnapshotWorker(JobRunner):
         """
         bar, [queue] = self._reasons.find(), self.queues
         code = bar and bar.code
-        if code in {NoJobCode.WRONG_CLOCK, NoJobCode.POSTGRES, NoJobCode.WRONG_PAIR}:
+        if code in {NoJobCode.WRONG_CLOCK, NoJobCode.POSTGRES}:
             return
         lock = rq_faults.maintenance_lock(self.connection, queue)
         if not lock.acquire(blocking=False):

@@ -35,7 +35,7 @@ from tests.support.worker_processes import expire_heartbeats, make_delayed_jobs_
 DRAIN_TIMEOUT = 600  # seconds for the last worker to run all jobs
 NO_GRACE = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 # With the option, since in the end few jobs are left, and all of them may be unknown.
-REPAIR = ("repair", "--yes", "--remove-unknown-jobs")
+REPAIR = ("repair", "--yes")
 _SECRETS = (POSTGRES_PASSWORD, REDIS_PASSWORD, AUTH_KEY, KEY.hex(), TOKEN)
 _HUNG_UP = 128 + Signals.SIGHUP
 _PROMISED = set(ExitCode) - {ExitCode.BUG, ExitCode.USAGE, ExitCode.INTERRUPTED, _HUNG_UP}

@@ -50,7 +50,7 @@ def random_command(world: World, operations: Sequence[str], random: Random) -> l
             *["pause --for 2s --yes", "resume", "schedule", "schedule --dry-run"],
             *[f"cancel {operation}"] * 2,
             *[f"hold {app} --for 3s --yes", f"release {app}", f"retry {link} --now"],
-            *[f"repair {random.choice(('', app, link))} --yes --remove-unknown-jobs"] * 3,
+            *[f"repair {random.choice(('', app, link))} --yes"] * 3,
             *[random.choice([*reading, "history", f"operations {operation}"])] * 2,
         ]
     ).split()

@@ -91,12 +91,12 @@ def test_cancel_sets_the_field_that_ends_a_run_and_needs_only_redis(docora: Doco
 def test_cancel_without_an_id_names_whose_operation_it_ends_and_asks(docora: Docora) -> None:
     write(docora, who="kim@ops1", command="retry-all-failed", selection='{"app": ["Acme"]}')
     write(docora, "bulk_done", completed="9")
-    code, shown = on_terminal(docora, ["cancel"], answer=b"n\n", env=NO_DATABASE)
+    code, shown = on_terminal(docora, ["cancel"], answer=b"n\n")
     assert code == 130
     question = f"cancel operation {OPERATION} (kim@ops1, retry-all-failed --app Acme, 4 of 9)?"
     assert question in " ".join(shown.split()), shown
     assert docora.redis.hget(KEY, "cancelled") == b"false"
-    code, shown = on_terminal(docora, ["cancel"], answer=b"y\n", env=NO_DATABASE)
+    code, shown = on_terminal(docora, ["cancel"], answer=b"y\n")
     assert (code, f"Cancellation requested: {OPERATION}" in shown) == (0, True), shown
     assert docora.redis.hget(KEY, "cancelled") == b"true"
 

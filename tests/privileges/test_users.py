@@ -208,7 +208,7 @@ def test_without_any_one_rule_a_command_is_refused(
     docora.redis.acl_log_reset()
 
 
-MARKS = {"%R~docora-ops:pair", "%R~docora-ops:holds", "~docora-ops:outcomes*"}
+MARKS = {"%R~docora-ops:holds", "~docora-ops:outcomes*"}
 
 
 @pytest.mark.usefixtures("subcommands")
@@ -229,9 +229,8 @@ def test_without_any_one_rule_a_worker_does_not_start_and_nothing_is_lost(
             docora.redis.acl_log_reset()
             assert "Traceback" not in result.stderr
             # BullMQ's keys tell as much as the list of clients; RQ's own workers need the channels
-            # and INFO; a worker that may not read the mark of the pair does not compare it, one
-            # that may not write the record of outcomes writes none, and one that may not read
-            # holds obeys none.
+            # and INFO; a worker that may not write the record of outcomes writes none, and one that
+            # may not read holds obeys none.
             if rule in {"+client|list", "+info", "&rq:pubsub:*", "+@pubsub", *MARKS}:
                 assert result.code == 0, result
                 continue
