@@ -13,13 +13,12 @@ from typing import Annotated, Any
 
 import typer
 import typer.main
-from typer.completion import get_completion_inspect_parameters
 
 from docora_ops import __version__
 from docora_ops.cli.app_url import set_url
 from docora_ops.cli.audit_history import history
 from docora_ops.cli.bulk_operations import cancel, operations
-from docora_ops.cli.completion import COMPLETE_VARIABLE, completion
+from docora_ops.cli.completion import COMPLETE_VARIABLE
 from docora_ops.cli.context import Context
 from docora_ops.cli.deliveries import deliveries
 from docora_ops.cli.demo import demo
@@ -56,11 +55,9 @@ _BY_LAST_SCAN = (
 )
 
 # Help is plain text: for rich's markup, Typer would import a Markdown reader and a syntax
-# highlighter, which takes longer than the rest of a help page. Typer's own completion options would
-# install scripts that evaluate the names they are given.
+# highlighter, which takes longer than the rest of a help page.
 app = typer.Typer(
     name="docora-ops",
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"]},
@@ -105,7 +102,6 @@ _COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
         (release, "release 'Acme Search'"),
         (worker, "worker"),
         (demo, "demo --keep"),
-        (completion, "completion bash"),
         (show_help, "help exit-codes"),
     ),
 }
@@ -114,8 +110,7 @@ for _commands in _COMMANDS.values():
         app.command(_example.partition(" ")[0], epilog=f"Example: docora-ops {_example}")(_command)
 
 
-# Replaces Typer's own --help, which has no default: to convert a missing value, Typer would import
-# pydantic, which slows down the help of each command.
+# Replaces Typer's own --help, so that the help page has headings.
 @app.callback(invoke_without_command=True)
 def _options(
     typer_context: typer.Context,
@@ -150,9 +145,12 @@ def run(arguments: Sequence[str]) -> int:
                 signal.alarm(_COMPLETION_SECONDS)
                 # Keeps Typer from wrapping help texts: the shell would offer each line as a value.
                 os.environ["COLUMNS"] = "10000"
-                get_completion_inspect_parameters()  # makes Typer detect the shell
+                # Typer's scripts would show errors.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
                 app(prog_name="docora-ops")
             group = typer.main.get_command(app)
+            for option in group.params:  # to convert a missing default, Typer would import pydantic
+                option.default = False
             with group.make_context("docora-ops", [*arguments], obj=context) as typer_context:
                 code = group.invoke(typer_context) or code
     except typer.Exit:

@@ -1,11 +1,12 @@
-"""Completion in bash, zsh and fish: `completion` prints the script, `complete_*` find values."""
+"""The values that Typer's completion offers in a shell."""
 
 from __future__ import annotations
 
-import sys
+import os
+import re
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,25 +17,8 @@ COMPLETE_VARIABLE = "_DOCORA_OPS_COMPLETE"
 """If this variable is set, Typer answers the shell instead of running a command."""
 _LIMIT = 50
 """The maximum number of values to offer."""
-
-
-def completion(
-    shell: Annotated[
-        Literal["bash", "zsh", "fish"],
-        typer.Argument(metavar="SHELL", help="The shell to complete in."),
-    ],
-) -> None:
-    """Print the completion script for bash, zsh or fish.
-
-    For bash 4.4 or newer, add `source <(docora-ops completion bash)` to ~/.bashrc. For zsh, add
-    `source <(docora-ops completion zsh)` to ~/.zshrc, after compinit. For fish, add
-    `docora-ops completion fish | source` to ~/.config/fish/config.fish.
-
-    Completes commands, options, topics; apps and repositories, from Postgres; and ids
-    of bulk operations, from Redis. Takes the settings from --env-file or the environment.
-    """
-    script = files("docora_ops.cli").joinpath(f"completion.{shell}")
-    sys.stdout.write(script.read_text(encoding="utf-8"))
+# Typer's scripts quote nothing in bash, and in zsh evaluate text with backslashes or brackets.
+_SAFE = re.compile(r"\w[\w .,+/-]*")
 
 
 def complete_app(typer_context: typer.Context, incomplete: str) -> list[str]:
@@ -61,21 +45,6 @@ def complete_repo(typer_context: typer.Context, incomplete: str) -> list[str]:
         return _offer(repositories, incomplete)
 
 
-def complete_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns the operation ids that begin with the typed text, latest first."""
-    from docora_ops.actions.bulk_operations import operations
-
-    with _docora(typer_context) as docora:
-        ids = [known.operation_id for known in operations(docora, limit=_LIMIT).rows]
-    return [operation_id for operation_id in ids if operation_id.startswith(incomplete)]
-
-
-def complete_app_or_operation(typer_context: typer.Context, incomplete: str) -> list[str]:
-    """Returns operation ids if the typed text begins with `bulk_`, otherwise apps."""
-    is_operation = incomplete.startswith("bulk_")
-    return (complete_operation if is_operation else complete_app)(typer_context, incomplete)
-
-
 def complete_page(typer_context: typer.Context, incomplete: str) -> list[str]:
     """Returns the commands and the topics of `help` whose name begins with the typed text."""
     root: Any = typer_context.find_root().command
@@ -89,33 +58,29 @@ def _docora(typer_context: typer.Context) -> Docora:
     from docora_ops.actions.docora import Docora
     from docora_ops.settings import load_settings
 
-    parameters = typer_context.params
-    env_file = parameters.get("env_file")
+    env_file = typer_context.params.get("env_file")
     # The shell does not expand ~ during completion.
-    settings = load_settings(env_file and env_file.expanduser())
-    return Docora(settings.hurried(1))
+    return Docora(load_settings(env_file and env_file.expanduser()).hurried(1))
 
 
 def _offer(names: Mapping[str, str], incomplete: str) -> list[str]:
-    """Returns the names, or their ids if an id was typed or the name can't be typed.
+    """Returns the names, or their ids if an id was typed or a name is not safe in a shell.
 
     Spells the beginning as it was typed, even if the case differs: Typer drops other spellings.
 
     names: the names of apps or repositories by id.
     """
-    from docora_ops.text import inert, mask
-
-    def can_be_typed(text: str) -> bool:
-        return text == inert(text) == mask(text) and bool(text.strip()) and not text.startswith("-")
-
     begun = len(incomplete)
 
-    def is_begun(word: str) -> bool:
-        return word[:begun].lower() == incomplete.lower()
+    def is_offered(word: str) -> bool:
+        return word[:begun].lower() == incomplete.lower() and bool(_SAFE.fullmatch(word))
 
-    words = (name if is_begun(name) and can_be_typed(name) else id_ for id_, name in names.items())
-    return [
-        incomplete + word[begun:] if is_begun(word) else word
-        for word in words
-        if can_be_typed(word)
-    ]
+    words = (name if is_offered(name) else id_ for id_, name in names.items())
+    return [_quoted_for_bash(incomplete + word[begun:]) for word in words if is_offered(word)]
+
+
+def _quoted_for_bash(word: str) -> str:
+    """Escapes blanks in bash, which reads the word as it stands, unless a quote is open."""
+    typed = os.environ.get("COMP_WORDS", "").split("\n")[-1]
+    is_bash = os.environ.get(COMPLETE_VARIABLE) == "complete_bash"
+    return word.replace(" ", "\\ ") if is_bash and not typed.startswith(("'", '"')) else word

@@ -9,7 +9,6 @@ import typer
 
 from docora_ops.cli.completion import (
     complete_app,
-    complete_operation,
     complete_repo,
 )
 from docora_ops.links import LinkStatus
@@ -76,7 +75,6 @@ OptionalOperationId = Annotated[
     typer.Argument(
         metavar="OPERATION_ID",
         help="The id printed when the operation started.",
-        autocompletion=complete_operation,
     ),
 ]
 
@@ -240,7 +238,6 @@ OfOperation = Annotated[
         "--operation",
         metavar="ID",
         help="Only this bulk operation.",
-        autocompletion=complete_operation,
     ),
 ]
 

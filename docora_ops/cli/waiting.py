@@ -13,7 +13,7 @@ import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.bulk_operations import RUNNER_IS_SILENT
-from docora_ops.cli.completion import complete_app_or_operation
+from docora_ops.cli.completion import complete_app
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.exit_codes import ExitCode, gravest
 from docora_ops.cli.terminal import interrupted_code, is_interrupted, until_interrupted
@@ -37,7 +37,7 @@ def wait(
         typer.Argument(
             metavar="APP|OPERATION_ID",
             help="The app of a link (with REPO), or a bulk operation.",
-            autocompletion=complete_app_or_operation,
+            autocompletion=complete_app,
         ),
     ] = None,
     repo: options.OptionalRepo = None,

@@ -12,6 +12,7 @@ NOTHING_SET = {"DATABASE_URL": None, "REDIS_URL": None}
 LONG = {f"DOCORA_OPS_{name}_TIMEOUT": "3600" for name in ("CONNECT", "STATEMENT", "LOCK")}
 
 
+HOSTILE = ["https://a:b@c/", "$(x) p", "`x`", "; x", "x<(x)", r"x\$(x)", "q*", "it's", '"', "a\\"]
 ATTEMPTS = 10
 """A completion gives up in time on a machine that is busy with other tests."""
 
@@ -64,7 +65,7 @@ def test_repositories_are_those_of_the_app(docora: Docora) -> None:
 
 
 def test_a_name_that_can_not_be_typed_is_not_offered_but_its_id_is(docora: Docora) -> None:
-    ids = [docora.add_app(name) for name in (EVIL[:100], "-x", "two\nlines", "https://a:b@c/")]
+    ids = [docora.add_app(name) for name in (EVIL[:100], "-x", "two\nlines", *HOSTILE)]
     assert sorted(offers(docora, "show", "")) == sorted(ids)
 
 
@@ -75,14 +76,6 @@ def test_settings_come_from_the_env_file(docora: Docora, tmp_path: Path) -> None
     env = {**NOTHING_SET, "HOME": str(tmp_path)}
     option = "--env-file=~/docora.env"
     assert offers(docora, "show", option, "A", **env) == ["Acme Search"]
-
-
-def test_bulk_operations_are_offered_by_their_ids(docora: Docora) -> None:
-    docora.add_links(2)
-    operation_id = docora.run("retry-all-failed", "--json").data["operation_id"]
-    for words in (("operations",), ("cancel",), ("history", "--operation"), ("wait",)):
-        assert offers(docora, *words, "bulk_") == [operation_id], words
-    assert answer(docora, "operations", "bulk_no").stdout.strip() == ""
 
 
 def test_commands_and_topics_are_offered_to_help(docora: Docora) -> None:
