@@ -43,7 +43,7 @@ class Docora:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._noted_choice: BackendChoice | None = None  # as `renew` forgets the queue
-        self.notices = [f"Warning: {text}" for text in settings.warnings]
+        self.notices = list[str]()
 
     def __enter__(self) -> Self:
         return self

@@ -243,7 +243,7 @@ def _check_settings(
     if unusable:
         messages = "; ".join(error.message for error in unusable)
         return critical(name, messages, "; ".join(error.hint or "" for error in unusable))
-    if settings.encryption_key or settings.encryption_key_file:
+    if settings.encryption_key:
         foreign = 0
         try:
             key = settings.require_encryption_key()
@@ -257,8 +257,6 @@ def _check_settings(
             of_apps = f"none of the auth keys of {amount(foreign, 'app')}"
             finding = f"ENCRYPTION_KEY decrypts {of_apps}: a worker with it takes no job"
             return warning(name, finding, "set it to the ENCRYPTION_KEY that Docora uses")
-    if settings.warnings:
-        return warning(name, "; ".join(settings.warnings))
     return ok(name, f"queue {QUEUE_NAME}")
 
 

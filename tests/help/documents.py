@@ -47,5 +47,5 @@ def command_lines(text: str) -> Iterator[list[str]]:
             r"(?<![\w/.-])(?<!SETUSER )(?:/usr/local/bin/)?docora-ops( .*)", line
         ):
             words = shlex.split(_AFTER.split(call)[0])
-            if words[0] != "--version" and not _PLACEHOLDERS & set(words):
+            if not words[0].startswith("--") and not _PLACEHOLDERS & set(words):
                 yield [word for word in words if word != "[OPTIONS]"]

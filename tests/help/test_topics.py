@@ -14,7 +14,7 @@ from docora_ops.actions.drift import DriftKind
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of, gravest
 from docora_ops.jobs import JobState
 from docora_ops.operations import OperationState, StoppedBy
-from docora_ops.settings import READ_FROM_FILES, Settings
+from docora_ops.settings import Settings
 from tests.help.documents import ALL, INDEX, README, ROOT, TOPICS, command_lines, group, read, topic
 from tests.support.docora import Docora, finish
 
@@ -54,8 +54,6 @@ def test_every_setting_has_its_row_with_its_default() -> None:
             default = "yes" if default else "no"
         variable = str(field.validation_alias or name.upper())
         expected[variable] = NO_DEFAULT if default is None else str(default)
-        if variable in READ_FROM_FILES:
-            expected[f"{variable}_FILE"] = NO_DEFAULT
     assert {name: default.strip("`") for name, default in rows.items()} == expected
 
 
