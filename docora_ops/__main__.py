@@ -16,7 +16,7 @@ def main() -> int:
     # Blocked until the handlers that report an interrupt are installed.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     # Keeps passwords and keys out of core dumps. prctl covers handlers that ignore the limit, such
-    # as systemd-coredump. The limit covers git and the pager: the effect of prctl ends with exec.
+    # as systemd-coredump. The limit covers git: the effect of prctl ends with exec.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

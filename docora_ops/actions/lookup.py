@@ -1,7 +1,6 @@
 """Finds the apps, repositories and links that a person names."""
 
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from shlex import quote
@@ -13,13 +12,12 @@ from docora_ops.database.link_reports import read_now
 from docora_ops.database.link_rows import read_link
 from docora_ops.database.names import (
     apps_by_prefix,
-    clear_names,
     find_apps,
     find_repositories,
     has_repository_like,
     repositories_by_prefix,
 )
-from docora_ops.errors import AmbiguousError, NotFoundError, PostgresError, UsageError, past_moment
+from docora_ops.errors import AmbiguousError, NotFoundError, UsageError, past_moment
 from docora_ops.links import App, Link, LinkFilter, LinkStatus, Repository
 from docora_ops.text import TimeOfDay, When, inert, mask, moment, moment_of
 
@@ -216,14 +214,6 @@ def resolve_link(database: Database, app_text: str, repository_text: str) -> Lin
     if link := read_link(database, app.app_id, repository.repository_id):
         return link
     raise gone(app.app_id, repository.repository_id)
-
-
-def names_to_show(docora: Docora, ids: Collection[str]) -> Mapping[str, str]:
-    """Returns the names to show instead of these ids, by id; empty unless Postgres is connected."""
-    if "database" in vars(docora) and docora.database.is_idle:
-        with suppress(PostgresError):
-            return clear_names(docora.database, ids)
-    return {}
 
 
 def gone(app_id: str, repository_id: str) -> NotFoundError:

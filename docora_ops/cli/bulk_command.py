@@ -197,7 +197,7 @@ def _show(context: Context, step: BulkStep, lost: ServerError | None = None) -> 
         parts += ["", bulk_view.planned_list(result.planned_links)]
     if step.wait:
         parts += bulk_view.wait_screens(step.wait)
-    context.show_tables(parts, paged=context.options.dry_run)
+    context.show_tables(parts)
     if context.options.dry_run:
         context.say(f"{context.docora.servers}: dry run, nothing was changed.")
     elif result.cancelled and lost is None:

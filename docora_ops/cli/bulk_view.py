@@ -85,7 +85,7 @@ def summary(
         Column[AppOutcomes]("total", lambda row: sum(row[1].values()), is_number=True),
     )
     rows: list[AppOutcomes] = [*by_app.items()]
-    if len(rows) > 1:  # at the top, because a pager shows the beginning
+    if len(rows) > 1:
         rows.insert(0, (AppCount("", "all", 0), totals))
     return Listing(columns, rows)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
-from shlex import quote
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 from docora_ops.cli.exit_codes import ExitCode, exit_code_of
-from docora_ops.cli.terminal import Terminal, finishing_first, show_paged, terminal_to_ask
+from docora_ops.cli.terminal import Terminal, finishing_first, terminal_to_ask
 from docora_ops.errors import DocoraOpsError
 from docora_ops.operations import NO_OPTIONS, ChangeOptions
 from docora_ops.text import mask
@@ -27,10 +25,6 @@ if TYPE_CHECKING:
     from docora_ops.render.columns import Column
 
 T = TypeVar("T")
-
-_ID = re.compile(r"\b(?:app|repo)_[0-9a-f]{24}\b(?!-)")
-# Matches an id in parentheses after its name, or a command with its arguments.
-_PLACES_OF_IDS = re.compile(rf" \({_ID.pattern}\)|\bdocora-ops(?: [^\s'(,;]+)+")
 
 
 @dataclass
@@ -60,15 +54,6 @@ class Context:
     def close(self) -> None:
         """Prints the remaining notices and closes the connections."""
         self.tell()
-        error = sys.exc_info()[1]
-        if (
-            isinstance(error, DocoraOpsError)
-            and error.hint
-            and not self.as_json
-            and sys.stderr.isatty()
-        ):
-            # The error is reported after the connections have been closed.
-            [error.hint] = self.with_names([error.hint])
         if "docora" in vars(self):
             self.docora.close()
 
@@ -79,32 +64,6 @@ class Context:
             for notice in notices:
                 self.say(notice, style="yellow" if notice.startswith("Warning") else None)
 
-    def with_names(self, parts: Sequence[Any]) -> Sequence[Any]:
-        """Replaces ids in suggested commands by names, and removes ids in parentheses after a name.
-
-        For terminals only, because scripts need ids. Keeps ids whose names are ambiguous.
-        """
-        from docora_ops.actions.lookup import names_to_show
-        from docora_ops.render.columns import replaced
-
-        ids: dict[str, None] = {}  # in order, so that the SQL statement is always the same
-
-        def collect(match: re.Match[str]) -> str:
-            ids.update(dict.fromkeys(_ID.findall(match[0])))
-            return match[0]
-
-        def put_names(match: re.Match[str]) -> str:
-            if match[0].startswith(" ("):
-                name = names.get(match[0][2:-1])
-                is_named = name is not None and match.string[: match.start()].endswith(name)
-                return "" if is_named else match[0]
-            return _ID.sub(lambda id_: quote(names.get(id_[0], id_[0])), match[0])
-
-        for part in parts:
-            replaced(part, _PLACES_OF_IDS, collect)
-        names = names_to_show(self.docora, ids) if ids and "docora" in vars(self) else {}
-        return [replaced(part, _PLACES_OF_IDS, put_names) for part in parts] if names else parts
-
     def show(self, data: object, parts: Iterable[object], *, footer: str = "") -> None:
         """With `--json`, prints the data as a document; otherwise, prints the parts as a screen.
 
@@ -113,7 +72,7 @@ class Context:
         if self.as_json:
             self.show_document(data)
         else:
-            self.show_tables(parts, footer, paged=True)
+            self.show_tables(parts, footer)
 
     def show_page(
         self,
@@ -146,24 +105,19 @@ class Context:
         is_shown = page.rows or not sys.stdout.isatty()
         listing = Listing(columns, page.rows, is_compact=is_compact, line=line)
         parts = [listing] if is_shown else []
-        self.show_tables(parts, f"{where}: {place}.", paged=True)
+        self.show_tables(parts, f"{where}: {place}.")
 
-    def show_tables(
-        self, parts: Iterable[object], footer: str = "", *, paged: bool = False
-    ) -> None:
+    def show_tables(self, parts: Iterable[object], footer: str = "") -> None:
         """Prints lists, screens of names and values, and sentences on stdout.
 
         footer: the last line; goes to stderr unless stdout is a terminal.
-        paged: use the pager if the output is long.
         """
         from docora_ops.render.columns import Listing, Pairs, cell
 
         self.tell()
         if sys.stdout.isatty():
-            from docora_ops.render.console import make_console
-
-            text = self.text_of([*parts, *([cell(footer)] if footer else [])])
-            show_paged(text, make_console(sys.stdout).height if paged else sys.maxsize)
+            sys.stdout.write(self.text_of([*parts, *([cell(footer)] if footer else [])]))
+            sys.stdout.flush()
             return
         for part in parts:
             for line in part.lines() if isinstance(part, Listing | Pairs) else [str(part)]:
@@ -178,7 +132,7 @@ class Context:
 
         console = make_console(sys.stdout)
         with console.capture() as capture:
-            for part in self.with_names(list(parts)):
+            for part in parts:
                 console.print(part, crop=False)
         return capture.get()
 
@@ -205,8 +159,6 @@ class Context:
         from docora_ops.text import inert, moment
 
         self.tell()
-        if sys.stderr.isatty():
-            [text] = self.with_names([text])
         if self.tells_time:
             text = f"{moment(datetime.now(UTC))} {text}"
         if sys.stderr.isatty():

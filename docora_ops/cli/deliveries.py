@@ -76,7 +76,7 @@ def deliveries(
         context.show_document(result)
         context.say(_proof(result))
     else:
-        context.show_tables(_screen(result), paged=True)
+        context.show_tables(_screen(result))
     context.say(_LAST_ONLY)
     context.say(LIMITS)
     return ExitCode.PROBLEMS if result.proof.has_problems else ExitCode.OK

@@ -102,9 +102,8 @@ def doctor(
         context.show_document(diagnosis)
         context.say(summary(diagnosis))
     else:
-        # Without --all, the worst comes last, and a pager would show the beginning.
         screen = doctor_screens(diagnosis, show_all=show_all)
-        context.show_tables(screen, paged=show_all)
+        context.show_tables(screen)
     if diagnosis.misconfigured:
         return ExitCode.USAGE
     if diagnosis.server_lost:

@@ -3,13 +3,11 @@
 import json
 import sys
 from importlib.resources import files
-from shutil import get_terminal_size
 from typing import Annotated, Any, TextIO
 
 import typer
 
 from docora_ops.cli.completion import complete_page
-from docora_ops.cli.terminal import show_paged
 from docora_ops.errors import UsageError
 
 
@@ -75,13 +73,13 @@ def show_help(
             f"no command or topic is called {name!r}",
             hint=f"did you mean {near[0]}?" if near else lists,
         )
-    text, height = "\n".join(pages), get_terminal_size().lines
+    text = "\n".join(pages)
     if name == "grafana":
         # Only the dashboard goes to stdout, so that Grafana can import it from a file.
-        show_paged(folder.joinpath("grafana.json").read_text(encoding="utf-8"), height)
+        sys.stdout.write(folder.joinpath("grafana.json").read_text(encoding="utf-8"))
         sys.stderr.write(_formatted(text, sys.stderr))
     else:
-        show_paged(_formatted(text, sys.stdout), height)
+        sys.stdout.write(_formatted(text, sys.stdout))
 
 
 def _formatted(text: str, stream: TextIO) -> str:

@@ -87,7 +87,7 @@ def repair(
         data = RepairData(repair_message(result), dry_run, *counts, result.repaired)
         context.show_document(data, lost)
     elif result.total:
-        context.show_tables(repair_screens(result), paged=dry_run)
+        context.show_tables(repair_screens(result))
     else:
         context.show_tables([repair_message(result)])
     if dry_run:

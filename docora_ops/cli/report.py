@@ -72,7 +72,7 @@ def report(
         context.show_document(result, next(iter(errors), None))
     else:
         text = "\n".join(_lines(context, result, errors))
-        context.show_tables([Markdown(text)], paged=True)
+        context.show_tables([Markdown(text)])
     for error in errors:
         context.report(error)
     if errors:

@@ -1,13 +1,11 @@
-"""The signals that end a command, the standard streams, the pager, and confirmation prompts.
+"""The signals that end a command, the standard streams, and confirmation prompts.
 
 Prompts also work with redirected streams.
 """
 
 import os
 import select
-import shutil
 import signal
-import subprocess
 import sys
 import termios
 from collections.abc import Callable, Generator, Iterator
@@ -29,8 +27,6 @@ T = TypeVar("T")
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _PATIENCE = 2  # seconds that a reader gets to take the rest of a document
 _REPEAT_DELAY = 0.05  # seconds until a swallowed signal is repeated: the destructor must end
-_SECRETS = {"DATABASE_URL", "REDIS_URL", "ENCRYPTION_KEY", "PGPASSWORD", "REDISCLI_AUTH"}
-_PAGER_TIMEOUT = 10**6  # seconds, longer than anybody reads
 
 
 def _interrupt() -> None:
@@ -209,29 +205,6 @@ def has_failed(stream: TextIO) -> bool:
     """Tells whether output was dropped, because nobody reads it or the disk is full."""
     output = getattr(getattr(stream, "buffer", None), "raw", None)
     return isinstance(output, OutputFile) and output.failure is not None
-
-
-def show_paged(text: str, height: int) -> None:
-    """Writes the text to stdout, through the pager if it has `height` lines or more."""
-    pager = os.environ.get("PAGER", shutil.which("less") or "")
-    is_off = not pager or os.environ.get("TERM") == "dumb" or text.count("\n") < height
-    if is_off or not sys.stdout.isatty() or not is_foreground(sys.stdout.fileno()):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        return
-    # R shows colours. Secrets are removed, because a pager may run other programs.
-    env = {"LESS": "FRX"} | {k: v for k, v in os.environ.items() if k.upper() not in _SECRETS}
-    before = signal.signal(signal.SIGINT, lambda *_: None)  # the pager handles Ctrl-C
-    with subprocess.Popen(["/bin/sh", "-c", pager], stdin=subprocess.PIPE, env=env) as process:
-        try:
-            # With a timeout, Python polls every 50 ms. Without one, it would miss a signal that
-            # arrives just before the system call that waits.
-            process.communicate(text.encode(errors="backslashreplace"), timeout=_PAGER_TIMEOUT)
-        except KeyboardInterrupt:
-            process.terminate()
-            raise
-        finally:
-            signal.signal(signal.SIGINT, before)
 
 
 def is_foreground(terminal: int) -> bool:

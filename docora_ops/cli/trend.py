@@ -59,7 +59,6 @@ def trend(
     if as_json:
         context.show_document(result)
     else:
-        # The sentence comes last, and a pager would show the beginning.
         footer = _sentence(result)
         context.show_tables(_screen(result, footer, is_whole=since is not None), footer)
 

@@ -54,7 +54,7 @@ def verify(
         context.show_document(result)
         context.say(summary(result))
     else:
-        context.show_tables(_screen(result), paged=True)
+        context.show_tables(_screen(result))
     context.say(LIMITS)
     is_unproven = not result.links or result.proven + result.not_comparable < result.links
     is_problem = result.has_problems or (strict and is_unproven)

@@ -1,12 +1,10 @@
 """Finds apps and repositories by id, name or URL."""
 
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from docora_ops.database.link_rows import like
 from docora_ops.database.postgres import Database
 from docora_ops.links import App, Repository
-from docora_ops.text import inert, mask
 
 APPS_BY_ID_OR_NAME = """
 SELECT app_id, app_name FROM docora.apps
@@ -49,26 +47,6 @@ ORDER BY lower(name) ^@ lower(%(text)s) DESC, lower(name), id LIMIT %(limit)s
 """
 
 
-# Names by which find_apps or find_repositories finds nothing but this id.
-CLEAR_NAMES = """
-SELECT a.app_id, a.app_name FROM docora.apps a
-WHERE a.app_id = ANY (%(ids)s::text[]) AND NOT EXISTS (
-    SELECT FROM docora.apps o WHERE o.app_id <> a.app_id AND o.app_id = a.app_name
-) AND NOT EXISTS (
-    SELECT FROM docora.apps o
-    WHERE o.app_id <> a.app_id AND lower(o.app_name) = lower(a.app_name)
-)
-UNION ALL
-SELECT r.repository_id, r.owner || '/' || r.name FROM docora.repositories r
-WHERE r.repository_id = ANY (%(ids)s::text[]) AND NOT EXISTS (
-    SELECT FROM docora.app_repositories l JOIN docora.repositories o USING (repository_id)
-    WHERE l.app_id = ANY (%(ids)s::text[]) AND o.repository_id <> r.repository_id
-      AND lower(o.owner || '/' || o.name) = lower(r.owner || '/' || r.name)
-)
-"""
-_LIKE_AN_ID = re.compile(r"-|(?:app|repo|bulk)_")
-
-
 def find_apps(database: Database, text: str) -> list[App]:
     """Returns the app with this id, otherwise all apps with this name (case-insensitive)."""
     apps = [App(*row) for row in database.rows(APPS_BY_ID_OR_NAME, {"text": text})]
@@ -104,21 +82,6 @@ def find_repositories(
     if repositories and repositories[0][0].repository_id == text:
         return repositories[:1]
     return [item for item in repositories if item[1]] or repositories
-
-
-def clear_names(database: Database, ids: Collection[str]) -> dict[str, str]:
-    """Returns, by id, the names that a command accepts in place of these ids.
-
-    Omits names that are ambiguous, that look like an id, an option or a pattern, or that can't be
-    printed as they are.
-    """
-    return {
-        id_: name
-        for id_, name in database.rows(CLEAR_NAMES, {"ids": list(ids)})
-        if inert(mask(name)) == name == name.strip() != ""
-        and not _LIKE_AN_ID.match(name)
-        and "*" not in name
-    }
 
 
 def has_repository_like(database: Database, app_ids: Sequence[str], name: str) -> bool:

@@ -232,12 +232,6 @@ class Database:
                 connection.cancel_safe(timeout=REPLY_GRACE)
         connection.close()
 
-    @property
-    def is_idle(self) -> bool:
-        """Tells whether there is a connection without an open transaction."""
-        connection = self._connection
-        return connection is not None and not connection.closed and not self._in_transaction
-
     def disconnect(self) -> None:
         """Closes the connection; the next use makes a new one."""
         self.close()

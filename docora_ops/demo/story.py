@@ -54,7 +54,7 @@ def tell(keep: bool = False) -> None:
             "REPOS_BASE_PATH": str(folder / "clones"),
             "DOCORA_OPS_GIT_PROTOCOLS": "file",
         }
-        os.environ.update(variables, PAGER="")
+        os.environ.update(variables)
         settings = load_settings()
         build(settings, folder / "upstream", apps_url)
         _run_commands(settings)

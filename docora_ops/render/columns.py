@@ -6,9 +6,8 @@ Imports rich only to print, so that commands can define columns without loading 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
-from re import Match, Pattern
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 from docora_ops.text import inert, moment
@@ -65,29 +64,6 @@ def one_line(value: object, style: str = "") -> Text:
     line = cell(value, style)
     line.overflow, line.no_wrap = "ellipsis", True
     return line
-
-
-def replaced(part: object, pattern: Pattern[str], replacement: Callable[[Match[str]], str]) -> Any:
-    """Replaces matches of the pattern in a text or in the values of `Pairs`.
-
-    Returns any other part of a screen, such as a list, unchanged.
-    """
-    from rich.text import Text
-
-    def change(value: Any) -> Any:
-        if not isinstance(value, Text):
-            return pattern.sub(replacement, value) if isinstance(value, str) else value
-        matches = list(pattern.finditer(value.plain))
-        pieces = value.divide([end for match in matches for end in match.span()])
-        for piece, match in zip(pieces[1::2], matches, strict=True):
-            style = piece.spans[-1].style if piece.spans else ""
-            piece.plain = replacement(match)
-            piece.stylize(style)
-        return Text(style=value.style, overflow=value.overflow, no_wrap=value.no_wrap).join(pieces)
-
-    if isinstance(part, Pairs):
-        return replace(part, rows=[(name, change(text)) for name, text in part.rows])
-    return change(part)
 
 
 def link_name(link: NamedLink) -> str:

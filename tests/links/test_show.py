@@ -162,7 +162,7 @@ def test_a_terminal_shows_first_what_a_person_acts_on(docora: Docora, status: st
     names = [line.split("  ")[0] for line in lines if line[:1].strip()]
     since = ["Good until"] if status == "failed" else []
     assert names[: 3 + len(since)] == ["Status", "Error", *since, "Next"]
-    assert f"docora-ops {step} 'Acme Search' octo/api" in " ".join(" ".join(lines).split())
+    assert f"docora-ops {step} {' '.join(link.ids)}" in " ".join(" ".join(lines).split())
     piped, whole = docora.run("show", *link.ids), docora.run("show", *link.ids, "--all")
     assert "no way " * 299 in piped.stdout
     has_failed_job = status == "pending_snapshot"

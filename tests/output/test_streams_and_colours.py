@@ -123,7 +123,7 @@ started: docora-ops worker
 Error: Only failed links can be retried:
 Acme Search ← octo/repo is 'synced'
 Hint: to send every file again:
-docora-ops resync 'Acme Search' octo/repo
+docora-ops resync IDS
 """
 
 
@@ -131,7 +131,7 @@ def test_a_terminal_gets_whole_words_and_commands_and_a_pipe_whole_lines(docora:
     repository_id = docora.add_repository("octo/repo")
     link = docora.link(docora.add_app("Acme Search"), repository_id, "synced")
     shown = at_terminals(docora, ["retry", *link.ids], columns=40)
-    assert plain_talk(shown.talk) == WRAPPED
+    assert plain_talk(shown.talk) == WRAPPED.replace("IDS", " ".join(link.ids))
     piped = docora.run("retry", *link.ids, env={"COLUMNS": "40"}).stderr
     assert [line.partition(":")[0] for line in piped.splitlines()] == ["Warning", "Error", "Hint"]
 

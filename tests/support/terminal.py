@@ -192,7 +192,7 @@ def _run_at(
     docora: Docora, arguments: Sequence[str], env: Env, data: _Screen, talk: _Screen
 ) -> int:
     """Run a command, and close its side of the terminals; returns its exit code."""
-    environment = docora.environment(**{"TERM": "xterm-256color", "PAGER": "", **(env or {})})
+    environment = docora.environment(**{"TERM": "xterm-256color", **(env or {})})
     streams = (talk.theirs, data.theirs, talk.theirs)
     with docora.fork_server.start(arguments, environment, streams) as process:
         for descriptor in {data.theirs, talk.theirs}:
