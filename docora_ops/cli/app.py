@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import signal
 import sys
 import traceback
@@ -43,16 +42,9 @@ from docora_ops.cli.verification import verify
 from docora_ops.cli.waiting import wait
 from docora_ops.cli.worker import worker
 from docora_ops.errors import BugError, DocoraOpsError, UsageError
-from docora_ops.links import LinkStatus
 from docora_ops.text import mask_url
 
 _COMPLETION_SECONDS = 2
-
-# The hint for --since, with which people try to select failed links.
-_BY_LAST_SCAN = (
-    "when a link failed is not recorded: --last-scan-before WHEN and --last-scan-after WHEN select "
-    "by its last good scan, docora-ops history --since WHEN lists changes"
-)
 
 # Help is plain text: for rich's markup, Typer would import a Markdown reader and a syntax
 # highlighter, which takes longer than the rest of a help page.
@@ -198,35 +190,10 @@ def _usage_error(error: typer.TyperException, arguments: Sequence[str]) -> Usage
     option = getattr(error, "option_name", "")
     if option and context.parent is None:
         hint = f"options go after the command: docora-ops COMMAND {option}; see {see_help}"
-    elif option == "--since" and context.info_name in {"failed", "links"}:
-        message, hint = message.partition(" (Possible ")[0], _BY_LAST_SCAN
-    elif extra := re.match(r"Got unexpected extra argument\(s\) \((.+)\)$", message):
-        hint = f"{_instead_of(extra[1], context)}; see {see_help}"
+    elif message.startswith("Got unexpected extra argument"):
+        hint = f"quote names that contain spaces; see {see_help}"
     elif context.info_name == "retry" and message == "Missing argument 'REPO'.":
-        name = context.params.get("app") or "APP"
-        kind = "repository" if "/" in name else "app"
-        hint = f"for all failed links of the {kind}: {_with_option('retry-all-failed', name)}"
+        hint = "for all failed links of an app: docora-ops retry-all-failed --app APP"
     else:
         hint = see_help
     return UsageError(message, hint=hint)
-
-
-def _instead_of(extra: str, context: typer.Context) -> str:
-    """Returns a hint for a value that was typed without its option."""
-    command: Any = context.command
-    options = {option for parameter in command.params for option in parameter.opts}
-    if "--for" in options and extra[:1].isdigit():
-        return f"docora-ops {command.name} --for {shlex.quote(extra)}"
-    if "--app" in options or ("--repo" in options and "/" in extra):
-        app = [context.params["app"]] if "app" in options else []
-        suggested = _with_option(shlex.join([command.name, *app]), extra)
-        return f"{suggested}; quote names that contain spaces"
-    return "quote names that contain spaces" if "app" in options else "leave it out"
-
-
-def _with_option(command: str, value: str) -> str:
-    """Returns a command line: the command, the option that suits the value, and the value."""
-    statuses = {text for status in LinkStatus for text in (status, status.partition("_")[0])}
-    is_status = command == "links" and value in statuses
-    option = "--status" if is_status else "--repo" if "/" in value else "--app"
-    return f"docora-ops {command} {option} {shlex.quote(value)}"

@@ -71,34 +71,16 @@ def test_each_wrong_value_gets_a_sentence_and_changes_nothing(docora: Docora) ->
 def test_what_people_type_leads_on_to_what_the_command_takes(docora: Docora) -> None:
     link = docora.add_link()
     for words, said in (
-        (["failed", "Acme Search"], "docora-ops failed --app 'Acme Search'"),
-        (["links", "Acme"], "docora-ops links --app Acme"),
-        (["retry-all-failed", "Acme"], "docora-ops retry-all-failed --app Acme"),
-        (["pause", "10m"], "docora-ops pause --for 10m"),
-        (["retry", "Acme Search"], "docora-ops retry-all-failed --app 'Acme Search'"),
-        (["retry", "octo/api"], "docora-ops retry-all-failed --repo octo/api"),
-        (["failed", "octo/api"], "docora-ops failed --repo octo/api"),
-        (["links", "pending"], "docora-ops links --status pending;"),
-        (["queue", "Acme"], "docora-ops queue --app Acme"),
-        (["queue", "--limit", "ten"], "--limit': 'ten' is not a valid integer"),
-        (["queue", "--limit", "redis://:pass word@a"], "--limit': a URL is not a valid integer"),
-        (["retry", "a", "b", "c: Input should be d"], "unexpected extra argument"),
-        (["probe", "Acme Search", "octo/api"], "docora-ops probe 'Acme Search' --repo octo/api"),
-        (["hold", "Acme", "Search"], "Hint: quote names that contain spaces"),
-        (["doctor", "Acme"], "Hint: leave it out"),
-        (["trend", "--since"], "docora-ops trend --help"),
+        (["failed", "Acme Search"], "Hint: quote names that contain spaces"),
+        (["retry", "Acme Search"], "docora-ops retry-all-failed --app APP"),
+        (["links", "--limit", "ten"], "--limit': 'ten' is not a valid integer"),
+        (["links", "--limit", "redis://:pass word@a"], "--limit': a URL is not a valid integer"),
         (["retry", "Acme", "octo/api", "--reason"], "docora-ops retry --help"),
         (["--version=1"], "docora-ops --help"),
-        (["failed", "--since", "2h"], "--last-scan-before WHEN"),
     ):
         docora.run(*words).ended(2, says=said)
     listed = docora.run("links", "--status", "FAIL", "--status", "pending", "--json")
     assert [row["app_id"] for row in listed.data] == [link.app_id]
-    assert docora.run("links", "--status", "s").code == 2
-    alone = docora.run("apps", link.app_id, "--json")
-    assert [row["app_id"] for row in alone.data] == [link.app_id]
-    assert docora.run("apps", "nobody").code == 3
-    assert docora.run("-V").stdout == docora.run("--version").stdout
     swapped = docora.run("retry", link.repository_id, link.app_id)
     assert (swapped.code, "it is a repository: the app comes first" in swapped.stderr) == (3, True)
 
