@@ -1,28 +1,18 @@
-"""The users of the topic: each rule in Redis is needed, and who monitors changes nothing.
-
-Users that an older topic created still do all that they did: nobody need change them first.
-"""
+"""The users of the topic: each rule in Redis is needed, and who monitors changes nothing."""
 
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from hashlib import sha1
-from importlib.resources import files
+from contextlib import suppress
 from typing import Any
 
 import pytest
-import redis
 from rq.job import JobStatus
 
 from tests.support.bullmq import Bullmq
 from tests.support.diagnoses import ONE_LOOK
 from tests.support.docora import Docora, Result
 from tests.support.privileges import (
-    block,
     judges_subcommands,
-    only_our_scripts,
     rules,
-    with_rules,
     without_rule,
 )
 from tests.support.rows import TestLink
@@ -139,52 +129,9 @@ def test_it_may_read_all_there_is_of_bullmq(bullmq: Bullmq, docora: Docora) -> N
     link = docora.add_link()
     bullmq.delay(link)
     environment = bullmq.environment(**monitor(docora))
-    with only_our_scripts(docora.redis, docora.redis_access.monitor_name):
-        for command in ("show APP REPO", "status", "queue", "metrics", "repair --dry-run"):
-            result = run(docora, link, command, **environment)
-            assert result.code in {0, 6}, (command, result)
-
-
-def test_the_topic_names_each_script_of_a_command_that_reads() -> None:
-    def sha(*names: str) -> str:
-        folder = files("docora_ops.queue")
-        text = "".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
-        return f"+evalsha|{sha1(text.encode(), usedforsecurity=False).hexdigest()}"
-
-    assert block("ACL SETUSER docora-monitor -evalsha").split()[4:] == [
-        sha("with_change.lua", "denials.lua", "judge.lua", "look_and_push.lua"),
-        sha("denials.lua", "judge.lua", "sweep.lua"),
-        sha("with_change.lua", "bullmq.lua"),
-    ]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("subcommands")
-def test_the_narrower_user_runs_all_that_reads_and_no_other_script(docora: Docora) -> None:
-    access, endless = docora.redis_access, "while true do end"
-    link, _ = arrange(docora)
-
-    def assert_all_run() -> None:
-        for command in ("show APP REPO", "status", "repair --dry-run"):
-            assert run(docora, link, command, **monitor(docora)).code == 0, command
-
-    with (
-        redis.Redis.from_url(access.monitor) as client,
-        only_our_scripts(docora.redis, access.monitor_name),
-    ):
-        docora.redis.script_flush()
-        assert_all_run()
-        for call in (("EVALSHA", client.script_load(endless), 0), ("EVAL", endless, 0)):
-            with pytest.raises(redis.exceptions.NoPermissionError):
-                client.execute_command(*call)
-    with only_our_scripts(docora.redis, access.monitor_name, "-script|load"):
-        docora.redis.script_flush()
-        refused = run(docora, link, "status", **monitor(docora))
-        assert (refused.code, "the command script|load" in refused.stderr) == (5, True)
-        for load in ("status", "doctor"):
-            docora.run(load)
-        assert_all_run()
-    docora.redis.acl_log_reset()
+    for command in ("show APP REPO", "status", "queue", "metrics", "repair --dry-run"):
+        result = run(docora, link, command, **environment)
+        assert result.code in {0, 6}, (command, result)
 
 
 @pytest.mark.usefixtures("subcommands")
@@ -243,52 +190,3 @@ def test_without_any_one_rule_a_worker_does_not_start_and_nothing_is_lost(
             assert (result.code, "docora-ops help privileges" in result.stderr) == (5, True), result
             assert docora.row(link) == before
             assert docora.waiting() == [link.job_id]
-
-
-_READ = (
-    "+select +client|setname +client|list +evalsha +script|load +time +scan +pttl +exists"
-    " +smembers +hget +hgetall +hmget +llen +lrange +zrange +zscore +xrevrange +zcard +info"
-)
-_RECORD = "+ping +multi +exec +hset +hsetnx +expire +xadd +xlen +set +append +getrange"
-_WRITE = "+sadd +del +persist +lrem +lset +lpush +rpush +zrem"
-OLDER = {
-    "docora-ops": "~rq:* ~docora:bulk:* ~docora-ops:* %R~bull:snapshot-queue:* resetchannels -@all"
-    f" {_READ} +lpos +get +zcount {_RECORD} {_WRITE}",
-    "docora-worker": "~rq:* ~docora:repo-lock:* %R~bull:snapshot-queue:* resetchannels"
-    " &rq:pubsub:* -@all +@read +@write +@connection +@pubsub +@transaction +@scripting"
-    " -@dangerous +info +time +client|list",
-}
-"""The rules of the users before releases changed them, without their passwords."""
-
-
-@pytest.fixture
-def older(docora: Docora) -> Iterator[None]:
-    access = docora.redis_access
-    names = (access.command_name, access.worker_name)
-    with ExitStack() as stack:
-        for (user, line), name in zip(OLDER.items(), names, strict=True):
-            stack.enter_context(with_rules(docora.redis, user, name, f"resetkeys {line}"))
-        yield
-    docora.redis.acl_log_reset()  # what they lack is asked for in vain
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("older")
-def test_older_users_change_what_they_did(docora: Docora) -> None:
-    """Who may not release an app can't hold one either."""
-    for command in CHANGING:
-        link, _ = arrange(docora)
-        result = run(docora, link, command)
-        if command.startswith(("hold ", "release ")):
-            assert (result.code, "hdel" in result.stderr) == (5, True), result
-        else:
-            assert result.code in {0, 6}, (command, result)
-
-
-@pytest.mark.usefixtures("older")
-def test_a_worker_with_an_older_user_runs_jobs_as_before(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_queued({"a.txt": "a"})
-    result = snapshots.work()
-    assert (result.code, snapshots.docora.status(link)) == (0, "synced"), result
-    assert "no outcome is recorded: " in result.stderr
-    assert snapshots.docora.redis.keys("docora-ops:outcomes*") == []

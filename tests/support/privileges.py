@@ -171,23 +171,3 @@ def without_rule(admin: redis.Redis, rule: str, user: str, name: str) -> Iterato
         yield
     finally:
         _set_user(admin, name, *_words(user))
-
-
-@contextmanager
-def only_our_scripts(admin: redis.Redis, name: str, *more: str) -> Iterator[None]:
-    """The user for monitoring, of this name, has the narrower rules of the topic."""
-    _set_user(admin, name, *_words("docora-monitor", "-evalsha"), *more)
-    try:
-        yield
-    finally:
-        _set_user(admin, name, *_words("docora-monitor"))
-
-
-@contextmanager
-def with_rules(admin: redis.Redis, user: str, name: str, older: str) -> Iterator[None]:
-    """The user of the topic, of this name, has the rules of an older one."""
-    _set_user(admin, name, *older.split())
-    try:
-        yield
-    finally:
-        _set_user(admin, name, *_words(user))
