@@ -1,19 +1,36 @@
-"""The errors, each with a message for people and a stable code for scripts."""
+"""The errors, each with a sentence for people, a code for scripts and an exit code."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from enum import IntEnum
 from typing import Any, ClassVar
 
-from docora_ops.text import When, moment, moment_of
+
+class ExitCode(IntEnum):
+    """Every exit code of a command: a promise to cron jobs and scripts."""
+
+    OK = 0  # done, nothing to do, or already queued
+    BUG = 1
+    USAGE = 2  # usage or configuration
+    NOT_FOUND = 3  # no such app, repository, link or operation
+    REFUSED = 4  # refused in this state
+    SERVER = 5  # Postgres or Redis is unreachable, denies access or is too slow
+    PROBLEMS = 6  # finished, with problems
+    SNAPSHOT_FAILED = 7  # `--wait`: a snapshot failed
+    TIMED_OUT = 8  # `--wait`: time ran out
+    HUNG_UP = 129  # the terminal was closed (SIGHUP)
+    INTERRUPTED = 130
 
 
 class DocoraOpsError(Exception):
     """Base class of all errors that are not bugs."""
 
-    code: ClassVar[str] = "error"  # for scripts, so it never changes
+    code: ClassVar[str] = "error"  # for scripts
+    exit_code: ClassVar[ExitCode] = ExitCode.BUG
 
-    def __init_subclass__(cls, code: str) -> None:
+    def __init_subclass__(cls, code: str, exit_code: ExitCode | None = None) -> None:
         cls.code = code
+        if exit_code is not None:
+            cls.exit_code = exit_code
 
     def __init__(
         self, message: str, *, hint: str | None = None, details: Mapping[str, Any] | None = None
@@ -28,80 +45,28 @@ class BugError(DocoraOpsError, code="bug"):
     """A bug in docora-ops."""
 
 
-class UsageError(DocoraOpsError, code="usage"):
+class UsageError(DocoraOpsError, code="usage", exit_code=ExitCode.USAGE):
     """The command line is not valid."""
 
 
-def past_moment(when: When, now: datetime, server: str, option: str = "--since") -> datetime:
-    """Returns the moment that was typed as the value of `option`.
-
-    now: the time by the clock of `server`.
-
-    Raises UsageError if the moment is in the future.
-    """
-    at = moment_of(when, now)
-    if at > now:
-        raise UsageError(
-            f"{option} {moment(at)} is in the future: it is {moment(now)} by the clock of {server}",
-            hint="moments are in UTC unless they have an offset; an age is 90s, 30m, 2h or 3d",
-        )
-    return at
-
-
-class ConfigurationError(DocoraOpsError, code="configuration"):
+class ConfigurationError(DocoraOpsError, code="configuration", exit_code=ExitCode.USAGE):
     """A setting is missing or unusable."""
 
 
-class WrongKeyError(ConfigurationError, code="wrong_key"):
-    """ENCRYPTION_KEY is not the key with which Docora encrypts."""
-
-
-class AmbiguousError(DocoraOpsError, code="ambiguous"):
+class AmbiguousError(DocoraOpsError, code="ambiguous", exit_code=ExitCode.USAGE):
     """A name matches several apps or repositories, or several operations are running."""
 
 
-class NotFoundError(DocoraOpsError, code="not_found"):
+class NotFoundError(DocoraOpsError, code="not_found", exit_code=ExitCode.NOT_FOUND):
     """No such app, repository, link or operation."""
 
 
-class RefusedError(DocoraOpsError, code="refused"):
+class RefusedError(DocoraOpsError, code="refused", exit_code=ExitCode.REFUSED):
     """The request is valid, but the present state does not allow it."""
 
 
 class NotFailedError(RefusedError, code="not_failed"):
     """Only failed links can be retried."""
-
-
-class CircuitOpenError(RefusedError, code="circuit_open"):
-    """Docora's scheduler does not queue the link until the circuit of its repository is closed."""
-
-
-class AppHeldError(RefusedError, code="app_held"):
-    """The app is held: no worker takes its jobs."""
-
-
-class HoldNotObeyedError(RefusedError, code="hold_not_obeyed"):
-    """A live worker would still take jobs of a held app."""
-
-
-class NeedsRqError(RefusedError, code="needs_rq"):
-    """The command or option works only with RQ."""
-
-
-class WrongBackendError(RefusedError, code="wrong_backend"):
-    """Docora's own workers run the jobs, but the settings say that RQ workers do."""
-
-
-class WrongClockError(RefusedError, code="wrong_clock"):
-    """The clocks of this host and of Redis differ: apps would refuse what a worker signs."""
-
-
-class HostFaultError(RefusedError, code="host_fault"):
-    """No job can succeed on this host: its disk is full, or it can't start processes."""
-
-
-class UnclearBackendError(RefusedError, code="unclear_backend"):
-    """No setting names the backend, and Redis does not show which workers run the jobs."""
 
 
 class SnapshotRunningError(RefusedError, code="snapshot_running"):
@@ -112,15 +77,23 @@ class OperationFinishedError(RefusedError, code="operation_finished"):
     """Nothing is left to cancel."""
 
 
-class ServersMismatchedError(RefusedError, code="servers_mismatched"):
-    """The jobs in the queue do not look like jobs of this database."""
+class WrongPairError(RefusedError, code="wrong_pair"):
+    """The jobs in the queue are not jobs of this database."""
 
 
-class WorkerNameTakenError(RefusedError, code="worker_name_taken"):
-    """Another worker with this name is running."""
+class UnclearBackendError(RefusedError, code="unclear_backend"):
+    """Both RQ and BullMQ are in use, and no setting says which queue is Docora's."""
 
 
-class ServerError(DocoraOpsError, code="server"):
+class WrongBackendError(RefusedError, code="wrong_backend"):
+    """The command works only with RQ."""
+
+
+class HostFaultError(RefusedError, code="host_fault"):
+    """No job can succeed on this host: another key, a full disk, no git, or a wrong clock."""
+
+
+class ServerError(DocoraOpsError, code="server", exit_code=ExitCode.SERVER):
     """Postgres or Redis is unreachable, denies access or is too slow."""
 
 
@@ -128,48 +101,20 @@ class PostgresError(ServerError, code="postgres"):
     """Postgres is unreachable, denies access or is too slow."""
 
 
-class PostgresDeniedError(PostgresError, code="postgres"):
-    """Postgres denies the login or a privilege; a retry will not help."""
-
-
-class PoolingError(PostgresError, code="postgres_pooling"):
-    """A proxy pools statements, or pools transactions where a session is needed."""
-
-
 class LinkError(PostgresError, code="postgres_statement"):
     """Postgres refused a statement, perhaps because of one link; other links may succeed."""
 
 
-class StatementTimeoutError(LinkError, code="statement_timeout"):
-    """Postgres did not finish a statement in time; a smaller batch may succeed."""
-
-
-class ConflictError(LinkError, code="postgres_statement"):
-    """Postgres aborted a transaction because of a conflict; a second try may succeed."""
-
-
 class LinkLockedError(LinkError, code="link_locked"):
-    """Another session has held a lock for too long, such as the lock of the link's row."""
+    """Another transaction has locked the row of the link for too long."""
 
 
 class RedisError(ServerError, code="redis"):
     """Redis is unreachable, denies access or is too slow."""
 
 
-class RedisDeniedError(RedisError, code="redis"):
-    """Redis denies the login or a privilege; a retry will not help."""
-
-
-class UnqueueableError(DocoraOpsError, code="unqueueable"):
-    """This link can't be queued, regardless of its status."""
-
-
-class InvalidJobIdError(UnqueueableError, code="invalid_job_id"):
-    """The ids of the link can't form a job id."""
-
-
-class JobUnreadableError(UnqueueableError, code="job_unreadable"):
-    """The key of the link's job holds something that is not a job."""
+class UnqueueableError(DocoraOpsError, code="unqueueable", exit_code=ExitCode.PROBLEMS):
+    """The job of this link can't be queued."""
 
 
 class SnapshotError(DocoraOpsError, code="snapshot"):
@@ -192,9 +137,11 @@ class DeliveryError(SnapshotError, code="delivery"):
     """A file could not be delivered to the app."""
 
 
-class CommandInterruptedError(DocoraOpsError, code="interrupted"):
+class CommandInterruptedError(
+    DocoraOpsError, code="interrupted", exit_code=ExitCode.INTERRUPTED
+):
     """The user, or a signal, ended the command."""
 
 
-class HungUpError(CommandInterruptedError, code="hung_up"):
+class HungUpError(CommandInterruptedError, code="hung_up", exit_code=ExitCode.HUNG_UP):
     """The terminal was closed: SIGHUP ended the command."""

@@ -1,22 +1,26 @@
-"""Links between apps and repositories, and the results of their changes."""
+"""Links between apps and repositories, the ways to change them, and the results of a change."""
 
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeVar
+from typing import Self, TypeVar
 
-from docora_ops.text import inert, moment
+from docora_ops.text import inert
 
 Item = TypeVar("Item")
+QUEUE_NAME = "snapshot-queue"
+_JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")  # RQ allows no other characters
 
 
-def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-    """Yields the items in order, `size` at a time."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+class Backend(StrEnum):
+    """The queue that Docora's workers take their jobs from: the values of DOCORA_OPS_BACKEND."""
+
+    AUTO = "auto"
+    RQ = "rq"
+    BULLMQ = "bullmq"
 
 
 class LinkStatus(StrEnum):
@@ -28,27 +32,24 @@ class LinkStatus(StrEnum):
     FAILED = "failed"
 
 
-class Outcome(StrEnum):
-    """The result of a change of one link."""
+LIVE_STATUSES = (LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING)
+"""A link with one of these should have a live job."""
 
-    QUEUED = "queued"
-    REPLACED_STALE = "replaced_stale"
-    RESET = "reset"  # the next pass of Docora's scheduler queues its job
-    ALREADY_QUEUED = "already_queued"
-    ALREADY_RUNNING = "already_running"
-    SKIPPED = "skipped"
-    NOT_QUEUED = "not_queued"
+
+class JobState(StrEnum):
+    """What the queue holds under the id of a job, judged by the job's own keys."""
+
+    NONE = "none"
+    WAITING = "waiting"  # in the list, or delayed
+    RUNNING = "running"
+    FINISHED = "finished"
+    STALE = "stale"  # remains of a job that failed, was stopped or abandoned
+    UNREADABLE = "unreadable"  # the job's key holds something that is not a job
 
     @property
-    def is_put_to_work(self) -> bool:
-        """Tells whether the link has a waiting job, or gets one from Docora's scheduler."""
-        left_alone = {Outcome.ALREADY_RUNNING, Outcome.SKIPPED, Outcome.NOT_QUEUED}
-        return self not in left_alone
-
-
-def count_put_to_work(counts: Mapping[Outcome, int]) -> int:
-    """Counts the links that are put to work."""
-    return sum(count for outcome, count in counts.items() if outcome.is_put_to_work)
+    def is_live(self) -> bool:
+        """Tells whether a worker runs the job or will take it."""
+        return self in {JobState.WAITING, JobState.RUNNING}
 
 
 class Action(StrEnum):
@@ -59,38 +60,34 @@ class Action(StrEnum):
     SCHEDULE = "schedule"
     REPAIR = "repair"
 
-    def is_rescan(self, status: str) -> bool:
-        """Returns the rescan flag of the job for a link with this status."""
-        if self in {Action.SCHEDULE, Action.REPAIR}:
-            return status != LinkStatus.PENDING_SNAPSHOT  # except first snapshots
-        return self is Action.RETRY
 
+class State(StrEnum):
+    """What a change has done to one link."""
 
-@dataclass(frozen=True)
-class App:
-    """One client app."""
-
-    app_id: str
-    app_name: str
-
-
-@dataclass(frozen=True)
-class Repository:
-    """One watched repository."""
-
-    repository_id: str
-    owner: str
-    name: str
+    QUEUED = "queued"
+    REPLACED_STALE = "replaced_stale"  # queued in place of a stale job
+    RESET = "reset"  # Docora's scheduler will queue the job
+    ALREADY_QUEUED = "already_queued"
+    ALREADY_RUNNING = "already_running"  # left alone
+    GIVEN_UP = "given_up"  # repair: the link has used up its tries, and is failed now
+    SKIPPED = "skipped"  # the link no longer qualified, or another transaction had locked it
+    NOT_QUEUED = "not_queued"
 
     @property
-    def repository_name(self) -> str:
-        """Returns `owner/name`."""
-        return f"{self.owner}/{self.name}"
+    def is_put_to_work(self) -> bool:
+        """Tells whether the link has a waiting job, or gets one from Docora's scheduler."""
+        return self in {State.QUEUED, State.REPLACED_STALE, State.RESET, State.ALREADY_QUEUED}
 
 
-def link_name(app_name: str, repository_name: str) -> str:
-    """Returns `App ← owner/name`."""
-    return f"{app_name} ← {repository_name}"
+def job_id_of(app_id: str, repository_id: str) -> str:
+    """Returns the id of a link's job."""
+    return f"{app_id}-{repository_id}"
+
+
+def ids_of_job(job_id: str) -> tuple[str, str] | None:
+    """Returns the app id and the repository id in a job id; None if it is not that of a link."""
+    ids = _JOB_ID.fullmatch(job_id)
+    return (ids[1], ids[2]) if ids else None
 
 
 def arguments(*names: str) -> str:
@@ -98,27 +95,77 @@ def arguments(*names: str) -> str:
     return ("-- " if any(name.startswith("-") for name in names) else "") + shlex.join(names)
 
 
-def only_app(apps: Collection[str]) -> str:
-    """Returns the only app as an argument of a command; empty if there are none or several."""
-    return arguments(*apps) if len(apps) == 1 else ""
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Yields the items in order, `size` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
-class LinkIds:
-    """The two ids of a link."""
+@dataclass(frozen=True, slots=True)
+class App:
+    """One client app. `email` and `base_url` tell whom to write to."""
 
-    __slots__ = ()
     app_id: str
+    app_name: str
+    base_url: str
+    email: str
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One watched repository. `repository_name`: `owner/name`."""
+
     repository_id: str
+    repository_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link: its row, its app and its repository.
+
+    id: the id of the row.
+    base_url: the address that the app's files are posted to. It may contain a password.
+    error_message: the error of the last try; None if there was none.
+    circuit_is_open: whether the circuit was open by the clock of Postgres, when the link was read.
+    """
+
+    id: str
+    app_id: str
+    app_name: str
+    repository_id: str
+    repository_name: str  # owner/name
+    github_url: str
+    owner: str
+    name: str
+    base_url: str
+    status: str
+    retry_count: int
+    error_message: str | None
+    last_scanned_at: datetime | None
+    circuit_open_until: datetime | None
+    circuit_is_open: bool
+    github_token_encrypted: str | None = field(repr=False)
+    client_auth_key_encrypted: str = field(repr=False)
 
     @property
     def job_id(self) -> str:
         """Returns the id of the link's job."""
-        return f"{self.app_id}-{self.repository_id}"
+        return job_id_of(self.app_id, self.repository_id)
 
     @property
     def has_valid_job_id(self) -> bool:
-        """Tells whether the job id is valid, so that `ids_of_job` can parse it."""
+        """Tells whether RQ accepts the job id."""
         return _JOB_ID.fullmatch(self.job_id) is not None
+
+    @property
+    def link_name(self) -> str:
+        """Returns `App ← owner/name`."""
+        return f"{self.app_name} ← {self.repository_name}"
+
+    @property
+    def description(self) -> str:
+        """Returns the job's description for RQ's screens and log, as inert text."""
+        return f"{inert(self.repository_name)} → {inert(self.app_name)}"
 
     @property
     def words(self) -> str:
@@ -126,187 +173,95 @@ class LinkIds:
         return arguments(self.app_id, self.repository_id)
 
 
-_JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")  # RQ allows no other characters
-
-
-def ids_of_job(job_id: str) -> tuple[str, str] | None:
-    """Returns the app id and the repository id of a job id; None if it is invalid."""
-    ids = _JOB_ID.fullmatch(job_id)
-    return (ids[1], ids[2]) if ids else None
-
-
-@dataclass(frozen=True, slots=True)
-class LinkRef(LinkIds):
-    """The id of a link's row, and the two ids that form its job id."""
-
-    id: str
-    app_id: str
-    repository_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class PublicPayload(LinkIds):
-    """The arguments of a snapshot job, without secrets and without the rescan flag."""
-
-    app_id: str
-    app_name: str
-    repository_id: str
-    github_url: str
-    owner: str
-    name: str
-    base_url: str
-
-    @property
-    def repository_name(self) -> str:
-        """Returns `owner/name`."""
-        return f"{self.owner}/{self.name}"
-
-    @property
-    def link_name(self) -> str:
-        """Returns `App ← owner/name`."""
-        return link_name(self.app_name, self.repository_name)
-
-    @property
-    def description(self) -> str:
-        """Returns the job's description for RQ's screens and log, as inert text."""
-        return f"{inert(self.repository_name)} → {inert(self.app_name)}"
-
-
-@dataclass(frozen=True, slots=True)
-class Payload(PublicPayload):
-    """The arguments of a snapshot job with secrets, without the rescan flag."""
-
-    github_token_encrypted: str | None = field(repr=False)
-    client_auth_key_encrypted: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Link:
-    """One link, without secrets."""
-
-    ref: LinkRef
-    payload: PublicPayload
-    status: str
-    retry_count: int
-    error_message: str | None
-    circuit_open_until: datetime | None
-    circuit_is_open: bool  # by the clock of Postgres, when the link was read
-
-    @property
-    def names(self) -> dict[str, str]:
-        """Returns the ids and names of app and repository."""
-        names = ("app_id", "app_name", "repository_id", "repository_name")
-        return {name: getattr(self.payload, name) for name in names}
-
-    @property
-    def behind_circuit(self) -> str:
-        """Says until when Docora's scheduler leaves the link alone."""
-        repository, until = self.payload.repository_name, moment(self.circuit_open_until)
-        alone = "until then Docora's scheduler leaves the link alone"
-        return f"the circuit of {repository} is open until {until}: {alone}"
-
-
-@dataclass(frozen=True)
-class LinkResult:
-    """The result of one `retry` or `resync`. `link`: the link before the change."""
-
-    action: Action
-    link: Link
-    outcome: Outcome
-    circuit_open_until: datetime | None  # after the change
-    circuit_reset: bool | None = None  # None without `--reset-circuit`
-    deliveries_cleared: int = 0  # deleted or, with `update`, marked
-    update: bool = False
-    path: str | None = None  # only these files are sent again
-    dry_run: bool = False
-    workers: int = 0  # live workers
-    queued_when: str = ""  # when Docora's scheduler queues the link, in words, if it was reset
-    run: str = ""  # the id shared by the audit entries; empty if there are none
-
-
-@dataclass(frozen=True, slots=True)
-class LinkFailure:
-    """A link that could not be queued, failed again, or has lost its job; and why.
-
-    app_name, repository_name: None if unknown.
-    """
-
-    job_id: str
-    app_id: str
-    repository_id: str
-    error_message: str
-    app_name: str | None = None
-    repository_name: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedLink:
-    """The outcome that a dry run predicts for one link."""
-
-    job_id: str
-    app_id: str
-    app_name: str
-    repository_id: str
-    repository_name: str
-    outcome: Outcome
-    error_message: str | None = None
-
-
-@dataclass(frozen=True)
-class AppCount(App):
-    """The number of links of one app."""
-
-    links: int
-
-
 @dataclass(frozen=True)
 class LinkFilter:
     """A filter for links: a link must match one value of each field. Empty fields match all links.
 
     exclude_app_ids, exclude_errors: a link must match none of the values.
+    repository_names: `owner/name` with `*`; an alternative to `repository_ids`.
+    errors: texts that the error contains (case-insensitive); a text with `*` must match all of it.
+    open_circuit: whether the repository's circuit is open; None matches both.
+    overdue_before: links without a good scan since this time that no open circuit holds back.
+    rescan_interval_ms: links that are due, as Docora's scheduler sees it; None matches all.
     """
 
     app_ids: Sequence[str] = ()
     exclude_app_ids: Sequence[str] = ()
     repository_ids: Sequence[str] = ()
-    repository_names: Sequence[str] = ()  # `owner/name` with `*`; alternative to `repository_ids`
+    repository_names: Sequence[str] = ()
     statuses: Sequence[LinkStatus] = ()
-    errors: Sequence[str] = ()  # the error contains the text; with `*`, the whole error matches it
+    errors: Sequence[str] = ()
     exclude_errors: Sequence[str] = ()
-    no_error: bool = False  # also match links without an error
-    open_circuit: bool | None = None  # whether the repository's circuit is open; None matches both
-    or_behind_circuit: bool = False  # also match pending links with an open circuit
-    last_scan_before: datetime | None = None  # also matches links that were never scanned
-    last_scan_after: datetime | None = None  # at this time or later
-    overdue_before: datetime | None = None  # overdue links: without a good scan since this time
+    open_circuit: bool | None = None
+    overdue_before: datetime | None = None
+    rescan_interval_ms: int | None = None
 
 
-FAILED_LINKS = LinkFilter(statuses=[LinkStatus.FAILED])
-# Links whose last try failed: each change and each successful scan removes the error.
-TRIED_LINKS = LinkFilter(statuses=[LinkStatus.PENDING_SNAPSHOT, LinkStatus.SCANNING], errors=["*"])
+class Deliveries(StrEnum):
+    """What a change does to the delivery records of a link."""
+
+    KEEP = "keep"
+    DELETE = "delete"  # the app receives every file as a creation
+    MARK = "mark"  # the app receives every file as an update
 
 
-class LinkSort(StrEnum):
-    """The order of a list of links."""
+@dataclass(frozen=True)
+class Change:
+    """What differs between the actions.
 
-    APP = "app"
-    ERROR = "error"
-    RETRIES = "retries"
-    LAST_SCAN = "last-scan"
-    OVERDUE = "overdue"
+    which: the links that qualify. It is checked again when a link is locked.
+    resets: set the link to `pending_snapshot`, without error and failures.
+    counts_failure: count a failure of each scanning link, whose worker was killed.
+    closes_circuit: also close the circuit of the repository.
+    """
+
+    action: Action
+    which: LinkFilter
+    resets: bool = False
+    deliveries: Deliveries = Deliveries.KEEP
+    counts_failure: bool = False
+    closes_circuit: bool = False
+
+    @classmethod
+    def retry(cls, which: LinkFilter, *, closes_circuit: bool = False) -> Self:
+        """Returns the change that puts failed links back to work."""
+        failed = replace(which, statuses=[LinkStatus.FAILED])
+        return cls(Action.RETRY, failed, resets=True, closes_circuit=closes_circuit)
+
+    @classmethod
+    def resync(
+        cls, which: LinkFilter, *, update: bool = False, closes_circuit: bool = False
+    ) -> Self:
+        """Returns the change that sends all files again. `update`: as updates, not as creations."""
+        deliveries = Deliveries.MARK if update else Deliveries.DELETE
+        return cls(Action.RESYNC, which, True, deliveries, closes_circuit=closes_circuit)
+
+    @classmethod
+    def schedule(cls, rescan_interval_ms: int) -> Self:
+        """Returns the change that queues what Docora's scheduler would queue."""
+        return cls(Action.SCHEDULE, LinkFilter(rescan_interval_ms=rescan_interval_ms))
+
+    @classmethod
+    def repair(cls) -> Self:
+        """Returns the change that queues links that should have a live job and have none."""
+        return cls(Action.REPAIR, LinkFilter(statuses=LIVE_STATUSES), counts_failure=True)
+
+    def is_rescan(self, link: Link) -> bool:
+        """Returns the rescan flag of the link's job, as Docora sets it."""
+        if self.action in {Action.SCHEDULE, Action.REPAIR}:
+            return link.status != LinkStatus.PENDING_SNAPSHOT  # except first snapshots
+        return self.action is Action.RETRY
 
 
-class AppSort(StrEnum):
-    """The order of a list of apps."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of a change of one link.
 
-    FAILED = "failed"
-    NAME = "name"
+    link: the link before the change; None if it was skipped.
+    detail: why it was not queued or was skipped; empty otherwise.
+    """
 
-
-class LinkGroup(StrEnum):
-    """The fields by which links can be counted."""
-
-    APP = "app"
-    REPOSITORY = "repository"
-    ERROR = "error"
-    STATUS = "status"
+    id: str
+    link: Link | None
+    state: State
+    detail: str = ""

@@ -11,12 +11,11 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from docora_ops.errors import ConfigurationError
-from docora_ops.jobs import Backend
-from docora_ops.text import duration, mask
+from docora_ops.links import Backend
+from docora_ops.text import mask
 
 RESULT_TTL = 86_400  # seconds that RQ keeps a finished job
 FAILURE_TTL = 7 * 86_400  # seconds that RQ keeps a failed job
-SECOND_LOOK_DELAY = 5  # seconds between the two looks for drift
 LONGEST_RETRY_DELAY = 86_400  # seconds; a delay doubled without a limit would exceed any timer
 LEAST_OVERDUE = 900  # seconds; DOCORA_OPS_OVERDUE_AFTER is at least this by default
 _TEN_YEARS_IN_MS = 10 * 365 * 86_400_000
@@ -79,19 +78,14 @@ class Settings(BaseSettings):
     git_ssl_cainfo: str | None = None
     ssl_cert_file: str | None = None
     ssl_cert_dir: str | None = None
-    node_env: str | None = None
 
-    backend: Backend | None = Field(default=None, alias="DOCORA_OPS_BACKEND")  # None: detect it
+    backend: Backend = Field(default=Backend.AUTO, alias="DOCORA_OPS_BACKEND")
     job_timeout: int = Field(default=3600, alias="DOCORA_OPS_JOB_TIMEOUT", ge=1, le=2_592_000)
     connect_timeout: int = Field(default=5, alias="DOCORA_OPS_CONNECT_TIMEOUT", ge=1, le=3600)
     statement_timeout: int = Field(
         default=30, alias="DOCORA_OPS_STATEMENT_TIMEOUT", ge=1, le=86_400
     )
-    lock_timeout: int = Field(default=5, alias="DOCORA_OPS_LOCK_TIMEOUT", ge=1, le=86_400)
-    drift_grace: int = Field(
-        default=SECOND_LOOK_DELAY, alias="DOCORA_OPS_DRIFT_GRACE", ge=0, le=3600
-    )
-    batch_size: int = Field(default=500, alias="DOCORA_OPS_BATCH_SIZE", ge=1, le=1000)
+    drift_grace: int = Field(default=5, alias="DOCORA_OPS_DRIFT_GRACE", ge=0, le=3600)
     overdue_after: int | None = Field(
         default=None, alias="DOCORA_OPS_OVERDUE_AFTER", ge=1, le=31_536_000
     )
@@ -101,8 +95,6 @@ class Settings(BaseSettings):
         pattern=r"^[a-z0-9+]+(,[a-z0-9+]+)*\Z",
     )
     git_timeout: int = Field(default=1800, alias="DOCORA_OPS_GIT_TIMEOUT", ge=1, le=2_592_000)
-    reserve_slot: bool = Field(default=True, alias="DOCORA_OPS_RESERVE_SLOT")
-    heartbeat_file: Path | None = Field(default=None, alias="DOCORA_OPS_HEARTBEAT_FILE")
 
     @field_validator("database_url", "redis_url")
     @classmethod
@@ -134,14 +126,9 @@ class Settings(BaseSettings):
         kept = [text for text in options if text and text.partition("=")[0] not in left_out]
         return SecretStr(text.partition("?")[0] + ("?" + "&".join(kept) if kept else ""))
 
-    def hurried(self, seconds: int, *, keeps_set: bool = False) -> Self:
-        """Returns a copy that waits at most `seconds` to connect, and for each server reply.
-
-        keeps_set: keep a statement timeout that the user has set.
-        """
-        names = {"connect_timeout", "statement_timeout"}
-        if keeps_set and "statement_timeout" in self.model_fields_set:
-            names.remove("statement_timeout")
+    def hurried(self, seconds: int) -> Self:
+        """Returns a copy that waits at most `seconds` to connect, and for each server reply."""
+        names = ("connect_timeout", "statement_timeout")
         return self.model_copy(update={name: min(seconds, getattr(self, name)) for name in names})
 
     def require_database_url(self) -> SecretStr:
@@ -165,12 +152,6 @@ class Settings(BaseSettings):
                 "with --env-file",
             )
         return bytes.fromhex(text)
-
-    @property
-    def scan_interval(self) -> str:
-        """Returns the time between two passes of Docora's scheduler, in words."""
-        seconds = math.ceil(self.scan_interval_ms / 1000)
-        return "a minute" if seconds == 60 else duration(seconds)  # noqa: PLR2004 - default
 
     @property
     def overdue_after_seconds(self) -> int:

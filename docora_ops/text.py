@@ -3,8 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime
 
 MASK = "***"
 
@@ -79,42 +78,6 @@ def moment(when: datetime | None) -> str | None:
     return when.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def to_minute(when: datetime) -> str:
-    """Returns a time in UTC as `2026-01-02T03:04Z`."""
-    return f"{when:%Y-%m-%dT%H:%MZ}"
-
-
-@dataclass(frozen=True)
-class TimeOfDay:
-    """The latest occurrence of a time of day in UTC."""
-
-    at: time
-
-
-@dataclass(frozen=True)
-class Day:
-    """The beginning of a day in UTC, `days_ago` days before today."""
-
-    days_ago: int
-
-
-When = datetime | timedelta | TimeOfDay | Day
-"""A moment as typed: in full, as an age, as a time of day, or as a day."""
-
-
-def moment_of(when: When, now: datetime) -> datetime:
-    """Returns the moment that was typed. `now`: the time by the clock of the server concerned."""
-    if isinstance(when, datetime):
-        return when
-    if isinstance(when, timedelta):
-        return now - when
-    today = now.astimezone(UTC).date()
-    if isinstance(when, Day):
-        return datetime.combine(today, time(), UTC) - timedelta(days=when.days_ago)
-    last = datetime.combine(today, when.at, UTC)
-    return last - timedelta(days=last > now)
-
-
 def seconds_of(text: str, *, shortest: int = 1, longest: int = 7 * _DAY) -> int:
     """Reads a duration: `90` (seconds), `30s`, `10m`, `1h30m` or `3d`. Raises ValueError.
 
@@ -149,34 +112,3 @@ def duration(seconds: float) -> str:
 def ago(seconds: float | None) -> str:
     """Returns `5s ago`, or `unknown`."""
     return "unknown" if seconds is None else f"{duration(seconds)} ago"
-
-
-def good_until(at: datetime | None, seconds: int | None, oldest: int | None = None) -> str:
-    """Returns until when failed links were good: `08:12Z, 3h5m ago` or `2026-11-28, 3d ago`.
-
-    Names the earliest of the links' last good scans, and the latest if the two are far apart:
-    `08:12Z to 17:21Z`, or two dates if the earliest is over a day old. Returns `never good` if
-    there is no good scan.
-
-    at, seconds: the latest of the links' last good scans, and the seconds since then.
-    oldest: the seconds since the earliest of these scans; None if there is only one.
-    """
-    if at is None or seconds is None:
-        return "never good"
-    oldest = max(oldest or 0, seconds)
-    ends = (at - timedelta(seconds=oldest - seconds), at)
-    form = "%H:%MZ" if oldest < _DAY else "%Y-%m-%d"
-    first, last = (f"{end.astimezone(UTC):{form}}" for end in ends)
-    if are_far_apart(seconds, oldest) and first != last:
-        return f"{first} to {last}"
-    return f"{first}, {ago(oldest)}"
-
-
-def good_until_in_words(at: datetime | None, seconds: int | None, oldest: int | None) -> str:
-    """Returns what `good_until` does, within a sentence: `good until 08:12Z, 3h5m ago`."""
-    return ("good until " if at else "") + good_until(at, seconds, oldest)
-
-
-def are_far_apart(seconds: int, oldest: int) -> bool:
-    """Tells whether two ages, in seconds, differ too much to show only one of them."""
-    return 2 * seconds < oldest

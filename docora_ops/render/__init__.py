@@ -1,1 +1,0 @@
-"""Turns values into output for people and scripts."""
