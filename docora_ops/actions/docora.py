@@ -27,10 +27,13 @@ class Docora:
     """One Docora, the first argument of every action. Connects when first used.
 
     Actions add to `notices` what a person should read in addition to the result.
+
+    command: the command line, without secrets, for the record of operations.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, command: str = "") -> None:
         self.settings = settings
+        self.command = command
         self.notices: list[str] = []
 
     def __enter__(self) -> Self:

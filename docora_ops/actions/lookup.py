@@ -125,6 +125,9 @@ def resolve_repository(database: Database, apps: Sequence[App], text: str) -> Re
 
 def resolve_link(database: Database, app_text: str, repository_text: str) -> Link:
     """Finds the link of an app and a repository. Raises NotFoundError, AmbiguousError."""
+    named = links.find_links(database, app_text, repository_text)
+    if len(named) == 1:
+        return named[0]
     with database.transaction():
         app = resolve_app(database, app_text)
         repository = resolve_repository(database, [app], repository_text)

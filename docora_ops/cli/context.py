@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import typer
 
 from docora_ops.cli.output import Column, Part, Table, console_of, encode, piped, render, shown
 from docora_ops.errors import DocoraOpsError, ExitCode
-from docora_ops.text import amount, mask
+from docora_ops.text import amount, mask, mask_url
 
 if TYPE_CHECKING:
     from docora_ops.actions.docora import Docora
@@ -37,7 +38,8 @@ class Context:
         from docora_ops.actions.docora import Docora
         from docora_ops.settings import load_settings
 
-        return Docora(load_settings(self.env_file))
+        words = (mask_url(word) if "://" in word else word for word in sys.argv[1:])
+        return Docora(load_settings(self.env_file), shlex.join(["docora-ops", *words]))
 
     def close(self) -> None:
         """Prints the remaining notices and closes the connections."""

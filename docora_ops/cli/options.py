@@ -93,9 +93,7 @@ Overdue = Annotated[
 # How links are changed
 BulkLimit = Annotated[
     int | None,
-    typer.Option(
-        "--limit", metavar="N", min=1, help="At most N links, spread evenly across apps."
-    ),
+    typer.Option("--limit", metavar="N", min=1, help="At most N links, spread evenly across apps."),
 ]
 ResetCircuit = Annotated[
     bool, typer.Option("--reset-circuit", help="Also close the circuit breaker of the repository.")

@@ -211,7 +211,9 @@ class Database:
                 problem = f"refuses: {text}"
                 hint = "docora-ops help privileges lists what the role in DATABASE_URL needs"
             case pg.ReadOnlySqlTransaction():
-                problem = "takes no changes: it is a standby, or default_transaction_read_only is on"
+                problem = (
+                    "takes no changes: it is a standby, or default_transaction_read_only is on"
+                )
                 hint = "point DATABASE_URL at the primary; for several hosts, add "
                 hint += "target_session_attrs=read-write"
             case psycopg.DatabaseError() if not isinstance(

@@ -1,6 +1,6 @@
 """SQL for the rows of links: which match a filter; locks and changes."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -61,7 +61,7 @@ COLUMNS = """l.id::text, l.app_id, a.app_name, l.repository_id, r.owner || '/' |
 
 def parameters_of(which: LinkFilter) -> dict[str, Any]:
     """Returns the parameters of MATCHES for a filter."""
-    values = {
+    values: dict[str, Any] = {
         name: value if value or isinstance(value, bool | int) else None
         for name, value in asdict(which).items()
     }
@@ -97,6 +97,34 @@ def select_ids(database: Database, which: LinkFilter, limit: int | None = None) 
     """
     parameters = parameters_of(which) | {"limit": limit}
     return [id_ for (id_,) in database.stream(sql, parameters)]
+
+
+def select_jobs(database: Database, which: LinkFilter) -> dict[str, str]:
+    """Returns the row ids of the links that match by job id, round-robin across apps.
+
+    Leaves out links whose ids form no valid job id.
+    """
+    sql = f"""
+        SELECT l.app_id || '-' || l.repository_id, l.id::text FROM {LINKS} WHERE {MATCHES}
+        ORDER BY row_number() OVER (PARTITION BY l.app_id ORDER BY l.repository_id), l.app_id
+    """
+    rows = database.stream(sql, parameters_of(which))
+    return {job_id: id_ for job_id, id_ in rows if ids_of_job(job_id)}
+
+
+def find_links(database: Database, app: str, repository: str) -> list[Link]:
+    """Returns the links of apps and repositories with these ids, names or `owner/name`; two at most.
+
+    Both are compared case-insensitively with names.
+    """
+    sql = f"""
+        SELECT {COLUMNS} FROM {LINKS}
+        WHERE (l.app_id = %(app)s OR lower(a.app_name) = lower(%(app)s))
+            AND (l.repository_id = %(repository)s
+                 OR lower(r.owner || '/' || r.name) = lower(%(repository)s)) LIMIT 2
+    """
+    parameters = {"app": app, "repository": repository}
+    return [Link(*row) for row in database.rows(sql, parameters)]
 
 
 def count(database: Database, which: LinkFilter) -> int:
@@ -194,15 +222,6 @@ def close_circuits(database: Database, repository_ids: Collection[str]) -> int:
         )
     """
     return database.execute(sql, {"ids": sorted(repository_ids)})
-
-
-def live_links(database: Database) -> Iterator[tuple[str, str, str]]:
-    """Yields row id, app id and repository id of each pending or scanning link."""
-    sql = """
-        SELECT id::text, app_id, repository_id FROM app_repositories
-        WHERE status IN ('pending_snapshot', 'scanning')
-    """
-    yield from database.stream(sql)
 
 
 def read_results(database: Database, ids: Sequence[str]) -> list[tuple[str, str, str, str, str]]:

@@ -62,7 +62,6 @@ class QueuedJob:
     started_at: datetime | None = None
     due_at: datetime | None = None  # of a delayed job
     worker: str | None = None
-    error_message: str | None = None  # last line of the last failure, without secrets
 
 
 class LinkQueue(ABC):
@@ -79,11 +78,19 @@ class LinkQueue(ABC):
         """Returns what the queue holds under each job id. Writes nothing."""
 
     @abstractmethod
-    def push(self, links: Sequence[Link], is_rescan: Callable[[Link], bool]) -> list[Found]:
+    def push(
+        self,
+        links: Sequence[Link],
+        is_rescan: Callable[[Link], bool],
+        looked_at: datetime | None = None,
+    ) -> list[Found]:
         """Queues the job of each link that has no live job, atomically.
 
         Returns what the queue held before. A waiting job is kept; a running or unreadable one is
         left alone.
+
+        looked_at: two looks at the whole queue since this moment have found none of these jobs, so
+            that a job queued before is not searched for in the list again.
         """
 
     @abstractmethod

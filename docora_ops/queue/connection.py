@@ -10,6 +10,7 @@ from typing import Any, cast
 import redis
 from redis import exceptions
 from redis.backoff import NoBackoff
+from redis.commands.core import Script
 from redis.retry import Retry
 
 from docora_ops.errors import ConfigurationError, RedisError
@@ -63,7 +64,7 @@ def describe(client: redis.Redis) -> str:
     return f"{f'[{host}]' if ':' in host else host}:{options.get('port', 6379)}/{database}"
 
 
-def load_script(client: redis.Redis, name: str) -> redis.commands.core.Script:
+def load_script(client: redis.Redis, name: str) -> Script:
     """Returns a Lua script of this package. Its first run sends its text to Redis."""
     text = files("docora_ops.queue").joinpath(name).read_text(encoding="utf-8")
     return client.register_script(text)
@@ -75,12 +76,12 @@ def server_time(client: redis.Redis) -> float:
     return float(seconds) + microseconds / 1e6
 
 
-def text_of(value: bytes | None) -> str:
-    """Decodes UTF-8, replacing malformed bytes; returns an empty text for None."""
-    return (value or b"").decode(errors="replace")
+def text_of(value: Any) -> str:
+    """Decodes a reply in UTF-8, replacing malformed bytes; returns an empty text for None."""
+    return (value or b"").decode(errors="replace") if not isinstance(value, str) else value
 
 
-def number_of(value: bytes | None) -> int | None:
+def number_of(value: Any) -> int | None:
     """Parses a whole number; returns None for any other text, which other programs may write."""
     return int(value) if value and value.isdigit() and len(value) < _MOST_DIGITS else None
 

@@ -1,0 +1,222 @@
+"""The heart: changes links in the database and the queue together.
+
+A batch of links is one transaction: their rows are locked, their jobs pushed, the rows updated. So
+whoever is killed, and whenever, a link that was touched is never pending without a live job:
+
+- before the push, nothing has happened;
+- between push and commit, the row is unchanged and a job waits, which a worker runs whatever the
+  status, and which the same command finds when it is run again;
+- a worker that takes the job before the commit waits for the lock of the row.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from docora_ops.actions.docora import Docora
+from docora_ops.database import links as rows
+from docora_ops.errors import (
+    LinkError,
+    NotFailedError,
+    NotFoundError,
+    SnapshotRunningError,
+    UnqueueableError,
+)
+from docora_ops.links import (
+    Action,
+    Backend,
+    Change,
+    Deliveries,
+    JobState,
+    Link,
+    LinkStatus,
+    Outcome,
+    State,
+    batches,
+)
+from docora_ops.queue.backend import Found
+
+BATCH = 1000
+_SKIP_LOCKED = "FOR UPDATE OF l SKIP LOCKED"
+_STATES = {
+    JobState.NONE: State.QUEUED,
+    JobState.FINISHED: State.QUEUED,
+    JobState.STALE: State.REPLACED_STALE,
+    JobState.WAITING: State.ALREADY_QUEUED,
+    JobState.RUNNING: State.ALREADY_RUNNING,
+    JobState.UNREADABLE: State.NOT_QUEUED,
+}
+
+
+def change_link(docora: Docora, change: Change, link: Link, *, dry_run: bool = False) -> Outcome:
+    """Changes one link. Waits for the lock of its row.
+
+    Raises NotFailedError if it is to be retried and is not failed, SnapshotRunningError if it is to
+    be resynced while a snapshot is running, UnqueueableError, NotFoundError, PostgresError,
+    RedisError, WrongPairError.
+    """
+    if not dry_run:
+        docora.require_pair()
+    outcomes = change_batch(docora, change, [link.id], dry_run=dry_run, lock="FOR UPDATE OF l")
+    if not outcomes:
+        current = rows.read_link(docora.database, link.app_id, link.repository_id)
+        if current is None:
+            raise NotFoundError(f"App-repository link not found: {link.link_name}")
+        if change.action is Action.REPAIR:
+            return Outcome(link.id, current, State.SKIPPED, f"its status is {current.status}")
+        raise NotFailedError(
+            f"Only failed entries can be retried: {link.link_name} is {current.status}",
+            hint=f"to send its files again: docora-ops resync {link.words}",
+            details={"status": current.status},
+        )
+    [outcome] = outcomes
+    if outcome.state is State.NOT_QUEUED:
+        raise UnqueueableError(f"{link.link_name} can't be queued: {outcome.detail}")
+    if outcome.state is State.ALREADY_RUNNING and change.action is Action.RESYNC:
+        raise SnapshotRunningError(
+            f"a snapshot of {link.link_name} is running: a resync would have no effect on it",
+            hint="try again when it has ended; docora-ops show says how it is going: "
+            f"docora-ops show {link.words}",
+        )
+    return outcome
+
+
+def change_links(
+    docora: Docora,
+    change: Change,
+    ids: Sequence[str],
+    *,
+    dry_run: bool = False,
+    looked_at: datetime | None = None,
+) -> Iterator[list[Outcome]]:
+    """Changes many links, and yields their outcomes batch by batch.
+
+    Tries links that another transaction had locked once more at the end. Links that can't be
+    changed because of their row are `not_queued`; those that no longer qualify are `skipped`.
+
+    ids: row ids.
+    dry_run: write nothing; the outcomes are what the change would do.
+    looked_at: as in `LinkQueue.push`.
+
+    Raises PostgresError, RedisError.
+    """
+    missing: list[str] = []
+    for batch in batches(ids, BATCH):
+        outcomes = _change_each(docora, change, batch, dry_run, looked_at)
+        seen = {outcome.id for outcome in outcomes}
+        missing += [id_ for id_ in batch if id_ not in seen]
+        yield outcomes
+    for batch in batches(missing, BATCH):
+        outcomes = _change_each(docora, change, batch, dry_run, looked_at)
+        seen = {outcome.id for outcome in outcomes}
+        why = "its status has changed, or another transaction has locked it"
+        yield outcomes + [
+            Outcome(id_, None, State.SKIPPED, why) for id_ in batch if id_ not in seen
+        ]
+
+
+def _change_each(
+    docora: Docora, change: Change, ids: Sequence[str], dry_run: bool, looked_at: datetime | None
+) -> list[Outcome]:
+    """Changes a batch; link by link if Postgres refuses the batch because of one of them."""
+    try:
+        return change_batch(docora, change, ids, dry_run=dry_run, looked_at=looked_at)
+    except LinkError as error:
+        if len(ids) == 1:
+            return [Outcome(ids[0], None, State.NOT_QUEUED, error.message)]
+    return [
+        outcome
+        for id_ in ids
+        for outcome in _change_each(docora, change, [id_], dry_run, looked_at)
+    ]
+
+
+def change_batch(
+    docora: Docora,
+    change: Change,
+    ids: Sequence[str],
+    *,
+    dry_run: bool = False,
+    lock: str = _SKIP_LOCKED,
+    looked_at: datetime | None = None,
+) -> list[Outcome]:
+    """Changes the links with these row ids that qualify, in one transaction.
+
+    Returns their outcomes, and none for the others. Raises PostgresError, RedisError.
+    """
+    database = docora.database
+    which = change.which
+    if change.closes_circuit:  # an earlier batch may have closed the circuit
+        which = replace(which, open_circuit=None)
+    with database.transaction():
+        links = rows.read_links(database, ids, which, lock="" if dry_run else lock)
+        outcomes = _push(docora, change, links, dry_run=dry_run, looked_at=looked_at)
+        if not dry_run:
+            _update(docora, change, outcomes)
+    return outcomes
+
+
+def _push(
+    docora: Docora,
+    change: Change,
+    links: Sequence[Link],
+    *,
+    dry_run: bool,
+    looked_at: datetime | None,
+) -> list[Outcome]:
+    """Queues the jobs of the links that have none; looks only, if nothing is to be written."""
+    queue = docora.queue
+    valid = [link for link in links if link.has_valid_job_id]
+    # A link that has used up its tries gets no job. Its killed job must not run again, either.
+    given_up = {
+        link.id
+        for link in valid
+        if change.counts_failure
+        and link.status == LinkStatus.SCANNING
+        and link.retry_count + 1 >= docora.settings.max_retry_attempts
+    }
+    to_push = [link for link in valid if link.id not in given_up and not dry_run]
+    to_look = [link for link in valid if link.id in given_up or dry_run]
+    found = dict(
+        zip(
+            [link.id for link in to_push + to_look],
+            queue.push(to_push, change.is_rescan, looked_at)
+            + queue.look([link.job_id for link in to_look]),
+            strict=True,
+        )
+    )
+    unqueueable = Found(JobState.UNREADABLE, "its ids can't form the id of a job")
+    outcomes = []
+    for link in links:
+        job = found.get(link.id, unqueueable)
+        state = _STATES[job.state]
+        if link.id in given_up and not job.state.is_live and state is not State.NOT_QUEUED:
+            state = State.GIVEN_UP
+        elif state in {State.QUEUED, State.REPLACED_STALE} and queue.backend is Backend.BULLMQ:
+            state = State.RESET
+        outcomes.append(Outcome(link.id, link, state, job.detail))
+    return outcomes
+
+
+def _update(docora: Docora, change: Change, outcomes: Sequence[Outcome]) -> None:
+    """Updates the rows of links whose job is waiting now."""
+    database = docora.database
+    waiting = [outcome for outcome in outcomes if outcome.state.is_put_to_work]
+    ids = [outcome.id for outcome in waiting]
+    if ids and change.resets:
+        rows.reset_links(database, ids)
+        if change.deliveries is not Deliveries.KEEP:
+            rows.clear_deliveries(database, ids, change.deliveries)
+        if change.closes_circuit:
+            repositories = {outcome.link.repository_id for outcome in waiting if outcome.link}
+            rows.close_circuits(database, repositories)
+    if change.counts_failure:
+        killed = [
+            outcome.id
+            for outcome in outcomes
+            if outcome.link
+            and outcome.link.status == LinkStatus.SCANNING
+            and outcome.state in {State.QUEUED, State.REPLACED_STALE, State.RESET, State.GIVEN_UP}
+        ]
+        if killed:
+            rows.count_failures(database, killed, docora.settings.max_retry_attempts)

@@ -1,0 +1,86 @@
+"""Lists, shows, follows and cancels operations."""
+
+from collections.abc import Generator
+from dataclasses import replace
+
+from docora_ops.actions.bulk import new_operation
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.waiting import Wait, wait_for
+from docora_ops.errors import AmbiguousError, NotFoundError, OperationFinishedError
+from docora_ops.queue import operations as record
+from docora_ops.queue.operations import Operation, OperationState
+
+
+def recent(docora: Docora, limit: int) -> list[Operation]:
+    """Returns the last operations, newest first. Raises RedisError."""
+    return record.read_recent(docora.redis, limit)
+
+
+def find(docora: Docora, operation_id: str) -> Operation:
+    """Returns an operation. Raises NotFoundError, RedisError."""
+    operation = record.read(docora.redis, operation_id)
+    if operation is None:
+        raise NotFoundError(
+            f"Operation not found or expired: {operation_id!r}",
+            hint="operations are kept for 30 days; docora-ops operations lists them",
+        )
+    return operation
+
+
+def follow(docora: Docora, operation_id: str, timeout: float | None) -> Generator[Wait]:
+    """Yields how far the snapshots of an operation's links are, until each has its result.
+
+    Raises NotFoundError if the operation or the list of its links is unknown; RedisError,
+    PostgresError.
+    """
+    operation = find(docora, operation_id)
+    ids = record.read_links(docora.redis, operation_id)
+    if not ids and operation.succeeded:
+        raise NotFoundError(
+            f"the links of operation {operation_id!r} are not known",
+            hint="they are kept for 7 days, and only of operations of docora-ops",
+        )
+    yield from wait_for(docora, ids, timeout)
+
+
+def cancel(docora: Docora, operation_id: str | None, reason: str | None = None) -> Operation:
+    """Asks a running bulk operation to stop after its current batch. Returns it, as cancelled.
+
+    operation_id: None for the only one that is running.
+
+    Raises NotFoundError, OperationFinishedError, AmbiguousError, RedisError.
+    """
+    if operation_id is None:
+        operation = _only_running(docora)
+    else:
+        operation = find(docora, operation_id)
+    if operation.state is not OperationState.RUNNING or not operation.is_bulk:
+        raise OperationFinishedError(
+            f"operation {operation.operation_id} is not running: it is {operation.state}",
+            hint="docora-ops operations lists what is running",
+        )
+    record.cancel(docora.redis, operation, docora.user)
+    entry = new_operation(
+        docora, "cancel", operation.operation_id, reason=reason, total=1, is_bulk=False
+    )
+    entry = replace(entry, completed=1, succeeded=1, state=OperationState.DONE)
+    record.end(docora.redis, record.begin(docora.redis, entry))
+    return replace(operation, cancelled=True, cancelled_by=docora.user)
+
+
+def _only_running(docora: Docora) -> Operation:
+    running = [
+        operation
+        for operation in record.read_recent(docora.redis, 1000)
+        if operation.state is OperationState.RUNNING and operation.is_bulk
+    ]
+    if not running:
+        raise NotFoundError("no bulk operation is running", hint="docora-ops operations lists all")
+    if len(running) > 1:
+        ids = [operation.operation_id for operation in running]
+        raise AmbiguousError(
+            f"{len(ids)} bulk operations are running: {', '.join(ids)}",
+            hint="give the id of the one you mean",
+            details={"operation_ids": ids},
+        )
+    return running[0]

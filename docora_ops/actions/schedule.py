@@ -1,0 +1,64 @@
+"""`schedule` and `repair`: queue what is due, and mend drift."""
+
+import time
+from collections.abc import Generator
+
+from docora_ops.actions.bulk import Batch, new_operation, run_bulk, run_single
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.drift import drop_live, find_drift
+from docora_ops.database import links as rows
+from docora_ops.errors import WrongBackendError
+from docora_ops.links import LIVE_STATUSES, Backend, Change, Link, Outcome, State
+from docora_ops.queue import operations as record
+from docora_ops.queue.operations import Operation
+
+
+def run_pass(docora: Docora) -> Generator[Batch]:
+    """Queues what Docora's scheduler would queue, then mends drift, and records the pass.
+
+    Yields after each batch. The two parts are operations of their own, and only begin if they have
+    links.
+
+    Raises WrongBackendError beside BullMQ, PostgresError, RedisError, WrongPairError.
+    """
+    if docora.queue.backend is not Backend.RQ:
+        raise WrongBackendError(
+            "this Docora uses BullMQ, whose jobs Docora's own scheduler queues",
+            hint="use schedule only where docora-ops worker or other RQ workers run the jobs; "
+            "see docora-ops help workers",
+        )
+    change = Change.schedule(docora.settings.rescan_interval_ms)
+    due = rows.select_jobs(docora.database, change.which)
+    drop_live(docora.queue, due)
+    if due:
+        operation = new_operation(docora, change.action, "links that are due")
+        yield from run_bulk(docora, change, list(due.values()), operation)
+    yield from repair_drift(docora)
+    record.record_pass(docora.redis)
+
+
+def repair_drift(docora: Docora, reason: str | None = None) -> Generator[Batch]:
+    """Queues every link that should have a live job and has none, as one operation.
+
+    Yields nothing if there is none. Raises PostgresError, RedisError, WrongPairError.
+    """
+    drift = find_drift(docora)
+    if drift.ids:
+        change = Change.repair()
+        operation = new_operation(docora, change.action, "links without a live job", reason=reason)
+        yield from run_bulk(docora, change, drift.ids, operation, looked_at=drift.looked_at)
+
+
+def repair_link(
+    docora: Docora, link: Link, *, reason: str | None = None, dry_run: bool = False
+) -> tuple[Outcome, Operation | None]:
+    """Queues one link if it should have a live job, and has none in two looks.
+
+    Raises PostgresError, RedisError, WrongPairError, UnqueueableError.
+    """
+    if link.status not in LIVE_STATUSES:
+        return Outcome(link.id, link, State.SKIPPED, f"its status is {link.status}"), None
+    [found] = docora.queue.look([link.job_id])
+    if not found.state.is_live:
+        time.sleep(docora.settings.drift_grace)
+    return run_single(docora, Change.repair(), link, reason=reason, dry_run=dry_run)
