@@ -78,6 +78,11 @@ class State(StrEnum):
         """Tells whether the link has a waiting job, or gets one from Docora's scheduler."""
         return self in {State.QUEUED, State.REPLACED_STALE, State.RESET, State.ALREADY_QUEUED}
 
+    @property
+    def is_awaited(self) -> bool:
+        """Tells whether a snapshot of the link is to come, so that `--wait` waits for it."""
+        return self.is_put_to_work or self is State.ALREADY_RUNNING
+
 
 def job_id_of(app_id: str, repository_id: str) -> str:
     """Returns the id of a link's job."""

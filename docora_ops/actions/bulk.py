@@ -126,10 +126,10 @@ class Log:
             states=dict(self._states),
             failures=[*before.failures, *failures][: record.MOST_FAILURES],
         )
-        ids = [outcome.id for outcome in outcomes if is_awaited(outcome)]
+        awaited = [outcome.id for outcome in outcomes if outcome.state.is_awaited]
 
         def write() -> None:
-            if record.step(self._docora.redis, self.operation, ids):
+            if record.step(self._docora.redis, self.operation, awaited):
                 self.operation = replace(self.operation, cancelled=True)
 
         self._try(write)
@@ -152,8 +152,3 @@ class Log:
         except RedisError as error:
             self._is_recorded = False
             self._docora.notices.append(f"The operation is not recorded: {error.message}.")
-
-
-def is_awaited(outcome: Outcome) -> bool:
-    """Tells whether a snapshot of the link is to come, so that `--wait` waits for it."""
-    return outcome.state.is_put_to_work or outcome.state is State.ALREADY_RUNNING

@@ -4,6 +4,7 @@ import time
 from collections.abc import Generator
 
 from docora_ops.actions.bulk import Batch, new_operation, run_bulk, run_single
+from docora_ops.actions.changes import change_links
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import drop_live, find_drift
 from docora_ops.database import links as rows
@@ -21,6 +22,26 @@ def run_pass(docora: Docora) -> Generator[Batch]:
 
     Raises WrongBackendError beside BullMQ, PostgresError, RedisError, WrongPairError.
     """
+    change, due = _due(docora)
+    if due:
+        operation = new_operation(docora, change.action, "links that are due")
+        yield from run_bulk(docora, change, due, operation)
+    yield from repair_drift(docora)
+    record.record_pass(docora.redis)
+
+
+def due_links(docora: Docora) -> list[Outcome]:
+    """Returns what a pass would do with the links that are due. Raises as `run_pass`."""
+    change, due = _due(docora)
+    return [
+        outcome
+        for outcomes in change_links(docora, change, due, dry_run=True)
+        for outcome in outcomes
+    ]
+
+
+def _due(docora: Docora) -> tuple[Change, list[str]]:
+    """Returns the row ids of the links that are due and have no live job."""
     if docora.queue.backend is not Backend.RQ:
         raise WrongBackendError(
             "this Docora uses BullMQ, whose jobs Docora's own scheduler queues",
@@ -30,11 +51,7 @@ def run_pass(docora: Docora) -> Generator[Batch]:
     change = Change.schedule(docora.settings.rescan_interval_ms)
     due = rows.select_jobs(docora.database, change.which)
     drop_live(docora.queue, due)
-    if due:
-        operation = new_operation(docora, change.action, "links that are due")
-        yield from run_bulk(docora, change, list(due.values()), operation)
-    yield from repair_drift(docora)
-    record.record_pass(docora.redis)
+    return change, list(due.values())
 
 
 def repair_drift(docora: Docora, reason: str | None = None) -> Generator[Batch]:

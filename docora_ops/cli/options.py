@@ -1,13 +1,18 @@
 """Arguments and options, each named once. Commands refer to them by these aliases."""
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from docora_ops.cli.completion import complete_app, complete_repo
 from docora_ops.links import LinkStatus
 from docora_ops.text import seconds_of
+
+if TYPE_CHECKING:
+    from docora_ops.actions.lookup import LinkChoice
 
 _app = typer.Argument(
     metavar="APP",
@@ -131,3 +136,32 @@ EnvFile = Annotated[
         "--env-file", metavar="PATH", help="Settings file; the environment takes precedence."
     ),
 ]
+
+
+def choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> "LinkChoice":
+    """Returns the choice of links that the options of a command make."""
+    from docora_ops.actions.lookup import LinkChoice
+
+    chosen = typer_context.params
+    return LinkChoice(
+        apps=chosen.get("app") or (),
+        exclude_apps=chosen.get("exclude_app") or (),
+        repositories=chosen.get("repo") or (),
+        statuses=statuses,
+        errors=chosen.get("error") or (),
+        exclude_errors=chosen.get("exclude_error") or (),
+        circuit=chosen.get("circuit"),
+        overdue=chosen.get("overdue", False),
+    )
+
+
+def in_words(typer_context: typer.Context) -> str:
+    """Returns the options that choose links, as typed: `--app Acme --error 502`."""
+    names = ("app", "exclude_app", "repo", "error", "exclude_error", "circuit", "limit")
+    parts = []
+    for name in names:
+        value = typer_context.params.get(name)
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if item is not None:
+                parts += [f"--{name.replace('_', '-')}", str(item)]
+    return shlex.join(parts)

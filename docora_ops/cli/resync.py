@@ -1,0 +1,111 @@
+"""`resync`."""
+
+from typing import Annotated
+
+import typer
+
+from docora_ops.cli import options, progress
+from docora_ops.cli.context import Context, context_of
+from docora_ops.cli.output import Part
+from docora_ops.errors import ExitCode, UsageError
+from docora_ops.links import Change, LinkFilter
+from docora_ops.text import amount
+
+_KEPT = (
+    "The app is not told about files that were deleted from the repository since the last "
+    "snapshot: --update tells it."
+)
+
+
+def resync(
+    typer_context: typer.Context,
+    app: options.App,
+    repo: options.OptionalRepo = None,
+    all_links: Annotated[bool, typer.Option("--all", help="Resync all links of the app.")] = False,
+    update: Annotated[
+        bool,
+        typer.Option(
+            "--update",
+            help="Send known files as updates, and have the app delete files that are gone from "
+            "the repository.",
+        ),
+    ] = False,
+    limit: options.BulkLimit = None,
+    reset_circuit: options.ResetCircuit = False,
+    wait: options.Wait = False,
+    timeout: options.Timeout = None,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> ExitCode:
+    """Send an app all files of a repository again.
+
+    Deletes the delivery records of the link (--update: marks them), resets the link, whatever its
+    status, and queues its snapshot job together. Refused while a snapshot of the link is running.
+    """
+    context = context_of(typer_context)
+    if (repo is None) != all_links:
+        raise UsageError(
+            "resync needs REPO or --all, and not both",
+            hint="--all sends the files of all repositories",
+        )
+    if repo is not None and limit is not None:
+        raise UsageError("--limit needs --all", hint="leave out --limit")
+    from docora_ops.actions.bulk import run_single
+    from docora_ops.actions.lookup import resolve_link
+
+    if repo is None:
+        return _resync_all(typer_context, context, app)
+    docora = context.docora
+    link = resolve_link(docora.database, app, repo)
+    if not (yes or dry_run):
+        _ask(context, [link.id], update=update)
+    change = Change.resync(LinkFilter(), update=update, closes_circuit=reset_circuit)
+    outcome, operation = run_single(docora, change, link, reason=reason, dry_run=dry_run)
+    return progress.show_single(
+        context, "Re-sync queued", outcome, operation, wait=wait, timeout=timeout
+    )
+
+
+def _resync_all(typer_context: typer.Context, context: Context, app_text: str) -> ExitCode:
+    from docora_ops.actions.bulk import new_operation, run_bulk
+    from docora_ops.actions.changes import change_links
+    from docora_ops.actions.lookup import resolve_app
+    from docora_ops.database.links import select_ids
+
+    chosen, docora = typer_context.params, context.docora
+    app = resolve_app(docora.database, app_text)
+    which = LinkFilter(app_ids=[app.app_id])
+    change = Change.resync(which, update=chosen["update"], closes_circuit=chosen["reset_circuit"])
+    ids = select_ids(docora.database, which, chosen["limit"])
+    if chosen["dry_run"]:
+        batches = change_links(docora, change, ids, dry_run=True)
+        outcomes = [outcome for batch in batches for outcome in batch]
+        return progress.show_plan(context, outcomes, "Nothing to resync")
+    if not ids:
+        return progress.show_nothing(context, "Nothing to resync")
+    if not chosen["yes"]:
+        _ask(context, ids, update=chosen["update"], needs_yes=True)
+    target = f"all links of {app.app_name}"
+    operation = new_operation(docora, change.action, target, reason=chosen["reason"])
+    events = run_bulk(docora, change, ids, operation)
+    return progress.run_bulk(
+        context,
+        events,
+        "Bulk re-sync started",
+        wait=chosen["wait"],
+        timeout=chosen["timeout"],
+    )
+
+
+def _ask(context: Context, ids: list[str], *, update: bool, needs_yes: bool = False) -> None:
+    from docora_ops.database.links import count_by_app, count_deliveries
+
+    database = context.docora.database
+    above: list[Part] = [progress.by_app_table(count_by_app(database, ids))]
+    above += [] if update else [_KEPT]
+    files = amount(count_deliveries(database, ids), "delivered file")
+    question = f"send {files} again, {progress.queues_in_words(context, len(ids))}"
+    progress.ask(context, question, above, needs_yes=needs_yes)

@@ -1,0 +1,91 @@
+"""`retry` and `retry-all-failed`."""
+
+from dataclasses import replace
+
+import typer
+
+from docora_ops.cli import options, progress
+from docora_ops.cli.context import context_of
+from docora_ops.errors import ExitCode
+from docora_ops.links import Change, LinkStatus
+
+
+def retry(
+    typer_context: typer.Context,
+    app: options.App,
+    repo: options.Repo,
+    reset_circuit: options.ResetCircuit = False,
+    wait: options.Wait = False,
+    timeout: options.Timeout = None,
+    dry_run: options.DryRun = False,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> ExitCode:
+    """Retry one failed link.
+
+    Resets the link and queues its snapshot job together. A waiting job is kept, a running one is
+    left alone, and what an ended job has left is replaced. Queues the link even if the circuit of
+    its repository is open.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.bulk import run_single
+    from docora_ops.actions.lookup import resolve_link
+    from docora_ops.links import LinkFilter
+
+    docora = context.docora
+    link = resolve_link(docora.database, app, repo)
+    change = Change.retry(LinkFilter(), closes_circuit=reset_circuit)
+    outcome, operation = run_single(docora, change, link, reason=reason, dry_run=dry_run)
+    return progress.show_single(
+        context, "Retry queued", outcome, operation, wait=wait, timeout=timeout
+    )
+
+
+def retry_all_failed(
+    typer_context: typer.Context,
+    app: options.Apps = None,
+    exclude_app: options.ExcludeApps = None,
+    repo: options.Repositories = None,
+    error: options.Errors = None,
+    exclude_error: options.ExcludeErrors = None,
+    circuit: options.Circuit = None,
+    limit: options.BulkLimit = None,
+    reset_circuit: options.ResetCircuit = False,
+    wait: options.Wait = False,
+    timeout: options.Timeout = None,
+    dry_run: options.DryRun = False,
+    yes: options.Yes = False,
+    reason: options.Reason = None,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> ExitCode:
+    """Retry all failed links, or those that the options select, as one bulk operation.
+
+    Links are queued round-robin across apps. Asks first if there is a terminal. Killed anywhere,
+    the same command finishes the rest.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.bulk import new_operation, run_bulk
+    from docora_ops.actions.changes import change_links
+    from docora_ops.actions.lookup import choose_links
+    from docora_ops.database.links import count_by_app, select_ids
+
+    docora = context.docora
+    choice = options.choice(typer_context, [LinkStatus.FAILED])
+    which = replace(choose_links(docora, choice), statuses=[LinkStatus.FAILED])
+    change = Change.retry(which, closes_circuit=reset_circuit)
+    ids = select_ids(docora.database, which, limit)
+    if dry_run:
+        batches = change_links(docora, change, ids, dry_run=True)
+        outcomes = [outcome for batch in batches for outcome in batch]
+        return progress.show_plan(context, outcomes, "Nothing to retry")
+    if not ids:
+        return progress.show_nothing(context, "Nothing to retry")
+    if not yes:
+        above = [progress.by_app_table(count_by_app(docora.database, ids))]
+        progress.ask(context, progress.queues_in_words(context, len(ids)), above)
+    target = options.in_words(typer_context) or "all failed links"
+    operation = new_operation(docora, change.action, target, reason=reason)
+    events = run_bulk(docora, change, ids, operation)
+    return progress.run_bulk(context, events, "Bulk retry started", wait=wait, timeout=timeout)
