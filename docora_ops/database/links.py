@@ -81,6 +81,11 @@ def like(text: str, *, whole: bool = False) -> str:
     return escaped.replace("*", "%") if whole or "*" in text else f"%{escaped}%"
 
 
+def _array(ids: Sequence[str]) -> str:
+    """Returns row ids as Postgres writes an array: the driver would quote each of them."""
+    return "{" + ",".join(ids) + "}"
+
+
 def now(database: Database) -> datetime:
     """Returns the time by the clock of Postgres."""
     [(moment,)] = database.rows("SELECT now()")
@@ -141,7 +146,7 @@ def count_by_app(database: Database, ids: Sequence[str]) -> list[tuple[str, str,
         SELECT app_id, app_name, count(*) FROM app_repositories l JOIN apps a USING (app_id)
         WHERE l.id = ANY (%(ids)s::uuid[]) GROUP BY app_id, app_name ORDER BY 3 DESC, app_name
     """
-    return [(app_id, name, int(links)) for app_id, name, links in database.rows(sql, {"ids": ids})]
+    return [(app_id, name, int(links)) for app_id, name, links in database.rows(sql, {"ids": _array(ids)})]
 
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:
@@ -159,7 +164,7 @@ def read_links(
     lock: `FOR UPDATE OF l`, with or without `SKIP LOCKED`.
     """
     sql = f"SELECT {COLUMNS} FROM {LINKS} WHERE l.id = ANY (%(ids)s::uuid[]) AND {MATCHES} {lock}"
-    return [Link(*row) for row in database.rows(sql, parameters_of(which) | {"ids": ids})]
+    return [Link(*row) for row in database.rows(sql, parameters_of(which) | {"ids": _array(ids)})]
 
 
 def reset_links(database: Database, ids: Sequence[str]) -> None:
@@ -168,7 +173,7 @@ def reset_links(database: Database, ids: Sequence[str]) -> None:
         UPDATE app_repositories SET status = 'pending_snapshot', retry_count = 0, last_error = NULL
         WHERE id = ANY (%(ids)s::uuid[])
     """
-    database.execute(sql, {"ids": ids})
+    database.execute(sql, {"ids": _array(ids)})
 
 
 def count_failures(database: Database, ids: Sequence[str], most: int) -> None:
@@ -178,7 +183,7 @@ def count_failures(database: Database, ids: Sequence[str], most: int) -> None:
             status = CASE WHEN retry_count + 1 >= %(most)s THEN 'failed' ELSE 'pending_snapshot' END
         WHERE id = ANY (%(ids)s::uuid[])
     """
-    database.execute(sql, {"ids": ids, "most": most, "error": KILLED})
+    database.execute(sql, {"ids": _array(ids), "most": most, "error": KILLED})
 
 
 def clear_deliveries(database: Database, ids: Sequence[str], deliveries: Deliveries) -> int:
@@ -191,7 +196,7 @@ def clear_deliveries(database: Database, ids: Sequence[str], deliveries: Deliver
         {verb} {using} app_repositories l WHERE l.id = ANY (%(ids)s::uuid[])
             AND d.app_id = l.app_id AND d.repository_id = l.repository_id
     """
-    return database.execute(sql, {"ids": ids, "sha": NO_SHA})
+    return database.execute(sql, {"ids": _array(ids), "sha": NO_SHA})
 
 
 def count_deliveries(database: Database, ids: Sequence[str]) -> int:
@@ -201,7 +206,7 @@ def count_deliveries(database: Database, ids: Sequence[str]) -> int:
             ON d.app_id = l.app_id AND d.repository_id = l.repository_id
         WHERE l.id = ANY (%(ids)s::uuid[])
     """
-    [(total,)] = database.rows(sql, {"ids": ids})
+    [(total,)] = database.rows(sql, {"ids": _array(ids)})
     return int(total)
 
 
@@ -233,7 +238,7 @@ def read_results(database: Database, ids: Sequence[str]) -> list[tuple[str, str,
         SELECT id::text, status, coalesce(last_error, ''), app_id, repository_id
         FROM app_repositories WHERE id = ANY (%(ids)s::uuid[])
     """
-    return [(id_, *values) for id_, *values in database.rows(sql, {"ids": ids})]
+    return [(id_, *values) for id_, *values in database.rows(sql, {"ids": _array(ids)})]
 
 
 def any_linked(database: Database, job_ids: Sequence[str]) -> bool:

@@ -17,12 +17,17 @@ local FEW = 30 -- searching the list for as many ids takes as long as reading it
 -- A list or registry of another type affects every job: this fails before anything is written.
 redis.call('LLEN', config.list)
 redis.call('LLEN', config.intermediate)
-local registries = {}
-for _, key in ipairs(config.registries) do
-  if redis.call('ZCARD', key) > 0 then
-    table.insert(registries, key)
+local function non_empty(keys)
+  local filled = {}
+  for _, key in ipairs(keys) do
+    if redis.call('ZCARD', key) > 0 then
+      table.insert(filled, key)
+    end
   end
+  return filled
 end
+local registries = non_empty(config.registries)
+local waiting_registries = non_empty(config.waiting_registries)
 local wip_is_empty = redis.call('ZCARD', config.wip) == 0
 
 -- An execution is live while its key exists: each heartbeat renews the key's time to live. Entries
@@ -37,7 +42,7 @@ local function is_running(id)
 end
 
 local function is_delayed(id)
-  for _, key in ipairs(config.waiting_registries) do
+  for _, key in ipairs(waiting_registries) do
     if redis.call('ZSCORE', key, id) then
       return true
     end
@@ -59,7 +64,7 @@ local function judge(id)
   elseif status == 'finished' then
     return 'finished'
   end
-  return redis.call('EXISTS', config.job .. id) == 1 and 'stale' or 'none'
+  return status and 'stale' or 'none'
 end
 
 -- Turns a key of another type into an answer, so that one bad job does not affect the others.

@@ -117,7 +117,8 @@ class RqQueue(LinkQueue):
     def _fields(self) -> list[str]:
         """Returns the fields that all jobs share, names and values alternating.
 
-        They are those of one job that RQ builds: building each job would be slow.
+        They are those of one job that RQ builds: building each job would be slow. RQ reads a missing
+        field as an empty one.
         """
         delays = self.settings.retry_delays
         job = Queue(QUEUE_NAME, connection=self.client).create_job(
@@ -131,8 +132,9 @@ class RqQueue(LinkQueue):
         job.enqueued_at = now()
         fields: list[str] = []
         for name, value in job.to_dict().items():
-            if name not in {"data", "description"}:
-                fields += (name, str(getattr(value, "value", value)))
+            text = str(getattr(value, "value", value))
+            if text and name not in {"data", "description"}:
+                fields += (name, text)
         return fields
 
     def live_ids(self) -> Iterator[Sequence[str]]:
