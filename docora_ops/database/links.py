@@ -62,7 +62,7 @@ COLUMNS = """l.id::text, l.app_id, a.app_name, l.repository_id, r.owner || '/' |
 def parameters_of(which: LinkFilter) -> dict[str, Any]:
     """Returns the parameters of MATCHES for a filter."""
     values: dict[str, Any] = {
-        name: value if value or isinstance(value, bool | int) else None
+        name: (list(value) or None) if isinstance(value, tuple | list) else value
         for name, value in asdict(which).items()
     }
     for name in ("repository_names", "errors", "exclude_errors"):
