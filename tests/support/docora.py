@@ -18,7 +18,6 @@ from typing import Any, Self, cast
 
 import psycopg
 import redis
-from psycopg.rows import dict_row
 from rq import Queue
 from rq.executions import Execution
 from rq.job import Job, JobStatus
@@ -31,18 +30,16 @@ from rq.registry import (
 )
 from rq.utils import now
 
-from docora_ops.jobs import Backend
+from docora_ops.actions.docora import Docora as ActionsDocora
 from docora_ops.settings import Settings
-from tests.support.actions import Actions
-from tests.support.documents import check_document
 from tests.support.fork_server import ForkedProcess, ForkServer
-from tests.support.privileges import Access
 from tests.support.proxy import patience
 from tests.support.rows import Rows, TestLink
 
 COMMAND = Path(sys.executable).parent / "docora-ops"
 QUEUE = "snapshot-queue"
 WIP = f"rq:wip:{QUEUE}"
+_DELAYED = f"rq:scheduled:{QUEUE}"
 INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
 REGISTRIES = (
     *(FailedJobRegistry, FinishedJobRegistry, CanceledJobRegistry),
@@ -61,7 +58,7 @@ _READ: dict[bytes, Callable[[Any, bytes], object]] = {
     b"set": lambda client, key: client.smembers(key),
     b"zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
     b"stream": lambda client, key: client.xrange(key),
-    b"none": lambda client, key: client.get(key),  # a worker of BullMQ has just removed it
+    b"none": lambda client, key: client.get(key),  # a worker has just removed it
     b"string": lambda client, key: client.get(key),
 }
 
@@ -77,10 +74,8 @@ class Result:
 
     @property
     def json(self) -> Any:
-        """The one document on stdout, without the moment and the command, which each has."""
-        document = json.loads(self.stdout)
-        del document["printed_at"], document["command"]
-        return document
+        """The one document on stdout."""
+        return json.loads(self.stdout)
 
     @property
     def data(self) -> Any:
@@ -96,61 +91,37 @@ class Result:
 
 @dataclass
 class Docora(Rows):
-    """One database and one Redis, empty at the start of each test.
+    """One database and one Redis, empty at the start of each test."""
 
-    Commands and actions connect with the privileges of the topic `privileges`, tests as the owner.
-    """
-
-    database_access: Access
-    redis_access: Access
+    database_url: str
+    redis_url: str
     fork_server: ForkServer
-    lent: psycopg.Connection[dict[str, Any]] | None = None  # a session that outlives this Docora
-    connection: psycopg.Connection[dict[str, Any]] = field(init=False)
+    connection: psycopg.Connection[dict[str, Any]]
     redis: redis.Redis = field(init=False)
     queue: Queue = field(init=False)
     _ids: count[int] = field(default_factory=lambda: count(1))
-    _actions: list[Actions] = field(default_factory=list)
     _started: list[Process] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        owner = self.database_access.owner
-        self.connection = self.lent or psycopg.connect(owner, autocommit=True, row_factory=dict_row)
         # A test that waits for itself fails, instead of never ending.
         self.connection.execute("SET lock_timeout = '60s'")
-        self.redis = redis.Redis.from_url(self.redis_access.owner)
+        self.redis = redis.Redis.from_url(self.redis_url)
         self.queue = Queue(QUEUE, connection=self.redis)
 
     def close(self) -> None:
         for process in self._started:  # none may meet the next test, as after a failed assertion
             with process:
                 process.kill()
-        for actions in self._actions:
-            actions.close()
-        if not self.lent:
-            self.connection.close()
         self.redis.close()
-
-    @property
-    def database_url(self) -> str:
-        return self.database_access.command
-
-    @property
-    def role(self) -> str:
-        return self.database_access.command_name
-
-    @property
-    def redis_url(self) -> str:
-        return self.redis_access.command
 
     @property
     def settings(self) -> Settings:
         servers = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
-        return Settings.model_validate(servers | {"DOCORA_OPS_BACKEND": Backend.RQ})
+        return Settings.model_validate(servers | {"DOCORA_OPS_BACKEND": "rq"})
 
-    def actions(self, **settings: Any) -> Actions:
-        actions = Actions(self.settings.model_copy(update=settings))
-        self._actions.append(actions)
-        return actions
+    def actions(self, **settings: Any) -> ActionsDocora:
+        """The first argument of each action. Use it in a `with` block."""
+        return ActionsDocora(self.settings.model_copy(update=settings))
 
     def waiting(self) -> list[str]:
         ids: Any = self.redis.lrange(self.queue.key, 0, -1)
@@ -183,8 +154,13 @@ class Docora(Rows):
         return job
 
     def queue_job(self, link: TestLink) -> Job:
+        """The link's own job waits, and the link is pending."""
+        from docora_ops.actions.changes import change_batch
+        from docora_ops.links import Change, LinkFilter
+
         self.set_link(link, status="failed")
-        self.actions().retry(link)
+        with self.actions() as docora:
+            change_batch(docora, Change.retry(LinkFilter()), [str(self.row(link)["id"])])
         return self.job(link)
 
     def schedule_job(self, job_id: str, when: datetime | None = None) -> Job:
@@ -205,9 +181,6 @@ class Docora(Rows):
             self.redis.delete(execution.key, job.execution_registry.key)
         return execution
 
-    def hold_lock(self, job_id: str) -> None:
-        self.connection.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (job_id,))
-
     def add_worker(self, name: str = "worker-1") -> None:
         key = f"rq:worker:{name}"
         self.redis.hset(key, "birth", "now")
@@ -215,6 +188,7 @@ class Docora(Rows):
         self.redis.sadd(f"rq:workers:{QUEUE}", key)
 
     def dump(self) -> tuple[dict[str, Any], dict[bytes, object]]:
+        """All rows with their places, and all keys: what a command that only reads leaves alone."""
         execute = self.connection.execute
         names = ("apps", "repositories", "app_repositories", "app_delivered_files")
         tables = {
@@ -222,15 +196,9 @@ class Docora(Rows):
             for table in (*names, "repository_snapshots", "snapshot_files")
         }
         keys: Any = sorted(cast("list[bytes]", self.redis.keys()))
-        with self.redis.pipeline(transaction=False) as pipeline:
-            for key in keys:
-                pipeline.ttl(key)
-            expire = [ttl >= 0 for ttl in pipeline.execute()]
+        expire = [self.redis.ttl(key) >= 0 for key in keys]
         read = zip(keys, self.contents(keys), expire, strict=True)
         return tables, {key: (content, does) for key, content, does in read if content is not None}
-
-    def content(self, key: bytes) -> Any:
-        return self.contents([key])[0]
 
     def contents(self, keys: Sequence[bytes]) -> list[Any]:
         with self.redis.pipeline(transaction=False) as pipeline:
@@ -240,22 +208,21 @@ class Docora(Rows):
                 _READ[kind](pipeline, key)
             return pipeline.execute()
 
-    def audit_entries(self, stream: str = "docora-ops:audit") -> list[dict[str, str]]:
-        found: Any = self.redis.xrange(stream)
-        return [{name.decode(): text.decode() for name, text in each.items()} for _, each in found]
-
     def sessions(self, condition: str) -> int:
         """Counts the connections of commands and jobs to Postgres that fulfil an SQL condition."""
         ours = "datname = current_database() AND application_name = 'docora-ops'"
         return int(self.one(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {condition}"))
 
     def lost_links(self) -> list[str]:
+        """Pending links whose job neither waits nor runs, by job id."""
         rows = self.connection.execute(
             "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
             " WHERE status = 'pending_snapshot'"
         )
-        ids, waiting = [row["job_id"] for row in rows], set(self.waiting())
-        return [id_ for id_ in ids if id_ not in waiting or not self.job_hash(id_)]
+        live = {*self.waiting(), *(id_.decode() for id_ in self.redis.zrange(_DELAYED, 0, -1))}
+        live |= {member.decode().split(":")[0] for member in self.redis.zrange(WIP, 0, -1)}
+        ids = [row["job_id"] for row in rows]
+        return [id_ for id_ in ids if id_ not in live or not self.job_hash(id_)]
 
     def doubled_jobs(self) -> list[str]:
         return sorted(job_id for job_id, times in Counter(self.waiting()).items() if times > 1)
@@ -296,22 +263,16 @@ class Docora(Rows):
         self._started.append(process)
         return process
 
-    def start_suitable(self, *arguments: str, env: Env = None, **options: Any) -> Process:
-        """The installed command where the test says how it is to be started, else a forked one."""
-        changed = dict(env or {}).items() - os.environ.items()
-        acts_at_start = ("LANG", "LC_", "LD_", "PYTHON")
-        if options or any(name.startswith(acts_at_start) for name, _ in changed):
-            return self.start_installed(*arguments, env=env, **options)
-        return self.start(*arguments, env=env)
-
     def run(self, *arguments: str, env: Env = None, **options: Any) -> Result:
-        return finish(self.start_suitable(*arguments, env=env, **options))
+        """Runs a command to its end. With `options` of Popen: the installed one, not a fork."""
+        if options:
+            return finish(self.start_installed(*arguments, env=env, **options))
+        return finish(self.start(*arguments, env=env))
 
-    def run_in_shell(self, line: str, *shell: str, env: Env = None) -> Result:
-        """A line of sh, or another shell, in which docora-ops is the installed command."""
+    def run_in_shell(self, line: str, env: Env = None) -> Result:
+        """A line of sh in which docora-ops is the installed command."""
         path = f"{COMMAND.parent}:{os.environ['PATH']}"
-        command = (*(shell or ("sh",)), "-c", line)
-        return finish(self.start_program(*command, env={**(env or {}), "PATH": path}))
+        return finish(self.start_program("sh", "-c", line, env={**(env or {}), "PATH": path}))
 
     def run_together(self, *commands: Sequence[str], env: Env = None) -> list[Result]:
         with ThreadPoolExecutor(len(commands)) as threads:
@@ -325,6 +286,4 @@ def finish(
     if number:
         process.send_signal(number)
     stdout, stderr = process.communicate(timeout=timeout or 2 * patience())
-    if stdout and stdout.startswith('{"printed_at": '):
-        check_document(stdout)
     return Result(process.wait(), stdout, stderr)

@@ -1,7 +1,7 @@
-"""Runs the command in processes that are forked from one that has imported everything already.
+"""Runs the command in processes forked from one that has imported everything already.
 
-Each command costs half a second of imports otherwise, a thousand times over. A test of the start
-itself or of a shell runs the installed command instead (`Docora.start_installed`).
+Otherwise, each command costs 0.4 s of imports, hundreds of times over. A test of the start itself,
+or of a shell, runs the installed command instead (`Docora.start_installed`).
 """
 
 import atexit
@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import pkgutil
-import selectors
 import signal
 import socket
 import struct
@@ -23,11 +22,6 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import IO, Any, NoReturn, Self
-
-import typer.main
-
-HOLDS_ROWS = "TEST_HOLDS_ROWS"
-"""For how many seconds a command may have rows locked while it waits for Redis: else for 4."""
 
 _NUMBER = struct.Struct("=i")
 
@@ -105,15 +99,14 @@ class ForkServer:
 
     def __init__(self, directory: Path) -> None:
         self._path = str(directory / f"fork_server-{os.getpid()}")
-        ready, told = socket.socketpair()
-        self._process = subprocess.Popen(
-            [sys.executable, "-X", "faulthandler", "-m", __name__, self._path, str(told.fileno())],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[told.fileno()],
-        )
-        told.close()
-        with ready:
-            assert ready.recv(1) == b"!", "the process that runs commands has not come up"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self._path)
+            listener.listen(64)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(listener.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[listener.fileno()],
+            )
 
     def close(self) -> None:
         self._process.kill()
@@ -126,15 +119,15 @@ class ForkServer:
         environment: dict[str, str],
         streams: tuple[int, int, int] | None = None,
     ) -> ForkedProcess:
-        """Start a command, its output in pipes.
+        """Starts a command, its output in pipes.
 
-        `streams`: descriptors for stdin, stdout and stderr instead. A terminal at stdin becomes the
-        controlling one.
+        streams: descriptors for stdin, stdout and stderr instead. A terminal at stdin becomes the
+            controlling one.
         """
         nowhere = os.open(os.devnull, os.O_RDONLY)
         out, their_out = os.pipe()
         err, their_err = os.pipe()
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._path)
         request = json.dumps([list(arguments), environment, str(Path.cwd())]).encode()
         theirs = streams or (nowhere, their_out, their_err)
@@ -145,79 +138,58 @@ class ForkServer:
         return ForkedProcess(connection, out, err)
 
 
-def _serve(path: str, told: int) -> NoReturn:
+def _serve(listener: socket.socket) -> NoReturn:
     _prepare()
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
-        selectors.DefaultSelector() as selector,
-    ):
-        listener.bind(path)
-        listener.listen(64)
-        selector.register(listener, selectors.EVENT_READ)
-        os.write(told, b"!")
-        os.close(told)
-        while True:
-            for key, _ in selector.select():
-                if key.data:  # a command has ended
-                    pid, connection = key.data
-                    with connection, suppress(OSError):  # whoever asked may have gone
-                        connection.send(_NUMBER.pack(os.waitpid(pid, 0)[1]))
-                    selector.unregister(key.fd)
-                    os.close(key.fd)
-                    continue
-                connection, _ = listener.accept()
-                header, descriptors, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
-                size = _NUMBER.unpack(header)[0]
-                request = json.loads(connection.recv(size, socket.MSG_WAITALL))
-                pid = os.fork()
-                if pid == 0:
-                    for inherited in (connection, listener, selector):
-                        inherited.close()
-                    _be_command(*request, *descriptors)
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, connection))
-                connection.sendall(_NUMBER.pack(pid))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for a command
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            _run_command(connection)
+        connection.close()
 
 
 def _prepare() -> None:
-    """Do once what is the same in each process."""
+    """Does once what is the same in each process."""
     import docora_ops
 
     for module in pkgutil.walk_packages(docora_ops.__path__, "docora_ops."):
         if not module.name.startswith(("docora_ops.__main__", "docora_ops.demo")):
-            importlib.import_module(module.name)
-    later = ("encodings.idna", "importlib.resources.readers", "prometheus_client")
-    for name in ("docora_ops.__main__", *later, "tests.support.small_batches"):
+            with suppress(ImportError):  # the command will say it
+                importlib.import_module(module.name)
+    for name in ("docora_ops.__main__", "encodings.idna", "importlib.resources.readers"):
         importlib.import_module(name)
-    # Typer reads the signatures of all commands anew each time: 10 ms for each process.
-    group = typer.main.get_group(importlib.import_module("docora_ops.cli.app").app)
-    for command in group.commands.values():
-        for parameter in command.params:
-            if isinstance(parameter, typer.core.TyperArgument | typer.core.TyperOption):
-                parameter.get_runtime_param()
-    typer.main.get_group = lambda typer_instance: group
-    importlib.import_module("docora_ops.settings").Settings()
     gc.collect()
     gc.freeze()
+
+
+def _run_command(connection: socket.socket) -> NoReturn:
+    """Starts the command that the test asks for; sends its process id, then how it ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    header, streams, _, _ = socket.recv_fds(connection, _NUMBER.size, 3)
+    request = json.loads(connection.recv(_NUMBER.unpack(header)[0], socket.MSG_WAITALL))
+    pid = os.fork()
+    if pid == 0:
+        connection.close()
+        _be_command(*request, *streams)
+    for stream in streams:
+        os.close(stream)
+    with suppress(OSError):  # whoever asked may have gone
+        connection.sendall(_NUMBER.pack(pid))
+        connection.sendall(_NUMBER.pack(os.waitpid(pid, 0)[1]))
+    os._exit(0)
 
 
 def _be_command(
     arguments: list[str], environment: dict[str, str], directory: str, *streams: int
 ) -> NoReturn:
-    if seconds := environment.pop(HOLDS_ROWS, ""):
-        redis_client, postgres = "docora_ops.queue.redis_client", "docora_ops.database.postgres"
-        importlib.import_module(redis_client).__dict__["LONGEST_TIMEOUT"] = int(seconds)
-        importlib.import_module(postgres).__dict__["IDLE_LIMIT"] = int(seconds) + 5
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(directory)
     for place, descriptor in enumerate(streams):
         os.dup2(descriptor, place)
         os.close(descriptor)
-    from tests.support.small_batches import take_batch_size
-
-    sys.argv = ["docora-ops", *take_batch_size(arguments)]
+    sys.argv = ["docora-ops", *arguments]
     os.setsid()  # or a person's own terminal would be asked
     if is_at_terminal := os.isatty(0):
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -231,6 +203,8 @@ def _be_command(
         code = main()
     except SystemExit as end:
         code = end.code or 0  # None is success
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
     finally:
         atexit._run_exitfuncs()
         sys.stdout.flush()
@@ -244,4 +218,4 @@ def _be_command(
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]))
+    _serve(socket.socket(fileno=int(sys.argv[1])))

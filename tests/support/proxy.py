@@ -1,13 +1,12 @@
-"""What a test puts between the command and a server."""
+"""What a test puts between the command and a server, and how it waits."""
 
 import os
 import select
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from random import SystemRandom
@@ -18,13 +17,10 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 from psycopg.conninfo import conninfo_to_dict
 from redis.connection import parse_url
 
-PUSH = b"$4\r\npush\r\n"  # in a request to Redis: the script of docora-ops is to push
 COMMIT = b"COMMIT\0"
 
 _TICK = 0.02
 _LONGEST_MARKER = 64
-_TLS_REQUEST = struct.pack("!II", 8, 80877103)
-_GSS_REQUEST = struct.pack("!II", 8, 80877104)
 _RESET_WHEN_CLOSED = struct.pack("ii", 1, 0)
 
 Address = str | tuple[str, int]  # the path of a socket, or host and port
@@ -68,19 +64,11 @@ class _CutError(Exception): ...
 class Proxy:
     """Forwards connections from a free port of the loopback interface to a server.
 
-    `tls`: the client has to speak TLS, which ends here; without, it is told that there is none.
-    `postgres`: it asks for it first, in the way of Postgres.
+    `url`: the server's URL, through the proxy.
     """
 
-    def __init__(
-        self,
-        upstream: Address,
-        *,
-        url: str = "",
-        tls: ssl.SSLContext | None = None,
-        postgres: bool = False,
-    ) -> None:
-        self._upstream, self._tls, self._postgres = upstream, tls, postgres
+    def __init__(self, upstream: Address, url: str = "") -> None:
+        self._upstream = upstream
         self._plans: list[Plan] = []
         self._lock, self._closed, self._flowing = Lock(), Event(), Event()
         self._flowing.set()
@@ -89,26 +77,25 @@ class Proxy:
         self._is_away = False
         self.forwarded = 0  # how often a client has sent something
         self.received = 0  # bytes that the server has answered
+        self.connections = 0
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._listener.settimeout(_TICK)
-        self._threads = [Thread(target=self._accept, name="proxy")]
-        self.connections = 0
         self.port: int = self._listener.getsockname()[1]
-        self.url = _with_address(url, self.port) if url else ""  # that of the server, through this
+        self.url = _with_address(url, self.port) if url else ""
+        self._threads = [Thread(target=self._accept, name="proxy")]
         self._threads[0].start()
 
     @classmethod
-    def before_redis(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
+    def before_redis(cls, url: str) -> Self:
         parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
-        upstream = parts.get("path") or (parts.get("host", "localhost"), parts.get("port", 6379))
-        return cls(upstream, url=url, tls=tls)
+        address = parts.get("path") or (parts.get("host", "localhost"), parts.get("port", 6379))
+        return cls(address, url)
 
     @classmethod
-    def before_postgres(cls, url: str, *, tls: ssl.SSLContext | None = None) -> Self:
+    def before_postgres(cls, url: str) -> Self:
         parts = conninfo_to_dict(url)
         host, port = str(parts.get("host") or "/var/run/postgresql"), int(parts.get("port") or 5432)
-        upstream = f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port)
-        return cls(upstream, url=url, tls=tls, postgres=True)
+        return cls(f"{host}/.s.PGSQL.{port}" if host.startswith("/") else (host, port), url)
 
     def __enter__(self) -> Self:
         return self
@@ -120,14 +107,14 @@ class Proxy:
         self._listener.close()
 
     def plan(self, marker: bytes, fault: Fault = Fault.NONE, number: int = 1) -> Plan:
-        """Have this happen to the `number`th request that contains `marker`, from now on."""
+        """Has this happen to the `number`th request that contains `marker`, from now on."""
         plan = Plan(marker, fault, number)
         with self._lock:
             self._plans.append(plan)
         return plan
 
     def go_away(self) -> None:
-        """Cut all connections, and each new one at once, until `come_back`."""
+        """Cuts all connections, and each new one at once, until `come_back`."""
         self._is_away = True
         self.reset()
 
@@ -139,10 +126,6 @@ class Proxy:
 
     def thaw(self) -> None:
         self._flowing.set()
-
-    def lead_to(self, url: str) -> None:
-        parts: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
-        self._upstream = (parts["host"], parts["port"])
 
     def reset(self) -> None:
         with self._lock:
@@ -167,7 +150,6 @@ class Proxy:
                 self._wait(self._flowing, client)
                 if self._is_away:
                     raise _CutError
-                client = self._greet(client)
                 with _connect(self._upstream) as server:
                     with self._lock:
                         self._clients.add(client)
@@ -180,27 +162,11 @@ class Proxy:
                         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_WHEN_CLOSED)
                 client.close()
 
-    def _greet(self, client: socket.socket) -> socket.socket:
-        if self._postgres:
-            # Whether the server itself would speak TLS does not matter.
-            peek = socket.MSG_PEEK | socket.MSG_WAITALL
-            while (request := client.recv(8, peek)) in {_TLS_REQUEST, _GSS_REQUEST}:
-                client.recv(8, socket.MSG_WAITALL)
-                if self._tls and request == _TLS_REQUEST:
-                    client.sendall(b"S")
-                    break
-                client.sendall(b"N")
-            else:
-                return client
-        return client if self._tls is None else self._tls.wrap_socket(client, server_side=True)
-
     def _forward(self, client: socket.socket, server: socket.socket) -> None:
         tail = b""  # of what has been sent before: a marker may have come in two pieces
         pending: list[tuple[Plan, int]] = []  # requests that the server has not answered yet
         while True:
-            ready: list[socket.socket] = [client]
-            if not (isinstance(client, ssl.SSLSocket) and client.pending()):
-                ready = select.select([client, server], [], [], _TICK)[0]
+            ready = select.select([client, server], [], [], _TICK)[0]
             if self._must_end(client):
                 return
             if client in ready:
@@ -251,7 +217,7 @@ class Proxy:
             self._wait(plan.released, client)
 
     def _wait(self, event: Event, client: socket.socket) -> None:
-        """Until the event; cut the connection when the client hangs up before."""
+        """Until the event; cuts the connection when the client hangs up before."""
         while not event.is_set():
             if self._must_end(client) or _has_hung_up(client):
                 raise _CutError
@@ -266,11 +232,13 @@ def _connect(address: Address) -> socket.socket:
         server = socket.create_connection(address, patience())
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return server
-    with ExitStack() as stack:
-        server = stack.enter_context(socket.socket(socket.AF_UNIX))
-        server.settimeout(patience())
+    server = socket.socket(socket.AF_UNIX)
+    server.settimeout(patience())
+    try:
         server.connect(address)
-        stack.pop_all()
+    except OSError:
+        server.close()
+        raise
     return server
 
 
@@ -282,7 +250,7 @@ def _receive(source: socket.socket) -> bytes:
 
 
 def _has_hung_up(client: socket.socket) -> bool:
-    if isinstance(client, ssl.SSLSocket) or not select.select([client], [], [], 0)[0]:
+    if not select.select([client], [], [], 0)[0]:
         return False
     try:
         return not client.recv(1, socket.MSG_PEEK)

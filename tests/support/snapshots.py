@@ -7,17 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
-import redis
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
-from rq import SimpleWorker
-from rq.job import Job
 
 from docora_ops.settings import Settings
-from docora_ops.worker import resources, snapshot_job
-from tests.support.docora import QUEUE, Docora, Process, Result, finish
+from tests.support.docora import Docora, Process, Result, finish
 from tests.support.receiver import Received, Receiver
 from tests.support.rows import TestLink
 
@@ -131,14 +126,14 @@ class Snapshots:
         link = self.link(self.add_app(), self.add_repository(upstream), status, **options)
         return link, upstream
 
-    def add_queued(self, files: Files, **retry: Any) -> tuple[TestLink, Upstream]:
+    def add_queued(self, files: Files) -> tuple[TestLink, Upstream]:
         link, upstream = self.add_link(files)
-        self.queue(link, **retry)
+        self.queue(link)
         return link, upstream
 
     def add_synced(self, files: Files) -> tuple[TestLink, Upstream]:
-        link, upstream = self.add_link(files)
-        self.run_job(link)
+        link, upstream = self.add_queued(files)
+        self.work()
         return link, upstream
 
     def add_links(self, names: Iterable[str]) -> dict[str, TestLink]:
@@ -158,18 +153,14 @@ class Snapshots:
     def repos(self) -> Path:
         return self.folder / "repos"
 
-    @property
-    def heartbeat_file(self) -> Path:
-        return self.folder / "heartbeat.json"
-
     def clone(self) -> Path:
         return self.repos / ".docora-ops/clones/octo/api"
 
     @property
     def settings(self) -> Settings:
         changes = {
-            "database_url": SecretStr(self.docora.database_access.worker),
-            "redis_url": SecretStr(self.docora.redis_access.worker),
+            "database_url": SecretStr(self.docora.database_url),
+            "redis_url": SecretStr(self.docora.redis_url),
             "encryption_key": SecretStr(KEY.hex()),
             "repos_base_path": self.repos,
             "git_protocols": "file,http",
@@ -179,43 +170,21 @@ class Snapshots:
 
     def environment(self, **changes: str | None) -> dict[str, str | None]:
         return {
-            "DATABASE_URL": self.docora.database_access.worker,
-            "REDIS_URL": self.docora.redis_access.worker,
+            "DATABASE_URL": self.docora.database_url,
+            "REDIS_URL": self.docora.redis_url,
             "ENCRYPTION_KEY": KEY.hex(),
             "REPOS_BASE_PATH": str(self.repos),
             "DOCORA_OPS_GIT_PROTOCOLS": "file,http",
             "SCAN_CONCURRENCY": "1",
-            "DOCORA_OPS_HEARTBEAT_FILE": str(self.heartbeat_file),
             **changes,
         }
 
-    def queue(self, link: TestLink, **retry: Any) -> None:
-        """Have the link's job wait in the queue, whatever the status of the link."""
-        self.docora.set_link(link, status="failed")
-        self.docora.actions(**retry).retry(link)
-
-    def run_job(self, link: TestLink) -> None:
-        """Run the link's job in this process, outside RQ: it has no further tries."""
-        resources.use_settings(self.settings)
-        self.run_snapshot(link)
-
-    def run_snapshot(self, link: TestLink) -> None:
-        """Run the link's job with the settings and connections that the process has."""
-        job = Job.create("module.function", connection=self.docora.redis)
-        with patch.object(snapshot_job, "get_current_job", return_value=job):
-            snapshot_job.snapshot(app_id=link.app_id, repository_id=link.repository_id)
-
-    def work_here(self) -> None:
-        resources.use_settings(self.settings)
-        with (
-            redis.Redis.from_url(self.docora.redis_access.worker) as connection,
-            # Its thread for commands may outlive the worker, and would leave a socket open.
-            patch.object(SimpleWorker, "subscribe"),
-        ):
-            SimpleWorker([QUEUE], connection=connection).work(burst=True)
+    def queue(self, link: TestLink) -> None:
+        """Has the link's job wait in the queue, whatever the status of the link."""
+        self.docora.queue_job(link)
 
     def start_worker(self, *arguments: str, **changes: str | None) -> Process:
-        return self.docora.start_suitable("worker", *arguments, env=self.environment(**changes))
+        return self.docora.start_installed("worker", *arguments, env=self.environment(**changes))
 
     def work(self, *arguments: str, **changes: str | None) -> Result:
         return finish(self.start_worker("--burst", *arguments, **changes))

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Self
 
-from tests.support.docora import COMMAND, Docora, Env
+from tests.support.docora import Docora, Env
 from tests.support.proxy import patience
 
 QUESTION = re.compile(rb"\[y/N\] ")
@@ -155,22 +155,6 @@ def at_terminals(
     talk = _Screen(columns, answer.encode(), raw=True)
     code = _run_at(docora, arguments, env, data, talk)
     return Shown(code, data.content(), talk.content())
-
-
-def run_on_screen(docora: Docora, line: str, environment: Mapping[str, str]) -> str:
-    """Run a line of sh that writes to a wide plain terminal, where nobody types; returns it all."""
-    screen = _Screen(300, raw=True)
-    path = f"{COMMAND.parent}:{os.environ['PATH']}"
-    environment = {**environment, "PATH": path, "TERM": "dumb"}
-    streams = {"stdout": screen.theirs, "stderr": screen.theirs}
-    with docora.start_program("sh", "-c", line, env=environment, **streams) as process:
-        os.close(screen.theirs)
-        try:
-            process.wait(2 * patience())
-        except subprocess.TimeoutExpired:  # the end of the block would wait for ever
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    return screen.content()
 
 
 def on_terminal(

@@ -1,7 +1,6 @@
 """Worker processes that a test looks into, stops and kills."""
 
 import os
-import resource
 import subprocess
 import threading
 import time
@@ -39,18 +38,6 @@ class Running:
     @property
     def children(self) -> list[int]:
         return children_of(self.pid)
-
-    @property
-    def horses(self) -> list[int]:
-        return [
-            pid
-            for pid in self.processes
-            if pid != self.pid and _group(pid) == pid and _group(parent_of(pid)) == self.pid
-        ]
-
-    def horse(self) -> int:
-        [pid] = self.horses
-        return pid
 
     def await_line(self, text: str, times: int = 1) -> None:
         eventually(lambda: self.log.count(text) >= times, f"{text!r} in the log")
@@ -142,17 +129,6 @@ def command_line(pid: int) -> str:
     return ""
 
 
-def belonging_to(path: str) -> list[int]:
-    """Processes whose arguments or environment name this path, wherever they have gone."""
-    found = []
-    for pid in all_processes():
-        with suppress(OSError):
-            about = (Path(f"/proc/{pid}/{what}").read_bytes() for what in ("cmdline", "environ"))
-            if any(path.encode() in each for each in about):
-                found.append(pid)
-    return found
-
-
 def _stat(pid: int) -> list[str]:
     """State, parent, process group and session of a process; where it is gone, a zombie's."""
     with suppress(OSError):
@@ -166,10 +142,6 @@ def parent_of(pid: int) -> int:
 
 def children_of(pid: int) -> list[int]:
     return [each for each in all_processes() if parent_of(each) == pid]
-
-
-def _group(pid: int) -> int:
-    return int(_stat(pid)[2])
 
 
 def _session_of(pid: int) -> int:
@@ -209,7 +181,3 @@ def git_processes(site: GitSite) -> list[int]:
     """Those that talk to the site."""
     host = site.url.removeprefix("http://")
     return [pid for pid in all_processes() if host in command_line(pid)]
-
-
-def memory_limit_of(pid: int) -> int:
-    return resource.prlimit(pid, resource.RLIMIT_DATA)[0]

@@ -1,1 +1,0 @@
-"""Beside a Docora whose workers are BullMQ's."""
