@@ -19,7 +19,7 @@ from redis.exceptions import LockNotOwnedError
 from redis.lock import Lock
 
 from docora_ops.errors import BrokenCloneError, GitError, RepositoryBusyError, SnapshotError
-from docora_ops.queue.redis_client import redis_errors
+from docora_ops.queue.connection import redis_errors
 from docora_ops.text import inert
 from docora_ops.worker import host
 from docora_ops.worker.git import PIECE, Git, stop
@@ -96,13 +96,11 @@ class RepositoryLock:
     """The lock of a repository. It is in Redis because several hosts may share the clones.
 
     full_name: `owner/name` of the repository.
-    owner: id of the job that takes the lock.
     """
 
-    def __init__(self, client: redis.Redis, full_name: str, owner: str) -> None:
+    def __init__(self, client: redis.Redis, full_name: str) -> None:
         self._client = client
         self._full_name = full_name
-        self._owner = owner
         self._lock = Lock(client, f"docora:repo-lock:{full_name}", timeout=_LOCK_TTL)
 
     @contextmanager
@@ -112,22 +110,14 @@ class RepositoryLock:
         Waits up to 3 s for the lock. Raises RedisError, RepositoryBusyError.
         """
         with redis_errors(self._client):
-            is_ours = self._lock.acquire(blocking_timeout=LOCK_TIMEOUT, token=self._owner)
+            is_ours = self._lock.acquire(blocking_timeout=LOCK_TIMEOUT)
         if not is_ours:
             raise RepositoryBusyError(f"another job has the lock of {self._full_name}")
         try:
             yield
         finally:
-            self.release()
-
-    def release(self) -> None:
-        """Releases the lock if the job holds it. Ignores errors of Redis.
-
-        The worker also calls this after the process of the job was killed.
-        """
-        self._lock.local.token = self._owner.encode()
-        with suppress(redis.RedisError):  # a lock that cannot be released expires
-            self._lock.release()
+            with suppress(redis.RedisError):  # a lock that cannot be released expires
+                self._lock.release()
 
     def renew(self) -> None:
         """Resets the TTL of the lock if this process holds the lock.

@@ -15,15 +15,14 @@ from itertools import chain
 from typing import Literal
 from uuid import uuid4
 
-from docora_ops.actions.encryption import decrypt
-from docora_ops.database.circuits import Circuit, Recipient
-from docora_ops.database.verification import LONGEST_INDEXED, LONGEST_PATH
-from docora_ops.errors import DeliveryError, SnapshotError
-from docora_ops.links import PublicPayload
+from docora_ops.database.scans import LONGEST_INDEXED, LONGEST_PATH, Circuit, Recipient
+from docora_ops.errors import DeliveryError, DocoraOpsError
+from docora_ops.links import Link
 from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
 from docora_ops.worker import host
 from docora_ops.worker.clone import File, Objects
+from docora_ops.worker.encryption import decrypt
 from docora_ops.worker.log import log
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Body, Webhook
@@ -87,7 +86,7 @@ class Sender:
     webhook: Webhook
     look: Callable[[], None]
     objects: Objects
-    repository: PublicPayload
+    link: Link
     commit_sha: str
     settings: Settings
 
@@ -139,7 +138,7 @@ class Sender:
         previous = {"previous_sha": change.previous_sha} if change.previous_sha else {}
         return encode(
             {
-                "repository": _fields(self.repository),
+                "repository": _fields(self.link),
                 "file": {"path": change.path, "sha": change.sha, **content},
                 **previous,
                 "commit_sha": self.commit_sha,
@@ -150,7 +149,7 @@ class Sender:
 
 def post_sync_failed(
     recipients: Sequence[Recipient],
-    payload: PublicPayload,
+    link: Link,
     circuit: Circuit,
     message: str,
     settings: Settings,
@@ -170,7 +169,7 @@ def post_sync_failed(
     def post(recipient: Recipient) -> None:
         body = {
             "event": "sync_failed",
-            "repository": _fields(payload),
+            "repository": _fields(link),
             "error": {"type": "git_failure", "message": message},
             "circuit_breaker": state,
             "retry_count": recipient.retry_count,
@@ -181,7 +180,7 @@ def post_sync_failed(
             auth_key = decrypt(recipient.client_auth_key_encrypted, key, "its auth key")
             with closing(Webhook(url, app_id, auth_key, _SYNC_FAILED_TIMEOUT)) as webhook:
                 webhook.post("sync_failed", encode(body))
-        except SnapshotError as error:
+        except DocoraOpsError as error:
             cleaner = Cleaner()
             cleaner.learn_url(url)
             reason = cleaner.clean(": ".join(filter(None, (error.message, error.hint))))
@@ -192,10 +191,10 @@ def post_sync_failed(
         list(pool.map(post, recipients))
 
 
-def _fields(payload: PublicPayload) -> dict[str, str]:
+def _fields(link: Link) -> dict[str, str]:
     """Returns the fields that describe the repository in every body."""
     names = ("repository_id", "github_url", "owner", "name")
-    return {name: getattr(payload, name) for name in names}
+    return {name: getattr(link, name) for name in names}
 
 
 def encode(value: object) -> bytes:

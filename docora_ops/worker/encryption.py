@@ -9,13 +9,15 @@ from collections.abc import Iterable
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from docora_ops.errors import SnapshotError
+from docora_ops.errors import DocoraOpsError, HostFaultError, SnapshotError
 
 _FORM = re.compile(r"([0-9a-f]{32}):([0-9a-f]{32}):((?:[0-9a-f]{2})*)", re.IGNORECASE)
 
 
 def decrypt(text: str, key: bytes, name: str) -> str:
-    """Decrypts a text. Raises SnapshotError, whose message contains no part of the text.
+    """Decrypts a text. The message of an error contains no part of the text.
+
+    Raises SnapshotError if the text is malformed, HostFaultError if the key is another one.
 
     name: what to call the text in the error message.
     """
@@ -26,7 +28,7 @@ def decrypt(text: str, key: bytes, name: str) -> str:
     try:
         return AESGCM(key).decrypt(iv, ciphertext + tag, None).decode()
     except (InvalidTag, UnicodeDecodeError):
-        raise SnapshotError(
+        raise HostFaultError(
             f"{name} can't be decrypted: it was encrypted with another ENCRYPTION_KEY"
         ) from None
 
@@ -40,7 +42,7 @@ def count_foreign(texts: Iterable[str], key: bytes) -> int:
     for text in filter(_FORM.fullmatch, texts):
         try:
             decrypt(text, key, "")
-        except SnapshotError:
+        except DocoraOpsError:
             count += 1
         else:
             return 0

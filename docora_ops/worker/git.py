@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -13,9 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from docora_ops.errors import ConfigurationError, GitError, SnapshotError
-from docora_ops.worker.host import certificate_hint
-from docora_ops.worker.interrupts import deferred
+from docora_ops.errors import GitError, SnapshotError
+from docora_ops.worker.authorities import certificate_hint
 
 PIECE = 1 << 20  # bytes to read from git at once
 _KEPT_VARIABLES = re.compile(
@@ -48,12 +46,6 @@ _TRACED = " http.c:"  # marks the lines of the trace, which name hosts: they mus
 _MEDIA_TYPE = re.compile(r"<= recv header: content-type:[ \t]*([\w.+/-]+)")
 # The content type of git's list. git takes any other short text for a list without refs.
 _LIST_OF_REFS = "application/x-git-upload-pack-advertisement"
-
-
-def require_git() -> None:
-    """Raises ConfigurationError if git is not installed."""
-    if shutil.which("git") is None:
-        raise ConfigurationError("git is not on PATH", hint="install it, version 2.31 or newer")
 
 
 @dataclass
@@ -176,14 +168,23 @@ class Git:
 
 def _start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """Starts git. If the job reaches its time limit meanwhile, ends git and raises RQ's error."""
-    process = None
+    is_late = False
+
+    def note(*_: object) -> None:
+        nonlocal is_late
+        is_late = True
+
+    before = signal.signal(signal.SIGALRM, note)
     try:
-        with deferred((signal.SIGALRM,)):
-            command = ["git", *arguments]
-            process = subprocess.Popen(command, cwd="/", stdout=subprocess.PIPE, **options)
+        command = ["git", *arguments]
+        process = subprocess.Popen(command, cwd="/", stdout=subprocess.PIPE, **options)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    try:
+        if is_late:
+            signal.raise_signal(signal.SIGALRM)
     except BaseException:
-        if process is not None:
-            stop(process)
+        stop(process)
         raise
     return process
 

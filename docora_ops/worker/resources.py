@@ -1,16 +1,19 @@
 """The settings and connections that all jobs of a process share."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from uuid import uuid4
 
-from docora_ops.database import Session
-from docora_ops.errors import DocoraOpsError
-from docora_ops.queue import Redis, connect
-from docora_ops.settings import Settings, load_settings
+from redis import Redis
+
+from docora_ops.database import scans
+from docora_ops.database.connection import Database
+from docora_ops.errors import ConfigurationError, DocoraOpsError
+from docora_ops.links import ids_of_job
+from docora_ops.queue.connection import connect
+from docora_ops.settings import Settings
+from docora_ops.worker.lease import Lease
 from docora_ops.worker.webhook import Webhook
 
 DELIVERY_TIMEOUT = 30  # seconds for the POST of a file, or of a chunk
-LOCK_TIMEOUT = 60  # seconds to wait for another change of the link, and for the link's lock
 _STATEMENT_TIMEOUT = 300  # seconds, at least: one statement lists the files of a large repository
 _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 
@@ -18,29 +21,34 @@ _MOST_WEBHOOKS = 16  # apps to which a connection stays open
 class Resources:
     """The settings and connections of a process.
 
-    client: a client of Redis. None if the process runs a single job: `leave` then closes all
-        connections.
+    fault: the fault of the host that the last job has met; None if there was none.
     """
 
-    def __init__(self, settings: Settings, client: Redis | None = None) -> None:
-        self.settings = settings
-        self.client = client or connect(settings)
-        self._is_shared = client is not None
-        # Asks the worker whether an error is the fault of the host. Only our own worker answers.
-        self.is_hosts_fault: Callable[[], bool] = lambda: False
-        self._session: Session | None = None
+    def __init__(self, settings: Settings, client: Redis) -> None:
+        timeout = max(settings.statement_timeout, _STATEMENT_TIMEOUT)
+        self.settings = settings.model_copy(update={"statement_timeout": timeout})
+        self.client = client
+        self.database = Database(self.settings)
+        self.fault: DocoraOpsError | None = None
+        self._lease: Lease | None = None
         self._webhooks: dict[tuple[str, str, str], Webhook] = {}
 
-    def take_session(self) -> Session:
-        """Returns the Postgres session of the last job if it is still open, or a new one."""
-        session, self._session = self._session, None
-        if session is not None:
-            if session.is_open:  # Postgres may have been restarted since
-                return session
-            session.close()
-        timeout = max(self.settings.statement_timeout, _STATEMENT_TIMEOUT)
-        timeouts = {"lock_timeout": LOCK_TIMEOUT, "statement_timeout": timeout}
-        return Session(self.settings.model_copy(update=timeouts))
+    def next_lease(self, job_id: str, owner: str) -> Lease:
+        """Makes the lease that the next job is to take. `owner`: id of the job's execution."""
+
+        def give_back() -> None:
+            ids, database = ids_of_job(job_id), Database(self.settings)  # another thread may ask
+            if ids:
+                scans.give_back(database, *ids)
+
+        self._lease = Lease(self.client, job_id, owner, give_back)
+        return self._lease
+
+    def take_lease(self, job_id: str) -> Lease:
+        """Returns the lease for a job, which nobody has acquired yet."""
+        lease = self._lease or self.next_lease(job_id, uuid4().hex)
+        self._lease = None
+        return lease
 
     def webhook(self, *app: *tuple[str, str, str]) -> Webhook:
         """Returns the webhook of an app. Reuses a connection that an earlier job has left open.
@@ -51,35 +59,36 @@ class Resources:
         """
         if app not in self._webhooks:
             if len(self._webhooks) >= _MOST_WEBHOOKS:
-                self._close_webhooks()
+                self.close_webhooks()
             self._webhooks[app] = Webhook(*app, DELIVERY_TIMEOUT)
         return self._webhooks[app]
 
-    def leave(self, session: Session, *, succeeded: bool, has_locks: bool = True) -> None:
-        """Releases a job's locks. Keeps its connections if it succeeded and others may use them."""
-        if succeeded and self._is_shared:
-            with suppress(DocoraOpsError):  # the link is synced, so the job has not failed
-                if has_locks:
-                    session.release()
-                self._session = session
-                return
-        session.close()
-        self._close_webhooks()
-
-    def _close_webhooks(self) -> None:
+    def close_webhooks(self) -> None:
+        """Closes the connections to apps."""
         while self._webhooks:
             self._webhooks.popitem()[1].close()
+
+    def close(self) -> None:
+        """Closes all connections but that to Redis."""
+        self.close_webhooks()
+        self.database.close()
 
 
 _resources: Resources | None = None
 
 
-def use_settings(settings: Settings, client: Redis | None = None) -> None:
-    """Makes all jobs of this process share these settings and connections; see `Resources`."""
+def use_settings(settings: Settings, client: Redis | None = None) -> Resources:
+    """Makes all jobs of this process share these settings and connections. Raises RedisError."""
     global _resources  # noqa: PLW0603 - RQ calls a plain function
-    _resources = Resources(settings, client)
+    _resources = Resources(settings, client or connect(settings))
+    return _resources
 
 
 def current_resources() -> Resources:
-    """Returns the resources of this process; reads the settings if RQ's own worker runs the job."""
-    return _resources or Resources(load_settings())
+    """Returns the resources of this process. Raises ConfigurationError if it has none."""
+    if _resources is None:
+        raise ConfigurationError(
+            "only docora-ops worker runs the jobs of this queue",
+            hint="start docora-ops worker in place of rq worker",
+        )
+    return _resources

@@ -22,6 +22,7 @@ from urllib3.util import Url, parse_url
 from docora_ops import __version__
 from docora_ops.errors import DeliveryError
 from docora_ops.worker import host
+from docora_ops.worker.authorities import certificate_hint, tls_context
 from docora_ops.worker.secrets import basic_login
 
 # The bytes of a body, or a function that yields its pieces, the same ones at each call.
@@ -92,7 +93,7 @@ class Route:
         address, port = self.endpoint
         connection = HTTPConnection(address, port, timeout=timeout)
         if self.url.scheme == "https":
-            tls = host.tls_context()
+            tls = tls_context()
             connection = HTTPSConnection(address, port, timeout=timeout, ssl_context=tls)
             if self.proxy is not None:
                 tunnel_port = self.url.port or _PORTS["https"]
@@ -119,7 +120,7 @@ class Route:
             return DeliveryError(f"no answer from {where} within {timeout:g} s")
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = f"the certificate of {where} is not valid: {error.verify_message}"
-            return DeliveryError(reason, hint=host.certificate_hint(error.verify_message))
+            return DeliveryError(reason, hint=certificate_hint(error.verify_message))
         if isinstance(error, OSError):
             text = error.strerror or str(error)
             hint = LOGIN_HINT if "Tunnel connection failed: 407" in text else None

@@ -1,0 +1,150 @@
+"""The lease of a link: the right of one process to work on it, kept in Redis.
+
+RQ's execution says that a job runs. But a process that was paused past its end does not know that
+another one has taken over. So the job looks at the lease before it sends or writes anything.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+from redis import Redis, exceptions
+from redis.lock import Lock
+
+from docora_ops.queue.connection import explain, redis_errors, text_of
+from docora_ops.worker.log import log
+
+KEY = "docora-ops:lease:{}"
+TTL = 85  # seconds: a little less than the execution's, so that whoever takes over finds it free
+_INTERVAL = 15  # seconds
+EXIT_CODE = 75  # of a process that has lost its lease
+_MARK_TTL = 7 * 86_400  # seconds
+Reply = TypeVar("Reply")
+_AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError)
+
+
+class Lease:
+    """The lease of the link of one job. Methods raise RedisError, unless Redis is only away.
+
+    job_id: id of the job.
+    owner: id of its execution, which no other process has.
+    give_back: called if the lease is gone: sets the link to pending, without a failure.
+    """
+
+    def __init__(
+        self, client: Redis, job_id: str, owner: str, give_back: Callable[[], None]
+    ) -> None:
+        self._client = client
+        self._key = KEY.format(job_id)
+        self._mark = f"{self._key}:given-back"
+        self._owner = owner
+        self._give_back = give_back
+        self._lock = Lock(client, self._key, timeout=TTL, thread_local=False)
+        self._is_held = False
+        self._guard = threading.RLock()  # for the thread that renews the lease
+        self.was_given_back = False
+
+    def acquire(self) -> bool:
+        """Takes the lease. Returns False if another process has it.
+
+        Sets `was_given_back`: the last process has counted no failure, although the link may still
+        be `scanning`.
+        """
+        with self._guard, redis_errors(self._client):
+            self._is_held = self._lock.acquire(blocking=False, token=self._owner)
+            if self._is_held:
+                self.was_given_back = bool(self._client.delete(self._mark))
+        return self._is_held
+
+    def mark_given_back(self) -> None:
+        """Notes that the try does not count, because Postgres can't be told."""
+        with redis_errors(self._client):
+            self._insist(lambda: self._client.set(self._mark, 1, ex=_MARK_TTL))
+
+    def look(self) -> None:
+        """Returns if the lease is ours; otherwise, ends the process. Waits while Redis is away."""
+        with self._guard, redis_errors(self._client):
+            if self._is_held:
+                self._leave_unless_ours(self._insist(lambda: self._client.get(self._key)))
+
+    def renew(self, beat: Callable[[], None]) -> None:
+        """Renews the lease, then calls `beat`. Ends the process if the lease is not ours."""
+        with self._guard, suppress(exceptions.RedisError):
+            if self._is_held:
+                try:
+                    self._lock.reacquire()
+                except exceptions.LockNotOwnedError:
+                    self._leave_unless_ours(self._client.get(self._key))
+            beat()
+
+    @contextmanager
+    def kept(self, beat: Callable[[], None]) -> Iterator[None]:
+        """Renews the lease every 15 s until the `with` block ends; see `renew`."""
+        ended = threading.Event()
+
+        def keep() -> None:
+            # The main thread must get the signals, while it waits.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            while not ended.wait(_INTERVAL):
+                self.renew(beat)
+
+        thread = threading.Thread(target=keep, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def release(self) -> None:
+        """Gives up the lease before RQ ends the job. Ends the process if the lease is not ours.
+
+        Waits while Redis is away, because RQ would not.
+        """
+
+        def release() -> None:
+            self._lock.local.token = self._owner.encode()  # dropped by a release that failed
+            with suppress(exceptions.LockNotOwnedError):
+                self._lock.release()
+                return
+            self._leave_unless_ours(self._client.get(self._key))
+
+        with self._guard, redis_errors(self._client):
+            if self._is_held:
+                self._insist(release)
+            self._is_held = False
+
+    def _insist(self, ask: Callable[[], Reply]) -> Reply:
+        """Asks Redis until it answers."""
+        is_told = False
+        while True:
+            try:
+                return ask()
+            except _AWAY as error:
+                if not is_told:
+                    log.warning("Redis %s: waits until it answers", explain(error)[0])
+                is_told = True
+                time.sleep(1)
+
+    def _leave_unless_ours(self, owner: object) -> None:
+        """Ends the process: RQ's closing writes would spoil the job of another process.
+
+        owner: who has the lease; None if nobody has it. Then nobody works on the link, and the try
+            is given back.
+        """
+        if text_of(owner) == self._owner:
+            return
+        if owner:
+            log.warning("%s: another worker has taken over: this process ends", self._key)
+            os._exit(EXIT_CODE)
+        log.warning("%s: the lease is gone from Redis: this process ends", self._key)
+        try:
+            if self._lock.acquire(blocking=False, token=self._owner):
+                self._give_back()
+                self._lock.release()
+        finally:
+            os._exit(EXIT_CODE)

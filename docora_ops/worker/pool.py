@@ -1,0 +1,159 @@
+"""The workers: RQ's pool of processes, each of which runs one job at a time in itself."""
+
+import gc
+import os
+import signal
+import time
+from contextlib import suppress
+from typing import Any, cast
+
+from redis import RedisError, exceptions
+from rq import Queue, SimpleWorker
+from rq.exceptions import StopRequested
+from rq.job import Job
+from rq.scheduler import RQScheduler
+from rq.suspension import is_suspended
+from rq.worker import WorkerStatus
+from rq.worker_pool import WorkerData, WorkerPool
+
+from docora_ops.errors import ExitCode, SnapshotError
+from docora_ops.links import QUEUE_NAME
+from docora_ops.queue.connection import connect, describe
+from docora_ops.settings import Settings
+from docora_ops.worker.host import await_recovery
+from docora_ops.worker.lease import Lease
+from docora_ops.worker.log import log
+from docora_ops.worker.resources import current_resources, use_settings
+from docora_ops.worker.snapshot_job import count_abandoned
+
+_EXECUTION_TTL = 90  # seconds that an execution lives after its last heartbeat
+_WORKER_TTL = 17  # seconds; RQ waits 15 s less for a job: 2 s
+_CLEANING = 30  # seconds between two looks for the jobs of killed workers
+_ENDING = (signal.SIGINT, signal.SIGTERM)
+
+
+class SnapshotWorker(SimpleWorker):
+    """Runs jobs in its own process, which keeps its connections from job to job."""
+
+    max_connection_wait_time = 2.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        for number in _ENDING:
+            signal.signal(number, signal.SIG_DFL)  # until RQ sets its own handlers
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the pool passes it on
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        self.parent = os.getppid()
+        options |= {"worker_ttl": _WORKER_TTL, "maintenance_interval": 1}
+        while True:
+            with suppress(exceptions.ConnectionError, exceptions.TimeoutError):
+                super().__init__(*arguments, **options)
+                break
+            time.sleep(1)
+        # RQ would run it in a process, which would outlive a killed worker.
+        self.due_jobs: Any = RQScheduler([QUEUE_NAME], self.connection, logging_level="WARNING")
+        self.promoted_at = self.cleaned_at = float("-inf")
+        self.lease: Lease | None = None
+        self.is_burst = False
+
+    def work(self, burst: bool = False, *_: object, **__: object) -> bool:
+        """Runs jobs until a signal comes; in a burst, until the queue is empty."""
+        self.is_burst = burst
+        use_settings(current_resources().settings, self.connection)
+        with suppress(RedisError):  # the registration can't be removed; it expires
+            return super().work(burst, "WARNING", with_scheduler=False)
+        return False
+
+    def subscribe(self) -> None:
+        """Listens to no commands: with redis-py 8.2, the end of RQ's thread takes a minute."""
+
+    def unsubscribe(self) -> None:
+        """Does nothing; see `subscribe`."""
+
+    def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
+        """Returns the seconds that an execution lives; RQ's own worker would renew none."""
+        return _EXECUTION_TTL
+
+    def check_for_suspension(self, burst: bool) -> None:
+        """Waits while workers are suspended, with heartbeats, which RQ's own wait lacks."""
+        if burst:
+            super().check_for_suspension(burst)
+        while not burst and is_suspended(self.connection):
+            self.set_state(WorkerStatus.SUSPENDED)
+            self.heartbeat()
+            time.sleep(1)
+
+    def run_maintenance_tasks(self) -> None:
+        """Queues delayed jobs that are due, and every 30 s the jobs of killed workers."""
+        if os.getppid() != self.parent:
+            raise StopRequested  # the pool was killed
+        moment, worker = time.monotonic(), cast("Any", self)
+        if moment > self.promoted_at + 1:
+            self.promoted_at = moment
+            self.due_jobs.acquire_locks()
+            self.due_jobs.enqueue_scheduled_jobs()
+            self.due_jobs.release_locks()
+        if moment > self.cleaned_at + _CLEANING:
+            self.cleaned_at = moment
+            worker.clean_registries()
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Runs a job, and keeps it alive; then waits while the host has a fault."""
+        resources, execution = current_resources(), self.prepare_execution(job)
+        self.lease = resources.next_lease(job.id, execution.id)
+        with self.lease.kept(lambda: self.maintain_heartbeats(job, execution)):
+            self.perform_job(job, queue, execution)
+        self.set_state(WorkerStatus.IDLE)
+        fault, resources.fault = resources.fault, None
+        if fault is not None and self.is_burst:
+            log.warning("ends: %s (%s)", fault.message, fault.hint)
+            raise SystemExit(ExitCode.PROBLEMS)
+        if fault is not None:
+            await_recovery(fault, resources.settings, self.connection, self.heartbeat)
+
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
+        """Gives up the lease before RQ writes how the job has ended."""
+        if self.lease:
+            self.lease.release()
+        super().handle_execution_ended(job, queue, heartbeat_ttl)
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Logs an exception, unless the job has logged it."""
+        if not isinstance(exc_info[1], SnapshotError):
+            super().handle_exception(job, *exc_info)
+
+
+class _Pool(WorkerPool):
+    """Keeps the processes running. Signals wait while it starts one, which must not get them."""
+
+    exit_code = ExitCode.OK
+
+    def check_workers(self, respawn: bool = True) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        super().check_workers(respawn)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+    def handle_dead_worker(self, worker_data: WorkerData) -> None:
+        super().handle_dead_worker(worker_data)
+        if code := worker_data.process.exitcode:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            log.warning("a worker process %s", how)
+            self.exit_code = ExitCode.PROBLEMS
+
+
+def run_pool(settings: Settings, concurrency: int, *, burst: bool = False) -> ExitCode:
+    """Runs `concurrency` workers until a signal comes; in a burst, until the queue is empty.
+
+    Returns the exit code: 6 if a worker of a burst did not end well. Raises ConfigurationError.
+    """
+    client = connect(settings)
+    use_settings(settings, client)
+    handlers = [count_abandoned]
+    queues = [QUEUE_NAME]
+    pool = _Pool(queues, client, concurrency, SnapshotWorker, exception_handlers=handlers)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, pool.request_stop)
+    log.info("%d workers, listening on %s, Redis %s", concurrency, QUEUE_NAME, describe(client))
+    gc.freeze()  # the processes share what is in memory now
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    pool.start(burst, "WARNING")
+    return pool.exit_code if burst else ExitCode.OK

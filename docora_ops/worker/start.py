@@ -1,0 +1,36 @@
+"""The way from a command to running workers: checks, then the pool."""
+
+from docora_ops.actions.docora import Docora
+from docora_ops.errors import ExitCode, WrongBackendError
+from docora_ops.links import Backend
+from docora_ops.queue.bullmq import BullmqQueue
+from docora_ops.worker.authorities import use_authorities
+from docora_ops.worker.host import find_fault
+from docora_ops.worker.log import log_to_stderr
+from docora_ops.worker.pool import run_pool
+
+
+def run_workers(docora: Docora, concurrency: int | None, *, burst: bool) -> ExitCode:
+    """Runs workers until a signal comes; in a burst, until the queue is empty.
+
+    concurrency: number of workers; None for SCAN_CONCURRENCY.
+
+    Returns the exit code: 6 if a worker of a burst did not end well. Raises WrongBackendError if
+    BullMQ's workers run the queue, ConfigurationError, ServerError and HostFaultError if every job
+    would fail with these settings or on this host.
+    """
+    settings = docora.settings
+    settings.require_database_url()
+    settings.require_encryption_key()
+    is_bullmq = docora.queue.backend is Backend.BULLMQ
+    if is_bullmq or BullmqQueue(settings, docora.redis).workers():
+        raise WrongBackendError(
+            "Docora's own workers run the queue, with BullMQ: each link would be worked on twice",
+            hint="leave the work to them, or stop them (RUN_MODE=api): docora-ops help workers",
+        )
+    if fault := find_fault(settings, docora.redis):
+        raise fault
+    log_to_stderr()
+    use_authorities(settings)
+    docora.close()  # each process has connections of its own
+    return run_pool(settings, concurrency or settings.scan_concurrency, burst=burst)
