@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from docora_ops.links import LinkFailure
 from docora_ops.text import inert, mask, mask_cut
 
 LONGEST = 300  # characters of an error that are compared
@@ -60,37 +59,17 @@ _REPEATED = re.compile(r"\* (?: [\ ,:]*+ \* )++", re.VERBOSE)
 class ErrorGroup:
     """Links whose errors differ only in the file that was sent, in paths, numbers or ids.
 
-    error_message: the error without the file; `*` replaces the parts that differ. None if the links
-        have no error.
-    files: the number of different files that the errors name.
-    app_names: the names of up to three apps, most links first. Unknown names are left out.
-    good_until_at: the latest of the failed links' last good scans; None if there is none. The time
-        of a failure is not recorded, but each link failed after its own last good scan.
-    good_until_seconds: the seconds since `good_until_at`, by the clock of Postgres.
-    oldest_scan_seconds: the seconds since the earliest of the failed links' last good scans.
+    error_message: the error without the file; `*` replaces the parts that differ. As `--error`, it
+        matches all links of the group. None if the links have no error.
+    app_names: the names of up to three apps, most links first.
+    last_scanned_at: the newest good scan of these links; None if there is none.
     """
 
     error_message: str | None
     links: int
     apps: int
-    files: int = 0
     app_names: Sequence[str] = ()
-    good_until_at: datetime | None = None
-    good_until_seconds: int | None = None
-    oldest_scan_seconds: int | None = None
-
-
-def split_delivery(text: str) -> tuple[str, str | None]:
-    """Splits the error of a delivery into the reason and the file that was sent.
-
-    Returns any other error whole, with None for the file.
-
-    text: the error, as `typable` returns it.
-    """
-    parts = _DELIVERY.fullmatch(text)
-    if not parts:
-        return text, None
-    return _untyped(parts["reason"] or parts["our_reason"]), parts["file"] or parts["our_file"]
+    last_scanned_at: datetime | None = None
 
 
 def with_reason_first(error: str) -> str:
@@ -109,10 +88,7 @@ def fold(text: str) -> str:
 
     text: the error, as `typable` returns it.
     """
-    folded = _VARIABLE.sub(
-        lambda part: part["kept"] or f"{part['notification'] or ''}*", split_delivery(text)[0]
-    )
-    return _REPEATED.sub("*", folded)
+    return _fold_reason(_split_delivery(text)[0])
 
 
 def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
@@ -121,44 +97,33 @@ def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
     A group shows its error without the file. If the errors of its links still differ, the group
     shows the folded error.
 
-    rows: each describes links of one app that have the same error: the app's id and name (None if
-        unknown), the first LONGEST + 1 characters of the error, the number of links and,
-        optionally, `good_until_at`, `good_until_seconds` and `oldest_scan_seconds` of the failed
-        links.
+    rows: each describes links of one app that have the same error: the app's id and name, the first
+        LONGEST + 1 characters of the error, the number of links and, optionally, their newest good
+        scan.
     """
-    links: defaultdict[str | None, Counter[tuple[str, str | None]]] = defaultdict(Counter)
-    files: defaultdict[str | None, set[int]] = defaultdict(set)  # hashes, for a million links
+    links: defaultdict[str | None, Counter[tuple[str, str]]] = defaultdict(Counter)
     shown: dict[str | None, str | None] = {}
-    good_until: dict[str | None, tuple[datetime, int]] = {}
-    oldest: dict[str | None, int] = {}
-    for app_id, app_name, error, count, *bounds in rows:
-        text = typable(error) if error else None
-        key = text and fold(text)
-        reason, file = split_delivery(text) if text else (None, None)
+    with_file: set[str | None] = set()
+    scanned: dict[str | None, datetime] = {}
+    for app_id, app_name, error, count, *scanned_at in rows:
+        reason, is_delivery = _split_delivery(typable(error)) if error else (None, False)
+        key = reason and _fold_reason(reason)
         links[key][app_id, app_name] += count
-        if file is not None:
-            files[key].add(hash(file))
+        if is_delivery:
+            with_file.add(key)
         if shown.setdefault(key, reason) != reason:
             shown[key] = key
-        if bounds and bounds[0]:
-            at, seconds, oldest_seconds = bounds
-            good_until[key] = max(good_until.get(key, (at, seconds)), (at, seconds))
-            oldest[key] = max(oldest.get(key, 0), oldest_seconds)
+        for moment in filter(None, scanned_at):
+            scanned[key] = max(scanned.get(key, moment), moment)
     groups = []
     for key, apps in links.items():
-        largest = sorted(apps, key=lambda app: (-apps[app], app[1] or ""))
-        names = [name for _, name in largest if name][:_NAMED]
-        counts = (apps.total(), len(apps), len(files[key]))
-        good_at, ago = good_until.get(key, (None, None))
-        groups.append(ErrorGroup(shown[key], *counts, names, good_at, ago, oldest.get(key)))
+        text = shown[key]
+        if text and "*" in text and key in with_file:  # must match the whole error, with the file
+            text = _REPEATED.sub("*", f"*{text}*")
+        largest = sorted(apps, key=lambda app: (-apps[app], app[1]))
+        names = [name for _, name in largest[:_NAMED]]
+        groups.append(ErrorGroup(text, apps.total(), len(apps), names, scanned.get(key)))
     return sorted(groups, key=lambda group: (-group.links, group.error_message or ""))
-
-
-def group_failures(failures: Iterable[LinkFailure]) -> list[ErrorGroup]:
-    """Groups the failures of links by folded error, most links first."""
-    return group_errors(
-        (link.app_id, link.app_name, link.error_message[: LONGEST + 1], 1) for link in failures
-    )
 
 
 def typable(error: str) -> str:
@@ -171,6 +136,17 @@ def typable(error: str) -> str:
     if len(error) > LONGEST or len(text) > LONGEST:
         text = text[:LONGEST] + "*"
     return _untyped(text)
+
+
+def _split_delivery(text: str) -> tuple[str, bool]:
+    """Returns the reason without the file that was sent, and whether there was one."""
+    parts = _DELIVERY.fullmatch(text)
+    return (_untyped(parts["reason"] or parts["our_reason"]), True) if parts else (text, False)
+
+
+def _fold_reason(reason: str) -> str:
+    folded = _VARIABLE.sub(lambda part: part["kept"] or f"{part['notification'] or ''}*", reason)
+    return _REPEATED.sub("*", folded)
 
 
 def _untyped(text: str) -> str:

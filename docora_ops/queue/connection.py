@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, cast
@@ -163,3 +164,38 @@ def explain(error: redis.RedisError) -> tuple[str, str]:
             "another program wrote it: rename the key, then repeat the command",
         )
     return f"answered with an error: {line}", "see Redis's log"
+
+
+@dataclass(frozen=True)
+class RedisFacts:
+    """What `doctor` asks Redis itself.
+
+    product: `Redis` or `Valkey`. time: Unix time by its clock. max_memory: bytes; 0 for no limit.
+    policy: what it does when it is full; None if our user may not ask.
+    """
+
+    product: str
+    version: str
+    time: float
+    used_memory: int
+    max_memory: int
+    policy: str | None
+
+
+def read_redis_facts(client: redis.Redis) -> RedisFacts:
+    """Asks Redis about itself. Raises RedisError."""
+    with redis_errors(client):
+        time = server_time(client)
+        try:
+            info: Any = client.info()
+        except redis.ResponseError:  # a user without +info
+            info = {}
+    is_valkey = info.get("server_name") == "valkey"
+    return RedisFacts(
+        product="Valkey" if is_valkey else "Redis",
+        version=str(info.get("valkey_version" if is_valkey else "redis_version", "unknown")),
+        time=time,
+        used_memory=int(info.get("used_memory", 0)),
+        max_memory=int(info.get("maxmemory", 0)),
+        policy=info.get("maxmemory_policy"),
+    )

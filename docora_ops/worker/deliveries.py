@@ -22,7 +22,7 @@ from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
 from docora_ops.worker import host
 from docora_ops.worker.clone import File, Objects
-from docora_ops.worker.encryption import decrypt
+from docora_ops.encryption import decrypt
 from docora_ops.worker.log import log
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Body, Webhook

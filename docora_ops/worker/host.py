@@ -18,7 +18,7 @@ from docora_ops.errors import DocoraOpsError, HostFaultError, LinkError, Postgre
 from docora_ops.queue.connection import redis_errors, server_time
 from docora_ops.settings import Settings
 from docora_ops.text import amount
-from docora_ops.worker.encryption import count_foreign
+from docora_ops.encryption import count_foreign
 from docora_ops.worker.log import log
 
 FOLDER = ".docora-ops"  # below REPOS_BASE_PATH, for whatever workers write

@@ -30,7 +30,7 @@ from docora_ops.text import amount, inert, mask, moment
 from docora_ops.worker import host
 from docora_ops.worker.clone import LOCK_PAUSE, Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Change, Sender, compare, fits_index, post_sync_failed
-from docora_ops.worker.encryption import decrypt
+from docora_ops.encryption import decrypt
 from docora_ops.worker.git import Git
 from docora_ops.worker.log import log
 from docora_ops.worker.resources import current_resources

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from docora_ops.worker import host
+from docora_ops.worker import authorities
 from tests.support.git_over_http import GitSite
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots, Upstream
@@ -24,7 +24,7 @@ def authority(tmp_path: Path) -> trustme.CA:
 def trusted(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> trustme.CA:
     """The same authority, trusted by the jobs that this process runs."""
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    host.tls_context.cache_clear()
+    authorities.tls_context.cache_clear()
     return authority
 
 

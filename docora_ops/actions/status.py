@@ -1,0 +1,146 @@
+"""`status` and `metrics`: the state of links, queue and workers, read once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from docora_ops.actions.docora import Docora
+from docora_ops.database import status as sql
+from docora_ops.database.status import LinkCounts
+from docora_ops.error_groups import ErrorGroup, group_errors
+from docora_ops.errors import DocoraOpsError, RefusedError, ServerError
+from docora_ops.links import App, Backend, LinkStatus
+from docora_ops.queue import operations as record
+from docora_ops.queue.backend import QueueCounts, Worker
+from docora_ops.queue.operations import Operation
+from docora_ops.text import amount, duration
+
+_OPERATIONS = 3
+_QUEUE_IS_OLD = 600  # seconds that a job waits before the verdict says that workers are too slow
+
+
+@dataclass(frozen=True)
+class FailedApp:
+    """An app with failed links."""
+
+    app: App
+    links: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """The state of a Docora. What comes from a server that is away is None or empty.
+
+    verdict: one sentence, the worst first; next_command: what to run next, if anything.
+    last_pass_at: the end of the last pass of `schedule`.
+    """
+
+    verdict: str
+    next_command: str | None
+    postgres: str
+    redis: str
+    backend: Backend | None
+    links: LinkCounts | None
+    open_circuits: int | None
+    failed_apps: Sequence[FailedApp]
+    failed_errors: Sequence[ErrorGroup]
+    queue: QueueCounts | None
+    workers: Sequence[Worker] | None
+    last_pass_at: datetime | None
+    operations: Sequence[Operation]
+    errors: Sequence[str]
+
+    @property
+    def oldest_waiting_seconds(self) -> int | None:
+        """Returns how long the oldest waiting job has waited, by the clock of Postgres."""
+        at = self.queue.oldest_waiting_at if self.queue else None
+        if at is None or self.links is None:
+            return None
+        return max(0, int((self.links.read_at - at).total_seconds()))
+
+
+def read_status(docora: Docora, *, apps: int | None = 3) -> tuple[Status, DocoraOpsError | None]:
+    """Reads both servers; if one of them is away, what the other shows, and the error.
+
+    apps: the most apps with failed links to read; None for all.
+    """
+    from docora_ops.queue.connection import describe
+
+    settings, errors = docora.settings, list[DocoraOpsError]()
+    links, circuits = None, None
+    failed_apps: list[FailedApp] = []
+    failed_errors: list[ErrorGroup] = []
+    try:
+        with docora.database.transaction():
+            links = sql.count_links(docora.database, settings.overdue_after_seconds)
+            circuits = sql.count_open_circuits(docora.database)
+            if links.of(LinkStatus.FAILED):
+                by_app = sql.failed_by_app(docora.database, apps)
+                failed_apps = [FailedApp(app, count) for app, count in by_app]
+                failed_errors = group_errors(sql.failed_by_error(docora.database))
+    except ServerError as error:
+        errors.append(error)
+    queue, workers, backend, last_pass = None, None, None, None
+    operations: list[Operation] = []
+    try:
+        backend = docora.queue.backend
+        queue, workers = docora.queue.counts(), docora.queue.workers()
+        last_pass = record.last_pass(docora.redis)
+        operations = record.read_recent(docora.redis, _OPERATIONS)
+    except (ServerError, RefusedError) as error:
+        errors.append(error)
+    status = Status(
+        verdict="",
+        next_command=None,
+        postgres=docora.database.server,
+        redis=describe(docora.redis),
+        backend=backend,
+        links=links,
+        open_circuits=circuits,
+        failed_apps=failed_apps,
+        failed_errors=failed_errors,
+        queue=queue,
+        workers=workers,
+        last_pass_at=last_pass,
+        operations=operations,
+        errors=[error.message for error in errors],
+    )
+    verdict, command = _judge(status)
+    values = vars(status) | {"verdict": verdict, "next_command": command}
+    return Status(**values), errors[0] if errors else None
+
+
+def _judge(status: Status) -> tuple[str, str | None]:
+    """Returns the verdict and the next command: the worst, and what stops everything, first."""
+    links, queue, workers = status.links, status.queue, status.workers
+    if links is None or queue is None or workers is None:
+        return status.errors[0], "docora-ops doctor"
+    failed = links.of(LinkStatus.FAILED)
+    also = f", and {amount(failed, 'link')} failed" if failed else ""
+    if queue.is_suspended:
+        return f"nothing is scanned: the workers are suspended{also}", "rq resume"
+    if not workers and links.total:
+        start = "docora-ops worker" if status.backend is Backend.RQ else None
+        return f"nothing is scanned: no worker is running{also}", start
+    if failed:
+        cause = ""
+        if len(status.failed_errors) == 1:
+            cause = f": {status.failed_errors[0].error_message}"
+        word = "all" if failed == links.total else f"{failed:,} of"
+        return (
+            f"{word} {amount(links.total, 'link')} failed{cause}",
+            "docora-ops failed --group-by error",
+        )
+    waiting = status.oldest_waiting_seconds or 0
+    if waiting > _QUEUE_IS_OLD:
+        text = f"the workers are behind: the oldest job has waited for {duration(waiting)}"
+        return text, "docora-ops worker"
+    if links.overdue:
+        text = f"{amount(links.overdue, 'link')} not scanned for too long"
+        return text, "docora-ops links --overdue"
+    if not links.total:
+        return "there are no links", None
+    at_work = links.total - links.of(LinkStatus.SYNCED)
+    if at_work:
+        return f"all is well: {at_work:,} of {amount(links.total, 'link')} at work", None
+    return f"all is well: {amount(links.total, 'link')} in sync", None

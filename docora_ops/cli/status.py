@@ -1,0 +1,135 @@
+"""`status`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.context import context_of
+from docora_ops.cli.operations import done
+from docora_ops.cli.output import Pairs, Part, render, shown, style_of
+from docora_ops.cli.terminal import interruption, is_interrupted
+from docora_ops.error_groups import with_reason_first
+from docora_ops.errors import DocoraOpsError, ExitCode
+from docora_ops.text import ago, amount, duration
+
+if TYPE_CHECKING:
+    from docora_ops.actions.status import Status
+
+_PERIOD = 2  # seconds
+_SHOWN = 3  # apps and errors
+
+
+def status(
+    typer_context: typer.Context,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Redraw the screen every 2 s, until Ctrl-C.")
+    ] = False,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> ExitCode:
+    """Show the state of links, queue and workers on one screen, the verdict first.
+
+    If one server is away, shows what the other one knows (exit code 5).
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.status import read_status
+
+    if not watch:
+        state, error = read_status(context.docora)
+        context.show(state, _screen(state))
+        return _report(context.say, error)
+    error = None
+    while not is_interrupted():
+        state, error = read_status(context.docora)
+        text = render(_screen(state)) if sys.stdout.isatty() else f"{state.verdict}\n"
+        sys.stdout.write(f"\x1b[H\x1b[J{text}" if sys.stdout.isatty() else text)
+        sys.stdout.flush()
+        time.sleep(_PERIOD)
+    return ExitCode(interruption().exit_code)
+
+
+def _report(say: object, error: DocoraOpsError | None) -> ExitCode:
+    if error is None:
+        return ExitCode.OK
+    assert callable(say)  # noqa: S101
+    say(f"Error: {error.message}", style="bold red")
+    if error.hint:
+        say(f"Hint: {error.hint}")
+    return error.exit_code
+
+
+Rows = list[tuple[str, object] | tuple[str, object, str | None]]
+
+
+def _screen(state: Status) -> list[Part]:
+    next_command = f" → {state.next_command}" if state.next_command else ""
+    rows: Rows = [("Postgres", state.postgres), ("Redis", state.redis)]
+    if links := state.links:
+        counts = ", ".join(
+            f"{count:,} {name.replace('_', ' ')}" for name, count in links.by_status.items()
+        )
+        rows.append(("Links", counts or "none", style_of("failed") if links.of("failed") else None))
+        if state.failed_apps:
+            rows += [("Failed in", line) for line in _apps(state)]
+            rows += [("Errors", line) for line in _errors(state)]
+        if state.open_circuits:
+            behind = f", with {amount(links.behind_circuit, 'failed link')}"
+            text = f"{amount(state.open_circuits, 'repository', 'repositories')} open{behind}"
+            rows.append(("Circuits", text, "yellow"))
+        if links.newest_scan_at:
+            newest = ago((links.read_at - links.newest_scan_at).total_seconds())
+            text = f"last good scan {newest}"
+            if links.oldest_scan_at:
+                oldest = ago((links.read_at - links.oldest_scan_at).total_seconds())
+                text += f", oldest of a link in sync {oldest}"
+            rows.append(("Scans", text))
+        if links.overdue:
+            rows.append(("Overdue", amount(links.overdue, "link"), "yellow"))
+    if queue := state.queue:
+        text = f"{queue.waiting:,} waiting, {queue.active:,} running, {queue.delayed:,} delayed"
+        if state.oldest_waiting_seconds:
+            text += f"; the oldest waits {duration(state.oldest_waiting_seconds)}"
+        rows.append((f"Queue ({state.backend})", text))
+    if state.workers is not None:
+        busy = sum(worker.job_id is not None for worker in state.workers)
+        text = f"{len(state.workers)}, {busy} busy" if state.workers else "none"
+        if state.queue and state.queue.is_suspended:
+            text += ", suspended"
+        rows.append(("Workers", text, None if state.workers else "red"))
+    if state.last_pass_at and state.links:
+        seconds = (state.links.read_at - state.last_pass_at).total_seconds()
+        rows.append(("Schedule", f"last pass {ago(seconds)}"))
+    for operation in state.operations:
+        text = f"{operation.action} {operation.target}: {operation.state}, {done(operation)}"
+        rows.append((operation.operation_id, text))
+    return [f"{shown(state.verdict)}{next_command}", Pairs(_once(rows))]
+
+
+def _apps(state: Status) -> list[str]:
+    return [f"{failed.links:,}  {failed.app.app_name}" for failed in state.failed_apps[:_SHOWN]]
+
+
+def _errors(state: Status) -> list[str]:
+    lines = [
+        f"{group.links:,}  {with_reason_first(group.error_message or 'no error')}"
+        for group in state.failed_errors[:_SHOWN]
+    ]
+    if more := len(state.failed_errors) - _SHOWN:
+        lines += [f"and {amount(more, 'other error')}"] if more > 0 else []
+    return lines
+
+
+def _once(rows: Rows) -> Rows:
+    """Leaves out a name that is that of the row above, on a terminal."""
+    if not sys.stdout.isatty():
+        return rows
+    names = [""] + [name for name, *_ in rows]
+    return [
+        ("" if row[0] == before else row[0], *row[1:])
+        for row, before in zip(rows, names, strict=False)
+    ]
