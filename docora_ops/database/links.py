@@ -118,9 +118,9 @@ def select_jobs(database: Database, which: LinkFilter) -> dict[str, str]:
 
 
 def find_links(database: Database, app: str, repository: str) -> list[Link]:
-    """Returns the links of apps and repositories with these ids, names or `owner/name`; two at most.
+    """Returns at most two links of apps and repositories with these ids or names.
 
-    Both are compared case-insensitively with names.
+    Names are compared case-insensitively.
     """
     sql = f"""
         SELECT {COLUMNS} FROM {LINKS}
@@ -146,7 +146,10 @@ def count_by_app(database: Database, ids: Sequence[str]) -> list[tuple[str, str,
         SELECT app_id, app_name, count(*) FROM app_repositories l JOIN apps a USING (app_id)
         WHERE l.id = ANY (%(ids)s::uuid[]) GROUP BY app_id, app_name ORDER BY 3 DESC, app_name
     """
-    return [(app_id, name, int(links)) for app_id, name, links in database.rows(sql, {"ids": _array(ids)})]
+    return [
+        (app_id, name, int(links))
+        for app_id, name, links in database.rows(sql, {"ids": _array(ids)})
+    ]
 
 
 def read_link(database: Database, app_id: str, repository_id: str) -> Link | None:

@@ -1,0 +1,54 @@
+"""`show`: all that is known of one link."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from docora_ops.actions.docora import Docora
+from docora_ops.database import lists as sql
+from docora_ops.database.lists import DeliveredFile, StoredCommit
+from docora_ops.links import Backend, Link, LinkStatus
+from docora_ops.queue.backend import QueuedJob
+
+
+@dataclass(frozen=True)
+class LinkDetails:
+    """One link, what was delivered, its job, and one sentence on what to do next.
+
+    delivered: the number of files that the app has received.
+    files: those of them that were asked for, the latest first.
+    """
+
+    link: Link
+    commit: StoredCommit | None
+    delivered: int
+    files: Sequence[DeliveredFile]
+    job: QueuedJob
+    next_step: str
+
+
+def read_details(docora: Docora, link: Link, *, all_files: bool = False) -> LinkDetails:
+    """Reads both servers. `all_files`: also read the delivered files.
+
+    Raises PostgresError, RedisError.
+    """
+    with docora.database.transaction():
+        commit = sql.read_commit(docora.database, link.repository_id)
+        delivered, files = sql.read_deliveries(docora.database, link, None if all_files else 0)
+    job = docora.queue.read_job(link.job_id)
+    next_step = _next_step(link, job, docora.queue.backend)
+    return LinkDetails(link, commit, delivered, files, job, next_step)
+
+
+def _next_step(link: Link, job: QueuedJob, backend: Backend) -> str:
+    if job.state.is_live:
+        return f"nothing: its job is {job.state}"
+    match link.status:
+        case LinkStatus.FAILED:
+            if link.circuit_is_open:
+                return f"once git works again: docora-ops retry {link.words}"
+            return f"once the cause is gone: docora-ops retry {link.words}"
+        case LinkStatus.PENDING_SNAPSHOT if backend is Backend.BULLMQ:
+            return "nothing: Docora's scheduler queues its job within a minute"
+        case LinkStatus.SYNCED:
+            return f"nothing; to compare what was delivered: docora-ops verify {link.words}"
+    return f"it has lost its job: docora-ops repair {link.words}"

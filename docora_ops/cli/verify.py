@@ -1,0 +1,68 @@
+"""`verify`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from docora_ops.cli import options
+from docora_ops.cli.context import context_of
+from docora_ops.cli.output import Column, Part, Table, style_of
+from docora_ops.cli.progress import progress_bar
+from docora_ops.errors import ExitCode
+from docora_ops.links import arguments
+from docora_ops.text import amount
+
+_COLUMNS: Sequence[Column[Any]] = (
+    Column("App", lambda link: link.app_name),
+    Column("Repository", lambda link: link.repository_name),
+    Column(
+        "Result",
+        lambda link: "differs" if link.is_own else "uncertain",
+        lambda link: style_of("failed" if link.is_own else "warning"),
+    ),
+    Column("Missing", lambda link: link.missing, is_number=True),
+    Column("Outdated", lambda link: link.outdated, is_number=True),
+    Column("Extra", lambda link: link.extra, is_number=True),
+    Column("Files", lambda link: ", ".join(link.examples), folds=True),
+    Column("Scanned at", lambda link: link.last_scanned_at, drop=1),
+)
+
+
+def verify(
+    typer_context: typer.Context,
+    app: options.OptionalApp = None,
+    repo: options.OptionalRepo = None,
+    as_json: options.Json = False,
+    env_file: options.EnvFile = None,
+) -> ExitCode:
+    """Compare what was delivered with the stored commits: of all links, one app, or one link.
+
+    Exits with 6 if files are missing, outdated or extra, or a link is failed. Uncertain are links
+    whose repository was scanned later for another app: run it again after their next scan. Compares
+    Docora's records, not newer commits or what is on the app's disk.
+    """
+    context = context_of(typer_context)
+    from docora_ops.actions.lookup import resolve_app, resolve_link
+    from docora_ops.actions.verify import verify
+    from docora_ops.database.links import select_ids
+    from docora_ops.links import LinkFilter
+
+    database = context.docora.database
+    if app is not None and repo is not None:
+        ids = [resolve_link(database, app, repo).id]
+    else:
+        app_ids = [resolve_app(database, app).app_id] if app is not None else []
+        ids = select_ids(database, LinkFilter(app_ids=app_ids))
+    with progress_bar(len(ids), "comparing") as move:
+        for result in verify(context.docora, ids):
+            move(result.compared, None)
+    parts: list[Part] = [Table(_COLUMNS, result.differing)] if result.differing else []
+    counts = [f"{count:,} {name.replace('_', ' ')}" for name, count in result.verdicts.items()]
+    parts.append(f"{amount(result.total, 'link')}: {', '.join(counts) or 'nothing to compare'}.")
+    context.show(result, parts)
+    certain = [link for link in result.differing if link.is_own]
+    if certain:
+        words = arguments(certain[0].app_id, certain[0].repository_id)
+        context.say(f"To send all files again: docora-ops resync {words}")
+    return ExitCode.PROBLEMS if result.has_problems else ExitCode.OK
