@@ -167,10 +167,10 @@ def end_scan(
     commit: its hash and its branch; None if the repository has none.
     files: path, SHA-256 and size of each.
     """
-    sql = f"""
+    sql = """
         UPDATE app_repositories l SET status = 'synced', last_scanned_at = now(), retry_count = 0,
             last_error = NULL
-        FROM {_NO_WAIT} WHERE l.id = %(id)s::uuid
+        WHERE l.id = %(id)s::uuid
     """
     with database.transaction():
         if not database.execute(sql, _ids(link)):

@@ -7,10 +7,10 @@ import traceback
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from docora_ops.actions.encryption import decrypt
 from rq.job import JobStatus
 from rq.timeouts import JobTimeoutException
 
-from docora_ops.actions.encryption import decrypt
 from docora_ops.errors import SnapshotError
 from docora_ops.worker.secrets import Cleaner
 from tests.support.docora import finish
