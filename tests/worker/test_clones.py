@@ -1,6 +1,5 @@
 """Following a repository, whatever its authors do to it, and clones that were spoilt."""
 
-import logging
 import os
 import shutil
 import subprocess
@@ -13,14 +12,16 @@ import pytest
 
 from docora_ops.errors import SnapshotError
 from docora_ops.worker import git
-from tests.support.delivery_checks import (
+from tests.support.snapshots import Files, Snapshots, Upstream
+from tests.worker.jobs import (
+    add_synced,
     assert_in_sync,
     events,
     failure,
     git_failures,
+    run_job,
     snapshot_row,
 )
-from tests.support.snapshots import Files, Snapshots, Upstream
 
 COMMANDS = ("ls-remote", "fetch", "cat-file")
 
@@ -38,38 +39,36 @@ def test_one_commit_is_fetched_and_a_second_run_without_a_change_does_nothing(
         return start(arguments, **options)
 
     monkeypatch.setattr(git, "_start", note)
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert (snapshots.clone() / "shallow").read_text().split() == [upstream.head]
     assert set(commands) == set(COMMANDS)
     commands.clear()
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert commands == ["ls-remote"]
     upstream.commit({"b": "3\n"})
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert_in_sync(snapshots, link, upstream)
     assert events(snapshots) == [("create", "a"), ("create", "b"), ("update", "b")]
 
 
 def test_main_is_delivered_or_else_the_default_branch_whatever_is_made_of_it(
-    snapshots: Snapshots, caplog: pytest.LogCaptureFixture
+    snapshots: Snapshots,
 ) -> None:
     link, upstream = snapshots.add_link({"a": "1\n", "both": "1\n"})
     main = upstream.head
     upstream.git("checkout", "--quiet", "-b", "develop")
     upstream.commit({"a": "2\n", "new": "2\n"})
-    with caplog.at_level(logging.INFO):
-        snapshots.run_job(link)
+    run_job(snapshots, link)
     assert snapshots.received().files == {"a": b"1\n", "both": b"1\n"}
     row = snapshot_row(snapshots, link.repository_id)
     assert row is not None
     assert (row["commit_sha"], row["branch"]) == (main, "main")
-    assert f"main at {main[:12]}" in caplog.text
     # Another default branch with another history, and none that has a name.
     for step, branch in (("--orphan next", "next"), ("--detach", "HEAD")):
         upstream.git("checkout", *step.split())
         upstream.git("branch", "--delete", "--force", row["branch"])
         upstream.commit({"a": None, "both": "2\n"} if branch == "next" else {"a": "3\n"})
-        snapshots.run_job(link)
+        run_job(snapshots, link)
         assert_in_sync(snapshots, link, upstream)
         row = snapshot_row(snapshots, link.repository_id)
         assert row is not None
@@ -80,7 +79,7 @@ def test_main_is_delivered_or_else_the_default_branch_whatever_is_made_of_it(
 def test_a_repository_that_shows_no_branch_any_more_is_a_git_failure_and_nothing_is_deleted(
     snapshots: Snapshots, left: str
 ) -> None:
-    link, upstream = snapshots.add_synced({"a": "1\n", "b": "2\n"})
+    link, upstream = add_synced(snapshots, {"a": "1\n", "b": "2\n"})
     other = snapshots.link(snapshots.add_app("Other"), link.repository_id)
     rows = {"app_delivered_files", "repository_snapshots"} - {left}
     snapshots.docora.connection.execute(f"DELETE FROM {rows.pop()}".encode())
@@ -99,7 +98,7 @@ def test_a_repository_that_shows_no_branch_any_more_is_a_git_failure_and_nothing
 
 
 def test_without_its_default_branch_nothing_is_deleted_and_git_fails(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_synced({"a": "1\n"})
+    link, upstream = add_synced(snapshots, {"a": "1\n"})
     upstream.git("branch", "--move", "trunk/2.x")
     upstream.git("symbolic-ref", "HEAD", "refs/heads/nowhere")
     assert "its default branch does not exist" in failure(snapshots, link)
@@ -152,7 +151,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_broken_clone_is_replaced(snapshots: Snapshots, damage: Callable[[Path], object]) -> None:
-    link, upstream = snapshots.add_synced(FILES)
+    link, upstream = add_synced(snapshots, FILES)
     clone = snapshots.clone()
     for has_news in (False, True):
         # The app has nothing, and is recorded to have nothing.
@@ -163,22 +162,22 @@ def test_a_broken_clone_is_replaced(snapshots: Snapshots, damage: Callable[[Path
         if has_news:
             upstream.commit({"README.md": "news\n"})
         try:
-            snapshots.run_job(link)
+            run_job(snapshots, link)
         except SnapshotError as error:
             assert "is broken at object" in error.message  # noqa: PT017
-            snapshots.run_job(link)
+            run_job(snapshots, link)
         assert_in_sync(snapshots, link, upstream)
         assert [path.name for path in clone.parents[2].iterdir()] == ["clones"]
 
 
 def test_scans_that_killed_jobs_left_are_removed_and_no_other(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_synced(FILES)
+    link, upstream = add_synced(snapshots, FILES)
     left, written = (snapshots.clone() / f"{SCAN}.{number}" for number in range(2))
     for path in (left, written):
         path.write_text("[5")
     os.utime(left, (0, 0))
     upstream.commit({"README.md": "news\n"})
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert_in_sync(snapshots, link, upstream)
     assert set(snapshots.clone().glob(f"{SCAN}*")) == {snapshots.clone() / SCAN, written}
 
@@ -195,7 +194,7 @@ def test_clones_of_docoras_own_worker_are_neither_used_nor_changed(snapshots: Sn
 
     before = state()
     upstream.commit({"b": "2\n"})
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert snapshots.received().files == upstream.contents()
     assert state() == before
     assert sorted(path.name for path in snapshots.repos.iterdir()) == [".docora-ops", "octo"]

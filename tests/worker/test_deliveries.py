@@ -17,26 +17,28 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.worker import resources
-from tests.support.delivery_checks import (
+from tests.support.raw_app import Talk, raw_app
+from tests.support.receiver import Request
+from tests.support.snapshots import AUTH_KEY, Files, Snapshots, Upstream
+from tests.worker.jobs import (
+    add_synced,
     assert_in_sync,
     events,
     failure,
     link_row,
+    run_job,
     sha,
     snapshot_row,
 )
-from tests.support.raw_app import Talk, raw_app
-from tests.support.receiver import Request
-from tests.support.snapshots import AUTH_KEY, Files, Snapshots, Upstream
 
 
 def test_deletions_are_sent_before_creations_before_updates(snapshots: Snapshots) -> None:
     before: Files = {"a": "1", "file": "1", "folder/c": "1", "old": "1", "same": "1", "z": "1"}
-    link, upstream = snapshots.add_synced(before)
+    link, upstream = add_synced(snapshots, before)
     snapshots.received().requests.clear()
     upstream.git("rm", "-r", "--quiet", ".")
     upstream.commit({"a": "2", "file/x": "1", "folder": "1", "same": "1", "sub/new": "1", "z": "2"})
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert ", ".join(f"{event} {path}" for event, path in events(snapshots)) == (
         "delete file, delete folder/c, delete old,"
         " create file/x, create folder, create sub/new, update a, update z"
@@ -44,7 +46,7 @@ def test_deletions_are_sent_before_creations_before_updates(snapshots: Snapshots
     assert_in_sync(snapshots, link, upstream)
     upstream.git("rm", "-r", "--quiet", ".")
     upstream.commit()
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert_in_sync(snapshots, link, upstream)
     assert snapshots.received().requests[-1].json["commit_sha"] == upstream.head
 
@@ -62,9 +64,9 @@ def test_a_job_sends_to_the_url_that_the_app_has_when_the_job_begins(snapshots: 
 
     snapshots.receiver.answer = answer
     snapshots.set_base_url(snapshots.receiver.base_url("Second"))
-    snapshots.work_here()
+    snapshots.work().ended(0)
     upstream.commit({"c": "1"})
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     received = {name: list(snapshots.received(name).files) for name in ("Acme", "Second", "Third")}
     assert received == {"Acme": [], "Second": ["a", "b"], "Third": ["c"]}
 
@@ -73,7 +75,7 @@ def test_a_job_sends_to_the_url_that_the_app_has_when_the_job_begins(snapshots: 
 def test_a_link_deleted_midway_ends_its_job_quietly(snapshots: Snapshots, event: str) -> None:
     link, upstream = snapshots.add_link({f"{i}": "x" for i in range(9)})
     if event == "delete":
-        snapshots.run_job(link)
+        run_job(snapshots, link)
         upstream.commit({f"{i}": None for i in range(9)})
     stored = snapshot_row(snapshots, link.repository_id)
     sent = len(events(snapshots))
@@ -87,7 +89,7 @@ def test_a_link_deleted_midway_ends_its_job_quietly(snapshots: Snapshots, event:
         return 200
 
     snapshots.receiver.answer = answer
-    snapshots.work_here()
+    snapshots.work().ended(0)
     new = events(snapshots)[sent:]
     assert new[:3] == [(event, "0"), (event, "1"), (event, "2")]
     assert len(new) <= 4  # one may be on its way while Postgres tells
@@ -98,7 +100,7 @@ def test_a_link_deleted_midway_ends_its_job_quietly(snapshots: Snapshots, event:
 
 
 def test_a_snapshot_that_can_not_be_stored_leaves_the_one_before(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_synced({"a": "1\n", "b": "2\n"})
+    link, upstream = add_synced(snapshots, {"a": "1\n", "b": "2\n"})
     stored = snapshots.docora.dump()[0]["repository_snapshots"]
     files = snapshots.snapshot_files(link.repository_id)
     upstream.commit({"a": "3\n", "c": "4\n"})
@@ -122,16 +124,14 @@ def test_an_app_has_30_s_to_answer(snapshots: Snapshots, monkeypatch: pytest.Mon
 
 def test_an_app_that_was_down_gets_the_deletion_and_every_file_again(snapshots: Snapshots) -> None:
     snapshots.settings_changes |= {"binary_chunk_threshold_bytes": 20}
-    link, upstream = snapshots.add_synced({"big": b"\0" * 30, "gone": "1", "kept": "1"})
+    link, upstream = add_synced(snapshots, {"big": b"\0" * 30, "gone": "1", "kept": "1"})
     upstream.commit({"gone": None, "new": "2"})
     snapshots.receiver.answer = lambda _: 503
     assert failure(snapshots, link) == "HTTP 503 on deleted gone"
     snapshots.receiver.answer = lambda _: 200
     snapshots.received().requests.clear()
-    result = snapshots.docora.run("resync", "Acme", "octo/api", "--update", "--json")
-    assert (result.code, result.data["deliveries_cleared"]) == (0, 3), result
-    assert set(snapshots.deliveries(link).values()) == {"0" * 64}
-    snapshots.work_here()
+    snapshots.docora.connection.execute("UPDATE app_delivered_files SET file_sha = repeat('0', 64)")
+    run_job(snapshots, link)
     sent = [("delete", "gone"), ("create", "new"), ("update", "big"), ("update", "kept")]
     assert events(snapshots) == sent
     deletion, creation, *updates = (request.json for request in snapshots.received().requests)
@@ -198,7 +198,8 @@ def in_node(bodies: Sequence[bytes]) -> list[bytes]:
 def test_odd_names_and_texts_arrive_as_javascript_prints_them(snapshots: Snapshots) -> None:
     chunks = {"binary_chunk_threshold_bytes": 2000, "binary_chunk_size_bytes": 4099}
     snapshots.settings_changes |= chunks
-    link, upstream = snapshots.add_synced(
+    link, upstream = add_synced(
+        snapshots,
         {
             **{name: f"{name}\n" for name in ODD_NAMES},
             **{f"text {i}": text for i, text in enumerate(ODD_TEXTS)},
@@ -206,14 +207,14 @@ def test_odd_names_and_texts_arrive_as_javascript_prints_them(snapshots: Snapsho
             "large": "\u2028\0" * 3000,
             "random": "".join(random.Random(7).choices(EVERYTHING, k=100_000)),
             "huge": '\u20ac"\n' * 300_000,
-        }
+        },
     )
     assert_in_sync(snapshots, link, upstream)
     upstream.commit({"huge": None, **dict.fromkeys(ODD_NAMES, "changed")})
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert_in_sync(snapshots, link, upstream)
     upstream.commit(dict.fromkeys(ODD_NAMES))
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert_in_sync(snapshots, link, upstream)
     # The receiver has compared each body with what Python makes of it.
     if shutil.which("node"):
@@ -224,9 +225,9 @@ def test_odd_names_and_texts_arrive_as_javascript_prints_them(snapshots: Snapsho
 def test_create_update_and_delete_are_these_bytes_and_signed(snapshots: Snapshots) -> None:
     link, upstream = snapshots.add_link({"src/ä.py": "x = '1'\n\t\"\\\u2028", "b.bin": b"\0\xff"})
     first, moment = upstream.head, datetime.now(UTC)
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     second = upstream.commit({"src/ä.py": "y", "b.bin": None})
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     repository = (
         f'{{"repository":{{"repository_id":"{link.repository_id}","github_url":"{upstream.url}",'
         '"owner":"octo","name":"api"},"file":{"path":"'
@@ -309,7 +310,7 @@ BINARIES: Contents = {
 @pytest.mark.slow
 def test_utf8_without_nul_is_sent_as_it_is_and_all_else_as_base64(snapshots: Snapshots) -> None:
     snapshots.settings_changes = {"binary_chunk_threshold_bytes": 10 * MIB}
-    link, upstream = snapshots.add_synced({**TEXTS, **BINARIES})
+    link, upstream = add_synced(snapshots, {**TEXTS, **BINARIES})
     assert_in_sync(snapshots, link, upstream)
     sent = {file["path"]: file for file in bodies(snapshots)}
     assert len(events(snapshots)) == len(sent) == len(TEXTS) + len(BINARIES)
@@ -332,7 +333,7 @@ def test_a_large_binary_file_goes_in_pieces_of_its_base64_text(snapshots: Snapsh
         "binary_chunk_threshold_bytes": 2000,
         "binary_chunk_size_bytes": chunk_size,
     }
-    link, upstream = snapshots.add_synced({f"{size:07}": noise(size) for size in totals})
+    link, upstream = add_synced(snapshots, {f"{size:07}": noise(size) for size in totals})
     assert_in_sync(snapshots, link, upstream)
     sent = bodies(snapshots)
     for size, total in totals.items():
@@ -382,7 +383,7 @@ def test_paths_that_docora_can_not_record_are_left_out_and_hold_nothing_else_bac
     only_stored = {long_path(1025), long_path(1025, "\u00e9"), long_path(2048)}
     link, upstream = snapshots.add_link({})
     commit_paths(upstream, dict.fromkeys((*sent, *only_stored, long_path(2049), *dense), b"1"))
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert snapshots.received().files == dict.fromkeys(sent, b"1")
     assert snapshots.deliveries(link) == dict.fromkeys(sent, sha("1"))
     assert snapshots.snapshot_files(link.repository_id) == dict.fromkeys(
@@ -390,7 +391,7 @@ def test_paths_that_docora_can_not_record_are_left_out_and_hold_nothing_else_bac
     )
     assert caplog.text.count("not sent, its path is too long for Docora") == 6
     assert link_row(snapshots, link) == ("synced", 0, None)
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert len(events(snapshots)) == len(sent)
 
 
@@ -411,20 +412,20 @@ def test_unsafe_paths_are_not_sent(snapshots: Snapshots, caplog: pytest.LogCaptu
     root = [("40000", name, id_) for name, id_ in folders.items()]
     commit = upstream.git("commit-tree", tree(*root, ("100644", "ok", evil[2])), "-m", "crafted")
     upstream.git("update-ref", "refs/heads/main", commit.strip())
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert events(snapshots) == [("create", "ok")]
     assert caplog.text.count("its path is not safe") == 4
     assert link_row(snapshots, link) == ("synced", 0, None)
 
 
 def test_of_names_that_are_the_same_once_replaced_the_last_is_sent(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_synced({b"\xe9": "first", "\ufffd": "second", b"\xff": "third"})
+    link, upstream = add_synced(snapshots, {b"\xe9": "first", "\ufffd": "second", b"\xff": "third"})
     assert snapshots.received().files == {"\ufffd": b"third"}
     assert snapshots.deliveries(link) == {"\ufffd": sha("third")}
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert len(events(snapshots)) == 1
     upstream.commit({b"\xff": None})
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert events(snapshots)[1:] == [("update", "\ufffd")]
     assert snapshots.received().files == {"\ufffd": b"second"}
     assert link_row(snapshots, link) == ("synced", 0, None)

@@ -1,6 +1,5 @@
 """Fetching: what git is given, the token, and servers that answer late, elsewhere or for ever."""
 
-import resource
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -15,27 +14,23 @@ from docora_ops.worker import clone as scan
 from docora_ops.worker import git
 from docora_ops.worker.clone import Clone, RepositoryLock
 from docora_ops.worker.git import Git, target_on_same_server
-from tests.support.delivery_checks import (
+from tests.support.git_over_http import GitHandler, GitSite, basic, rename_with_redirect
+from tests.support.proxy import eventually
+from tests.support.rows import TestLink
+from tests.support.snapshots import TOKEN, Snapshots, Upstream
+from tests.support.worker_processes import (
+    command_line,
+    git_processes,
+)
+from tests.worker.jobs import (
     assert_in_sync,
     events,
     failure,
     git_failures,
     link_row,
     repository_row,
+    run_job,
     snapshot_row,
-)
-from tests.support.git_over_http import GitHandler, GitSite, basic, rename_with_redirect
-from tests.support.proxy import eventually
-from tests.support.rows import TestLink
-from tests.support.snapshots import TOKEN, Snapshots, Upstream
-from tests.support.worker_processes import (
-    children_of,
-    command_line,
-    git_processes,
-    held_worker,
-    memory_limit_of,
-    parent_of,
-    running,
 )
 
 LOCK = "docora:repo-lock:octo/api"
@@ -52,7 +47,7 @@ def test_the_token_is_the_user_name_and_follows_a_redirect_on_the_same_server(
 ) -> None:
     site.token = TOKEN
     snapshots.set_token(link, TOKEN)
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert_in_sync(snapshots, link, upstream)
     assert basic(TOKEN) in site.logins
     assert files_with(snapshots.repos, "README.md") != []
@@ -60,7 +55,7 @@ def test_the_token_is_the_user_name_and_follows_a_redirect_on_the_same_server(
     rename_with_redirect(site, upstream)
     upstream.path = upstream.path.with_name("renamed")
     upstream.commit({"README.md": "hello again\n"})
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert_in_sync(snapshots, link, upstream)
 
 
@@ -133,7 +128,7 @@ def replying(headers: dict[str, str], page: bytes) -> Callable[[GitHandler], boo
 def test_an_answer_that_is_not_gits_is_a_git_failure_and_nothing_is_deleted(
     snapshots: Snapshots, site: GitSite, link: TestLink, upstream: Upstream
 ) -> None:
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     before = snapshots.docora.dump()[0]
     html = {"Content-Type": "text/html; charset=utf-8"}
     page = b"<!DOCTYPE html><html><body>Please log in</body></html>"
@@ -156,8 +151,9 @@ def test_an_empty_repository_is_in_sync_and_later_gets_its_files(
     upstream = snapshots.add_upstream()
     repository = snapshots.docora.add_repository("octo/api", url=f"{site.url}/octo/api")
     link = snapshots.link(snapshots.add_app(), repository)
+    caplog.set_level("INFO", "docora_ops.worker")
     rename_with_redirect(site, upstream)  # whose answer must be judged, not that of the old name
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert link_row(snapshots, link) == ("synced", 0, None)
     assert git_failures(snapshots, link) == 0
     assert snapshots.received().requests == []
@@ -165,7 +161,7 @@ def test_an_empty_repository_is_in_sync_and_later_gets_its_files(
     assert snapshot_row(snapshots, repository) is None
     upstream.path = upstream.path.with_name("renamed")
     upstream.commit({"a": "1\n"})
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert_in_sync(snapshots, link, upstream)
 
 
@@ -215,7 +211,7 @@ def test_what_the_operator_logs_in_with_is_not_used_for_apps(
 
 PASSWORD = "hunter2"
 CLONES = ".docora-ops/clones"
-REPOSITORY_LOCK = RepositoryLock(Redis(), "octo/api", "app_1-repo_1")
+REPOSITORY_LOCK = RepositoryLock(Redis(), "octo/api")
 
 
 def git_for(url: str, *protocols: str) -> Git:
@@ -301,7 +297,7 @@ def test_a_bomb_of_trees_fails_the_link_and_opens_the_circuit(
     monkeypatch.setattr(scan, "_MOST_PATHS", 2000)
     link, upstream = snapshots.add_link({"a": "1\n"})
     before = upstream.head
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     bomb = commit_bomb(upstream, levels=4, width=7)
     for number in range(1, 6):
         assert repository_row(snapshots, link.repository_id)["open_for"] is None
@@ -312,33 +308,7 @@ def test_a_bomb_of_trees_fails_the_link_and_opens_the_circuit(
     assert timedelta(minutes=29) < open_for <= timedelta(minutes=30)
     assert events(snapshots) == [("create", "a"), ("sync_failed", "")]
     upstream.git("update-ref", "refs/heads/main", before)
-    snapshots.run_job(link)
+    run_job(snapshots, link)
     assert git_failures(snapshots, link) == 0
     assert repository_row(snapshots, link.repository_id)["open_for"] is None
     assert_in_sync(snapshots, link, upstream)
-
-
-def test_the_memory_of_a_job_is_limited_and_that_of_its_worker_is_not(snapshots: Snapshots) -> None:
-    link, _ = snapshots.add_queued({"b": "1\n"})
-    with held_worker(snapshots, BINARY_CHUNK_SIZE_BYTES=str(1 << 20)) as (_, worker):
-        horse = worker.horse()
-        [git] = children_of(horse)
-        assert memory_limit_of(git) == memory_limit_of(horse) == (2 << 30) + (4 << 20)
-        assert memory_limit_of(parent_of(horse)) == resource.RLIM_INFINITY
-    assert link_row(snapshots, link)[0] == "scanning"
-
-
-@pytest.mark.slow
-def test_a_job_that_runs_out_of_memory_counts_for_the_circuit(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({})
-    commit_bomb(upstream, levels=3, width=100)
-    with running(snapshots) as worker:
-        worker.await_ready()
-        limits = (100 << 20, resource.RLIM_INFINITY)  # it can't give its jobs more
-        resource.prlimit(worker.pid, resource.RLIMIT_DATA, limits)
-        snapshots.queue(link, max_retry_attempts=1)
-        worker.await_line("failed after")
-        worker.stop()
-    error = "the job ran out of memory on this repository"
-    assert link_row(snapshots, link) == ("failed", 1, error)
-    assert git_failures(snapshots, link) == 1

@@ -14,16 +14,16 @@ import pytest
 import trustme
 
 from docora_ops.errors import DeliveryError
-from docora_ops.worker import host
-from docora_ops.worker.host import certificate_hint
+from docora_ops.worker import authorities
+from docora_ops.worker.authorities import certificate_hint
 from docora_ops.worker.webhook import LOGIN_HINT, Body, Webhook
-from tests.support.delivery_checks import assert_in_sync, failure, git_failures
 from tests.support.git_over_http import GitSite, basic
 from tests.support.proxy import patience, refused_port
 from tests.support.raw_app import OK, RawApp, Talk, context, raw_app, take_all
 from tests.support.receiver import Receiver, stringify
 from tests.support.rows import TestLink
 from tests.support.snapshots import AUTH_KEY, Snapshots, Upstream
+from tests.worker.jobs import assert_in_sync, failure, git_failures
 
 Head = tuple[str, dict[str, str]]
 
@@ -453,7 +453,7 @@ SYSTEM = Path("/etc/ssl/certs/ca-certificates.crt")
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO", "SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
-    host.tls_context.cache_clear()
+    authorities.tls_context.cache_clear()
 
 
 @pytest.fixture
@@ -504,7 +504,7 @@ def test_a_certificate_of_an_unknown_authority_has_a_hint(
     error = failure(snapshots, link)
     assert error.startswith("the certificate of 127.0.0.1:")
     assert error.endswith(f" on created a.txt: {certificate_hint('unknown')}")
-    assert "NODE_EXTRA_CA_CERTS" in snapshots.docora.run("show", *link.ids).stdout
+    assert "NODE_EXTRA_CA_CERTS" in snapshots.docora.row(link)["last_error"]
 
 
 def test_a_file_that_can_not_be_used_is_a_warning_as_with_node(
@@ -516,7 +516,7 @@ def test_a_file_that_can_not_be_used_is_a_warning_as_with_node(
     path = tmp_path / "extra.pem"
     path.write_text("hello\n", encoding="utf-8")
     monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(path))
-    host.use_authorities(snapshots.settings, tmp_path)
+    authorities.use_authorities(snapshots.settings)
     reason = "it holds no certificates in PEM form"
     assert caplog.messages == [f"NODE_EXTRA_CA_CERTS is ignored: {path}: {reason}"]
     assert not {"NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"} & os.environ.keys()
