@@ -16,13 +16,13 @@ from typing import Literal
 from uuid import uuid4
 
 from docora_ops.database.scans import LONGEST_INDEXED, LONGEST_PATH, Circuit, Recipient
+from docora_ops.encryption import decrypt
 from docora_ops.errors import DeliveryError, DocoraOpsError
 from docora_ops.links import Link
 from docora_ops.settings import Settings
 from docora_ops.text import inert, moment
 from docora_ops.worker import host
 from docora_ops.worker.clone import File, Objects
-from docora_ops.encryption import decrypt
 from docora_ops.worker.log import log
 from docora_ops.worker.secrets import Cleaner
 from docora_ops.worker.webhook import Body, Webhook

@@ -3,7 +3,7 @@
 import errno
 import os
 import re
-import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -14,11 +14,11 @@ from redis import Redis
 
 from docora_ops.database import scans
 from docora_ops.database.connection import Database
+from docora_ops.encryption import count_foreign
 from docora_ops.errors import DocoraOpsError, HostFaultError, LinkError, PostgresError, ServerError
 from docora_ops.queue.connection import redis_errors, server_time
 from docora_ops.settings import Settings
 from docora_ops.text import amount
-from docora_ops.encryption import count_foreign
 from docora_ops.worker.log import log
 
 FOLDER = ".docora-ops"  # below REPOS_BASE_PATH, for whatever workers write
@@ -113,8 +113,8 @@ def fault_behind(error: Exception, settings: Settings, client: Redis) -> DocoraO
 def find_fault(settings: Settings, client: Redis) -> DocoraOpsError | None:
     """Returns why every job would fail on this host, or None.
 
-    Asks both servers for their time and for changes, decrypts some keys, looks for git, and tries
-    to write 4 MiB and to start a process.
+    Reads Redis's clock, asks Postgres whether it takes changes, decrypts some keys, writes 4 MiB,
+    and starts git.
     """
     database = Database(settings)
     try:
@@ -124,8 +124,6 @@ def find_fault(settings: Settings, client: Redis) -> DocoraOpsError | None:
                 f"Postgres database {database.server} takes no changes",
                 hint="it is a standby, or default_transaction_read_only is on",
             )
-        if shutil.which("git") is None:
-            return HostFaultError("git is not on PATH", hint="install it, version 2.31 or newer")
         keys = scans.some_auth_keys(database)
         if count := count_foreign(keys, settings.require_encryption_key()):
             return HostFaultError(
@@ -156,7 +154,7 @@ def await_recovery(
 
 
 def _try_disk(base: Path) -> None:
-    """Writes 4 MiB below the folder of the clones, and forks. Raises HostFaultError."""
+    """Writes 4 MiB below the folder of the clones, and starts git. Raises HostFaultError."""
     folder = base.absolute() / FOLDER
     failing = f"can't write to {str(folder)!r}"
     try:
@@ -165,13 +163,12 @@ def _try_disk(base: Path) -> None:
             file.write(bytes(_TRIAL))
             file.flush()
             os.fsync(file.fileno())  # a quota on a server may strike only now
-        failing = "can't start a process"
-        if (pid := os.fork()) == 0:
-            os._exit(0)
-        os.waitpid(pid, 0)
-    except (OSError, MemoryError) as error:
-        reason = getattr(error, "strerror", os.strerror(errno.ENOMEM))
+        failing = "can't start git"
+        subprocess.run(["git", "--version"], check=True, capture_output=True, cwd="/")
+    except (OSError, MemoryError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
         raise HostFaultError(
             f"{os.uname().nodename} {failing}: {reason}",
-            hint="free space there or set REPOS_BASE_PATH; raise the limits of the worker's user",
+            hint="free space there or set REPOS_BASE_PATH; install git 2.31 or newer; raise the "
+            "limits of the worker's user",
         ) from error

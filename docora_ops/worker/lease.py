@@ -44,7 +44,7 @@ class Lease:
         self._owner = owner
         self._give_back = give_back
         self._lock = Lock(client, self._key, timeout=TTL, thread_local=False)
-        self._is_held = False
+        self.is_held = False
         self._guard = threading.RLock()  # for the thread that renews the lease
         self.was_given_back = False
 
@@ -55,10 +55,10 @@ class Lease:
         be `scanning`.
         """
         with self._guard, redis_errors(self._client):
-            self._is_held = self._lock.acquire(blocking=False, token=self._owner)
-            if self._is_held:
+            self.is_held = self._lock.acquire(blocking=False, token=self._owner)
+            if self.is_held:
                 self.was_given_back = bool(self._client.delete(self._mark))
-        return self._is_held
+        return self.is_held
 
     def mark_given_back(self) -> None:
         """Notes that the try does not count, because Postgres can't be told."""
@@ -68,13 +68,13 @@ class Lease:
     def look(self) -> None:
         """Returns if the lease is ours; otherwise, ends the process. Waits while Redis is away."""
         with self._guard, redis_errors(self._client):
-            if self._is_held:
+            if self.is_held:
                 self._leave_unless_ours(self._insist(lambda: self._client.get(self._key)))
 
     def renew(self, beat: Callable[[], None]) -> None:
         """Renews the lease, then calls `beat`. Ends the process if the lease is not ours."""
         with self._guard, suppress(exceptions.RedisError):
-            if self._is_held:
+            if self.is_held:
                 try:
                     self._lock.reacquire()
                 except exceptions.LockNotOwnedError:
@@ -114,9 +114,9 @@ class Lease:
             self._leave_unless_ours(self._client.get(self._key))
 
         with self._guard, redis_errors(self._client):
-            if self._is_held:
+            if self.is_held:
                 self._insist(release)
-            self._is_held = False
+            self.is_held = False
 
     def _insist(self, ask: Callable[[], Reply]) -> Reply:
         """Asks Redis until it answers."""

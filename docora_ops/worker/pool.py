@@ -29,7 +29,7 @@ from docora_ops.worker.snapshot_job import count_abandoned
 _EXECUTION_TTL = 90  # seconds that an execution lives after its last heartbeat
 _WORKER_TTL = 17  # seconds; RQ waits 15 s less for a job: 2 s
 _CLEANING = 30  # seconds between two looks for the jobs of killed workers
-_ENDING = (signal.SIGINT, signal.SIGTERM)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SnapshotWorker(SimpleWorker):
@@ -89,6 +89,7 @@ class SnapshotWorker(SimpleWorker):
         moment, worker = time.monotonic(), cast("Any", self)
         if moment > self.promoted_at + 1:
             self.promoted_at = moment
+            self.check_for_suspension(self.is_burst)  # RQ looks only between jobs
             self.due_jobs.acquire_locks()
             self.due_jobs.enqueue_scheduled_jobs()
             self.due_jobs.release_locks()
@@ -154,6 +155,7 @@ def run_pool(settings: Settings, concurrency: int, *, burst: bool = False) -> Ex
         signal.signal(signal.SIGHUP, pool.request_stop)
     log.info("%d workers, listening on %s, Redis %s", concurrency, QUEUE_NAME, describe(client))
     gc.freeze()  # the processes share what is in memory now
+    gc.set_threshold(700)  # unlike other commands, a worker lives long
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     pool.start(burst, "WARNING")
     return pool.exit_code if burst else ExitCode.OK

@@ -14,6 +14,7 @@ from rq.timeouts import JobTimeoutException
 
 from docora_ops.database import scans
 from docora_ops.database.links import close_circuits
+from docora_ops.encryption import decrypt
 from docora_ops.errors import (
     BrokenCloneError,
     DocoraOpsError,
@@ -30,7 +31,6 @@ from docora_ops.text import amount, inert, mask, moment
 from docora_ops.worker import host
 from docora_ops.worker.clone import LOCK_PAUSE, Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Change, Sender, compare, fits_index, post_sync_failed
-from docora_ops.encryption import decrypt
 from docora_ops.worker.git import Git
 from docora_ops.worker.log import log
 from docora_ops.worker.resources import current_resources
@@ -232,7 +232,8 @@ class _Run:
         """Makes the link pending, and counts no failure. `pause`: seconds until the next try."""
         try:
             self.lease.look()
-            scans.give_back(self.database, *self.ids)
+            if self.lease.is_held:
+                scans.give_back(self.database, *self.ids)
         except ServerError:
             self.lease.mark_given_back()
         when = f" in {pause} s" if pause else ""

@@ -11,7 +11,7 @@ from tests.support.docora import Docora
 from tests.support.proxy import eventually
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
-from tests.support.snapshots import FILES, Snapshots
+from tests.support.snapshots import FILES, Files, Snapshots
 from tests.support.worker_processes import (
     await_waiting_worker,
     expire_heartbeats,
@@ -20,7 +20,7 @@ from tests.support.worker_processes import (
     running,
 )
 
-THREE = {"a": "1\n", "b": "2\n", "c": "3\n"}
+THREE: Files = {"a": "1\n", "b": "2\n", "c": "3\n"}
 
 
 def state(docora: Docora, link: TestLink) -> tuple[str, int]:
