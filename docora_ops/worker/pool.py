@@ -96,6 +96,8 @@ class SnapshotWorker(SimpleWorker):
         if moment > self.cleaned_at + _CLEANING:
             self.cleaned_at = moment
             worker.clean_registries()
+            if not self.is_burst and not self.connection.hexists(self.key, "birth"):
+                raise StopRequested  # Redis was emptied: the next process registers itself
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Runs a job, and keeps it alive; then waits while the host has a fault."""
