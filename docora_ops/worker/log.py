@@ -29,8 +29,8 @@ class _OneLine(logging.Formatter):
         return f"{moment(datetime.fromtimestamp(record.created, UTC))} {inert(mask(text))}"
 
 
-class _Repeats(logging.Filter):
-    """Drops a line of RQ that says the same as its line before, such as during an outage."""
+class _Quiet(logging.Filter):
+    """Drops what RQ does in peace, and a complaint that it repeats, such as in an outage."""
 
     last = ""
 
@@ -39,15 +39,14 @@ class _Repeats(logging.Filter):
         if not record.name.startswith("rq"):
             return True
         last, self.last = self.last, str(record.msg)
-        return self.last != last
+        return record.levelno >= logging.WARNING and self.last != last
 
 
 def log_to_stderr() -> None:
     """Writes our events, and RQ's warnings and errors, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_OneLine())
-    handler.addFilter(_Repeats())
-    for name, level in ((log.name, logging.INFO), ("rq", logging.WARNING)):
-        logger = logging.getLogger(name)
+    handler.addFilter(_Quiet())
+    for logger in (log, logging.getLogger("rq")):
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
+        logger.setLevel(logging.INFO)

@@ -20,6 +20,7 @@ from docora_ops.errors import ExitCode, SnapshotError
 from docora_ops.links import QUEUE_NAME
 from docora_ops.queue.connection import connect, describe
 from docora_ops.settings import Settings
+from docora_ops.text import amount
 from docora_ops.worker.host import await_recovery
 from docora_ops.worker.lease import Lease
 from docora_ops.worker.log import log
@@ -155,7 +156,8 @@ def run_pool(settings: Settings, concurrency: int, *, burst: bool = False) -> Ex
     pool = _Pool(queues, client, concurrency, SnapshotWorker, exception_handlers=handlers)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
         signal.signal(signal.SIGHUP, pool.request_stop)
-    log.info("%d workers, listening on %s, Redis %s", concurrency, QUEUE_NAME, describe(client))
+    workers = amount(concurrency, "worker")
+    log.info("%s, listening on %s, Redis %s", workers, QUEUE_NAME, describe(client))
     gc.freeze()  # the processes share what is in memory now
     gc.set_threshold(700)  # unlike other commands, a worker lives long
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)

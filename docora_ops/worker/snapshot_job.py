@@ -63,7 +63,10 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> Retry | Non
     except _EndedError as reason:
         run.tell(str(reason))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - bugs count, too
-        return run.end_without_success(error)
+        try:
+            return run.end_without_success(error)
+        except JobTimeoutException:  # it may tell the first error, too, with its secrets
+            raise SnapshotError("the time of the job was up while it failed") from None
     finally:
         run.lease.release()
     return None
@@ -213,7 +216,8 @@ class _Run:
         if isinstance(error, SystemExit):  # a second signal
             return self.give_back("the worker was told to end at once")
         if isinstance(error, ClientError):
-            error = RedisError(f"Redis {explain(error)[0]}")
+            problem, hint = explain(error)
+            error = RedisError(f"Redis {problem}", hint=hint)
         assert isinstance(error, Exception)  # noqa: S101
         message = self.cleaner.clean(self.describe(error))
         if isinstance(error, RepositoryBusyError | LinkLockedError):

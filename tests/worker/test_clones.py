@@ -1,6 +1,5 @@
 """Following a repository, whatever its authors do to it, and clones that were spoilt."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -168,18 +167,6 @@ def test_a_broken_clone_is_replaced(snapshots: Snapshots, damage: Callable[[Path
             run_job(snapshots, link)
         assert_in_sync(snapshots, link, upstream)
         assert [path.name for path in clone.parents[2].iterdir()] == ["clones"]
-
-
-def test_scans_that_killed_jobs_left_are_removed_and_no_other(snapshots: Snapshots) -> None:
-    link, upstream = add_synced(snapshots, FILES)
-    left, written = (snapshots.clone() / f"{SCAN}.{number}" for number in range(2))
-    for path in (left, written):
-        path.write_text("[5")
-    os.utime(left, (0, 0))
-    upstream.commit({"README.md": "news\n"})
-    run_job(snapshots, link)
-    assert_in_sync(snapshots, link, upstream)
-    assert set(snapshots.clone().glob(f"{SCAN}*")) == {snapshots.clone() / SCAN, written}
 
 
 def test_clones_of_docoras_own_worker_are_neither_used_nor_changed(snapshots: Snapshots) -> None:

@@ -51,26 +51,6 @@ def test_deletions_are_sent_before_creations_before_updates(snapshots: Snapshots
     assert snapshots.received().requests[-1].json["commit_sha"] == upstream.head
 
 
-def test_a_job_sends_to_the_url_that_the_app_has_when_the_job_begins(snapshots: Snapshots) -> None:
-    link, upstream = snapshots.add_link({"a": "1", "b": "1"})
-    snapshots.queue(link)
-    for name in ("Second", "Third"):
-        snapshots.receiver.keys[name] = AUTH_KEY
-
-    def answer(request: Request) -> int:
-        if request.path == "a":
-            snapshots.set_base_url(snapshots.receiver.base_url("Third"))
-        return 200
-
-    snapshots.receiver.answer = answer
-    snapshots.set_base_url(snapshots.receiver.base_url("Second"))
-    snapshots.work().ended(0)
-    upstream.commit({"c": "1"})
-    run_job(snapshots, link)
-    received = {name: list(snapshots.received(name).files) for name in ("Acme", "Second", "Third")}
-    assert received == {"Acme": [], "Second": ["a", "b"], "Third": ["c"]}
-
-
 @pytest.mark.parametrize("event", ["create", "delete"])
 def test_a_link_deleted_midway_ends_its_job_quietly(snapshots: Snapshots, event: str) -> None:
     link, upstream = snapshots.add_link({f"{i}": "x" for i in range(9)})

@@ -1,13 +1,15 @@
 """Tokens, keys and passwords: decrypted where they are needed, and shown nowhere."""
 
 import base64
+import traceback
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from rq.job import JobStatus
+from rq.timeouts import JobTimeoutException
 
 from docora_ops.encryption import decrypt
-from docora_ops.errors import DocoraOpsError
+from docora_ops.errors import DocoraOpsError, SnapshotError
 from docora_ops.worker.secrets import Cleaner
 from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.proxy import refused_port
@@ -15,6 +17,7 @@ from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
 from tests.support.worker_processes import all_processes, command_line
+from tests.worker.jobs import run_job
 
 PASSWORD = "a-very-secret-password-of-the-database"
 APP_PASSWORD = "the-very-secret-password-of-an-app"
@@ -136,3 +139,18 @@ def test_no_job_that_fails_shows_a_secret(snapshots: Snapshots) -> None:
     secrets = {TOKEN, AUTH_KEY, PASSWORD, APP_PASSWORD, KEY.hex(), app_login, login}
     for place, text in places.items():
         assert [secret for secret in secrets if secret in text] == [], place
+
+
+def test_a_job_whose_time_is_up_while_it_writes_its_verdict_shows_no_secret(
+    snapshots: Snapshots, site: GitSite, link: TestLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_is_up(*_: object, **__: object) -> None:
+        raise JobTimeoutException("Task exceeded maximum timeout value")
+
+    monkeypatch.setattr("docora_ops.database.scans.fail", time_is_up)
+    site.intercept = GitHandler.echo
+    snapshots.set_token(link, TOKEN)
+    with pytest.raises(SnapshotError, match="was up while it failed") as caught:
+        run_job(snapshots, link)
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
+    assert snapshots.docora.status(link) == "scanning"  # which counts as a failure later

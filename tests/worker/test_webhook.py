@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event, Lock
 
 import pytest
 import trustme
@@ -16,9 +15,9 @@ import trustme
 from docora_ops.errors import DeliveryError
 from docora_ops.worker import authorities
 from docora_ops.worker.authorities import certificate_hint
-from docora_ops.worker.webhook import LOGIN_HINT, Body, Webhook
+from docora_ops.worker.webhook import Body, Webhook
 from tests.support.git_over_http import GitSite, basic
-from tests.support.proxy import patience, refused_port
+from tests.support.proxy import patience
 from tests.support.raw_app import OK, RawApp, Talk, context, raw_app, take_all
 from tests.support.receiver import Receiver, stringify
 from tests.support.rows import TestLink
@@ -122,47 +121,6 @@ def test_a_post_has_its_time_however_it_is_used(talk: Callable[[Talk], None]) ->
     assert app.connections == 1
 
 
-def test_a_post_that_ends_at_its_deadline_does_not_end_the_next_one() -> None:
-    noticed, goes_on = Event(), Event()
-
-    class SlowWatch(Webhook):
-        """Between noticing a deadline and acting on it, the watch lets the POST end if it may."""
-
-        def __setattr__(self, name: str, value: object) -> None:
-            if name == "_expired" and value is True:
-                noticed.set()
-                goes_on.wait(patience())
-            super().__setattr__(name, value)
-
-    class Guard:
-        def __init__(self) -> None:
-            self._lock = Lock()
-
-        def __enter__(self) -> None:
-            if not self._lock.acquire(blocking=False):
-                goes_on.set()
-                self._lock.acquire()
-
-        def __exit__(self, *_: object) -> None:
-            self._lock.release()
-
-    def talk(talk: Talk) -> None:
-        talk.read()
-        if not noticed.is_set():
-            webhook._deadline = 0
-            noticed.wait(patience())
-        talk.send(OK)
-        if talk.read() is not None:  # the next POST
-            goes_on.set()
-            talk.wait_for_hangup()
-
-    with serving(talk) as app, closing(SlowWatch(app.base_url, "app_1", AUTH_KEY, 30)) as webhook:
-        webhook._guard = Guard()  # type: ignore[assignment]
-        for body in SMALL[:2]:
-            webhook.post("create", body)
-    assert app.connections == 2
-
-
 # Connections that stay open, and those that end
 
 
@@ -198,15 +156,6 @@ def test_an_app_that_keeps_no_connection_gets_a_new_one_for_each_file(
     with serving(talk, tls=context(trusted, "127.0.0.1")) as app:
         post(app.base_url)
         assert (app.paths, app.connections) == (["a", "b", "c"], 3)
-
-
-def test_a_large_body_gets_a_connection_of_its_own() -> None:
-    with serving(take_all) as app:
-        post(app.base_url, bodies=(SMALL[0], pieces_of(LARGE), SMALL[1]))
-        assert app.requests[1].body == LARGE
-        assert app.requests[1].headers["Content-Length"] == str(len(LARGE))
-        assert "Transfer-Encoding" not in app.requests[1].headers
-        assert app.connections == 2
 
 
 CLOSED = ": Remote end closed connection without response"
@@ -408,29 +357,6 @@ def test_https_proxy_can_read_nothing(monkeypatch: pytest.MonkeyPatch, trusted: 
     assert target == f"acme.example:{port}"
     assert headers["Proxy-Authorization"] == basic("proxy", "geheim")
     assert "Authorization" not in headers
-
-
-def test_a_proxy_that_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    port = refused_port()
-    monkeypatch.setenv("all_proxy", f"http://user:geheim@127.0.0.1:{port}")
-    error = error_of("https://user:geheim@acme.example:8080/Acme")
-    assert error == f"acme.example:8080 through the proxy 127.0.0.1:{port}: Connection refused"
-    answer = b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"
-    with serving(answering(answer)) as proxy:
-        monkeypatch.setenv("all_proxy", f"http://user:geheim@{proxy.host}")
-        error = error_of("http://user:geheim@acme.example:8080/Acme")
-        assert error == f"HTTP 407: answered through the proxy {proxy.host}"
-
-    def refuse_a_tunnel(talk: Talk) -> None:
-        talk.read_head()
-        talk.send(answer)
-
-    with serving(refuse_a_tunnel) as proxy:
-        monkeypatch.setenv("all_proxy", f"http://user:geheim@{proxy.host}")
-        assert error_of("https://user:geheim@acme.example:8080/Acme") == (
-            f"acme.example:8080 through the proxy {proxy.host}: Tunnel connection failed: 407 No: "
-            f"{LOGIN_HINT}"
-        )
 
 
 def test_an_unusable_base_url_or_proxy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
