@@ -80,22 +80,11 @@ def with_reason_first(error: str) -> str:
     return f"{parts['reason']} on {parts['verb']} {parts['file']}"
 
 
-def fold(text: str) -> str:
-    """Replaces paths, URLs, numbers, ids and quoted text in an error by `*`.
-
-    Keeps only the reason of a failed delivery, so that errors match regardless of the file, and of
-    whether a worker of Docora or of docora-ops wrote them.
-
-    text: the error, as `typable` returns it.
-    """
-    return _fold_reason(_split_delivery(text)[0])
-
-
 def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
-    """Groups links by folded error (see `fold`), most links first.
+    """Groups links by error, most links first.
 
-    A group shows its error without the file. If the errors of its links still differ, the group
-    shows the folded error.
+    Ignores paths, URLs, numbers, ids, quoted text, the file of a failed delivery, and whether a
+    worker of Docora or of docora-ops wrote the error.
 
     rows: each describes links of one app that have the same error: the app's id and name, the first
         LONGEST + 1 characters of the error, the number of links and, optionally, their newest good
@@ -107,7 +96,7 @@ def group_errors(rows: Iterable[Sequence[Any]]) -> list[ErrorGroup]:
     scanned: dict[str | None, datetime] = {}
     for app_id, app_name, error, count, *scanned_at in rows:
         reason, is_delivery = _split_delivery(typable(error)) if error else (None, False)
-        key = reason and _fold_reason(reason)
+        key = reason and _fold(reason)
         links[key][app_id, app_name] += count
         if is_delivery:
             with_file.add(key)
@@ -144,7 +133,8 @@ def _split_delivery(text: str) -> tuple[str, bool]:
     return (_untyped(parts["reason"] or parts["our_reason"]), True) if parts else (text, False)
 
 
-def _fold_reason(reason: str) -> str:
+def _fold(reason: str) -> str:
+    """Replaces paths, URLs, numbers, ids and quoted text by `*`."""
     folded = _VARIABLE.sub(lambda part: part["kept"] or f"{part['notification'] or ''}*", reason)
     return _REPEATED.sub("*", folded)
 

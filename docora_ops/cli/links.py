@@ -1,6 +1,7 @@
 """`links` and `failed`."""
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -10,7 +11,8 @@ from docora_ops.cli.context import context_of
 from docora_ops.cli.output import Column, style_of
 from docora_ops.error_groups import with_reason_first
 from docora_ops.errors import UsageError
-from docora_ops.links import LinkStatus
+from docora_ops.links import Link, LinkStatus
+from docora_ops.text import mask_url
 
 GroupBy = Annotated[
     Literal["app", "repository", "error", "status"] | None,
@@ -44,7 +46,7 @@ _GROUPS: dict[str, Sequence[Column[Any]]] = {
         Column("App", lambda group: group.name),
         Column("App id", lambda group: group.key, drop=3),
         Column("E-mail", lambda group: group.email),
-        Column("URL", lambda group: group.base_url, drop=2, folds=True),
+        Column("URL", lambda group: mask_url(group.base_url), drop=2, folds=True),
         _SCANNED,
     ),
     "repository": (
@@ -110,7 +112,7 @@ def failed(
 
 def _list(typer_context: typer.Context, statuses: Sequence[LinkStatus]) -> None:
     context = context_of(typer_context)
-    from docora_ops.actions.lists import GroupBy, group_links, list_links
+    from docora_ops.actions.lists import GroupBy, Page, group_links, list_links
     from docora_ops.actions.lookup import choose_links
 
     chosen, docora = typer_context.params, context.docora
@@ -124,6 +126,14 @@ def _list(typer_context: typer.Context, statuses: Sequence[LinkStatus]) -> None:
     else:
         is_failed = list(statuses) == [LinkStatus.FAILED]
         columns = [column for column in _LINKS if not (is_failed and column.name == "Status")]
-        context.show_page(
-            list_links(docora, which, limit, page), columns, "failed link" if is_failed else "link"
-        )
+        found: Page[Any] = list_links(docora, which, limit, page)
+        if context.as_json:
+            found = replace(found, rows=[_document(link) for link in found.rows])
+        context.show_page(found, columns, "failed link" if is_failed else "link")
+
+
+def _document(link: Link) -> dict[str, object]:
+    """Returns the fields of a link; `timestamp` is the dashboard's name for the last good scan."""
+    shown = {field.name: getattr(link, field.name) for field in fields(link) if field.repr}
+    urls = {name: mask_url(shown[name]) for name in ("github_url", "base_url")}
+    return shown | urls | {"timestamp": link.last_scanned_at}

@@ -15,6 +15,7 @@ from docora_ops.database.connection import Database
 
 EXAMPLES = 3
 _LONGEST_PATH = 1024  # characters that the table of delivery records can hold
+_LONGEST_INDEXED = 2600  # bytes that its index can hold, together with two ids
 _LONGEST_STORING = "1 minute"  # Docora's worker sets the link within this time
 
 _COMPARE = f"""
@@ -27,8 +28,9 @@ WITH chosen AS MATERIALIZED (
 )
 SELECT l.id::text, l.app_id, l.app_name, l.repository_id, l.name, l.status, l.last_scanned_at,
     l.snapshot_id IS NOT NULL,
-    l.last_scanned_at = l.scanned_at OR coalesce(
-        l.last_scanned_at BETWEEN l.scanned_at AND l.scanned_at + interval '{_LONGEST_STORING}'
+    coalesce(
+        l.last_scanned_at = l.scanned_at
+        OR l.last_scanned_at BETWEEN l.scanned_at AND l.scanned_at + interval '{_LONGEST_STORING}'
         AND NOT EXISTS (
             SELECT FROM app_repositories o WHERE o.repository_id = l.repository_id AND o.id <> l.id
                 AND (o.last_scanned_at >= l.scanned_at OR o.status <> 'synced')
@@ -47,10 +49,13 @@ FROM chosen l LEFT JOIN LATERAL (
             SELECT file_path::text COLLATE "C" AS path, file_sha AS sha FROM app_delivered_files
             WHERE app_id = l.app_id AND repository_id = l.repository_id
         ) d FULL JOIN (
-            SELECT DISTINCT ON (path) path::text COLLATE "C" AS path, sha FROM snapshot_files
+            -- Two files whose paths read the same have one delivery record.
+            SELECT path::text COLLATE "C" AS path, array_agg(sha) AS shas FROM snapshot_files
             WHERE snapshot_id = l.snapshot_id AND length(path) <= {_LONGEST_PATH}
+                AND octet_length(path) <= {_LONGEST_INDEXED}
+            GROUP BY 1
         ) f ON d.path = f.path
-        WHERE d.sha IS DISTINCT FROM f.sha
+        WHERE (d.sha = ANY (f.shas)) IS NOT TRUE
     ) difference
 ) c ON l.status = 'synced' AND l.snapshot_id IS NOT NULL
 ORDER BY l.app_id, l.repository_id
