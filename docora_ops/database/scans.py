@@ -44,8 +44,10 @@ class Recipient:
 
 def claim(
     database: Database, app_id: str, repository_id: str, *, counts_killed: bool, limit: int
-) -> Link | None:
+) -> tuple[Link, bool] | None:
     """Sets a link to `scanning`. Returns the link, or None if the link is gone.
+
+    Also returns whether git failures of the repository are counted, or its circuit was opened.
 
     counts_killed: count a failure if the link is `scanning`, since its last worker was killed. The
         link that is returned is `failed` if it has `limit` failures by then.
@@ -60,15 +62,15 @@ def claim(
                 THEN 'failed' ELSE 'scanning' END
         FROM apps a, repositories r
         WHERE {_OF_LINK} AND a.app_id = l.app_id AND r.repository_id = l.repository_id
-        RETURNING {COLUMNS}
+        RETURNING {COLUMNS}, r.consecutive_failures <> 0 OR r.circuit_open_until IS NOT NULL
     """
     with database.transaction():
         locked = database.rows(lock, values)
         if not locked:
             return None
         is_killed = counts_killed and locked[0][0] == LinkStatus.SCANNING
-        [row] = database.rows(begin, values | {"killed": int(is_killed)})
-    return Link(*row)
+        [(*row, has_failures)] = database.rows(begin, values | {"killed": int(is_killed)})
+    return Link(*row), has_failures
 
 
 def give_back(database: Database, app_id: str, repository_id: str) -> None:

@@ -110,6 +110,7 @@ class _Run:
         self.cleaner = Cleaner()
         self.started = time.monotonic()
         self.link: Link | None = None
+        self.has_git_failures = False
 
     @property
     def seconds(self) -> float:
@@ -123,9 +124,10 @@ class _Run:
         if not self.lease.acquire():
             raise _EndedError("nothing to do: another worker is at work on it")
         limit, counts_killed = self.settings.max_retry_attempts, not self.lease.was_given_back
-        link = scans.claim(self.database, *self.ids, counts_killed=counts_killed, limit=limit)
-        if link is None:
+        claimed = scans.claim(self.database, *self.ids, counts_killed=counts_killed, limit=limit)
+        if claimed is None:
             raise _EndedError("nothing to do: the link or its app is gone")
+        link, self.has_git_failures = claimed
         self.link, self.title = link, link.link_name
         if link.status == LinkStatus.FAILED:
             raise _EndedError(f"failed, try {link.retry_count} of {limit}: {link.error_message}")
@@ -165,8 +167,9 @@ class _Run:
                         "the repository shows no branch, though it was delivered before: nothing "
                         "is deleted"
                     )
-                self.lease.look()
-                close_circuits(self.database, [self.repository_id])
+                if self.has_git_failures:
+                    self.lease.look()
+                    close_circuits(self.database, [self.repository_id])
                 yield _Fetched(commit, files, objects)
         except BrokenCloneError:
             clone.remove()
