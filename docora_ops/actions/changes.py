@@ -149,7 +149,11 @@ def change_batch(
     if change.closes_circuit:  # an earlier batch may have closed the circuit
         which = replace(which, open_circuit=None)
     with database.transaction():
-        links = rows.read_links(database, ids, which, lock="" if dry_run else lock)
+        by_id = {
+            link.id: link
+            for link in rows.read_links(database, ids, which, lock="" if dry_run else lock)
+        }
+        links = [by_id[id_] for id_ in ids if id_ in by_id]  # Postgres returns them in any order
         outcomes = _push(docora, change, links, dry_run=dry_run, looked_at=looked_at)
         if not dry_run:
             _update(docora, change, outcomes)

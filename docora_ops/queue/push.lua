@@ -140,23 +140,32 @@ local function remove(id)
   redis.call('DEL', key, key .. ':dependencies', config.results .. id, config.executions .. id)
 end
 
--- The first write: Redis refuses it if it is out of memory.
-redis.call('SADD', config.queues, config.list)
-local pushed = {}
+-- Decided before anything is written: Redis refuses the first write if it is out of memory.
+local to_push = {}
 for number, state in ipairs(states) do
+  if state == 'none' or state == 'finished' or state == 'stale' then
+    table.insert(to_push, number)
+  end
+end
+if #to_push > 0 then
+  redis.call('SADD', config.queues, config.list)
+end
+local pushed = {}
+for _, number in ipairs(to_push) do
   local i = 3 + (number - 1) * stride
   local id, data, description = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if state == 'waiting' then
-    -- A time to live left from an earlier run would remove the job while it waits.
-    redis.call('PERSIST', config.job .. id)
-  elseif state == 'none' or state == 'finished' or state == 'stale' then
-    remove(id)
-    redis.call('HSET', config.job .. id, 'data', data, 'description', description,
-      unpack(config.fields))
-    table.insert(pushed, id)
-  end
+  remove(id)
+  redis.call('HSET', config.job .. id, 'data', data, 'description', description,
+    unpack(config.fields))
+  table.insert(pushed, id)
 end
 if #pushed > 0 then
   redis.call('RPUSH', config.list, unpack(pushed))
+end
+-- A time to live left from an earlier run would remove a job while it waits.
+for number, state in ipairs(states) do
+  if state == 'waiting' then
+    redis.call('PERSIST', config.job .. ARGV[3 + (number - 1) * stride])
+  end
 end
 return states

@@ -219,7 +219,10 @@ class Docora(Rows):
             "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
             " WHERE status = 'pending_snapshot'"
         )
-        live = {*self.waiting(), *(id_.decode() for id_ in self.redis.zrange(_DELAYED, 0, -1))}
+        live = set(self.waiting())
+        live |= {id_.decode() for id_ in self.redis.lrange(INTERMEDIATE, 0, -1)}
+        for key in (_DELAYED, f"rq:deferred:{QUEUE}"):
+            live |= {id_.decode() for id_ in self.redis.zrange(key, 0, -1)}
         live |= {member.decode().split(":")[0] for member in self.redis.zrange(WIP, 0, -1)}
         ids = [row["job_id"] for row in rows]
         return [id_ for id_ in ids if id_ not in live or not self.job_hash(id_)]
