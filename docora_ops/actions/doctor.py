@@ -8,9 +8,10 @@ from enum import StrEnum
 
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import count_drift
+from docora_ops.actions.status import OLD_PASS
 from docora_ops.database import status as sql
 from docora_ops.database.status import LinkCounts, ServerFacts
-from docora_ops.errors import DocoraOpsError, RefusedError, ServerError
+from docora_ops.errors import DocoraOpsError, PostgresError, RefusedError, ServerError
 from docora_ops.links import Backend, LinkStatus
 from docora_ops.queue import operations as record
 from docora_ops.queue.backend import QueueCounts, Worker, other_backend_in_use
@@ -21,7 +22,6 @@ _OLDEST_POSTGRES = 140_000
 _OLDEST_REDIS = (6, 2)
 _MOST_APART = 20  # seconds between two clocks: signatures contain the time
 _OLD_QUEUE = 600  # seconds
-_OLD_PASS = 10  # scan intervals
 _KEYS = 20
 
 
@@ -59,7 +59,6 @@ class Facts:
     settings_hint: str | None
     postgres: ServerFacts | None
     links: LinkCounts | None
-    open_circuits: int | None
     foreign_keys: int | None
     redis: RedisFacts | None
     backend: Backend | None
@@ -74,28 +73,24 @@ class Facts:
     max_failed: int | None
 
 
-def examine(docora: Docora, max_failed: str | None = None) -> list[Check]:
-    """Reads both servers once, and returns all checks.
+def examine(
+    docora: Docora, max_failed: str | None = None
+) -> tuple[list[Check], ServerError | None]:
+    """Reads both servers once. Returns all checks, and the error of a server that is away.
 
     max_failed: the most failed links that are not critical, as a number or a percentage.
     """
     facts = _read(docora, max_failed)
-    return [check for examine_one in CHECKS for check in examine_one(facts)]
+    checks = [check for examine_one in CHECKS for check in examine_one(facts)]
+    lost = [error for error in facts.errors.values() if isinstance(error, ServerError)]
+    return checks, next(iter(lost), None)
 
 
 def _read(docora: Docora, max_failed: str | None) -> Facts:
     errors: dict[str, DocoraOpsError] = {}
-    postgres = links = circuits = foreign = None
+    postgres = links = foreign = None
     redis = backend = queue = workers = other = unknown = last_pass = drift = None
     settings = docora.settings
-    try:
-        with docora.database.transaction():
-            postgres = sql.read_server_facts(docora.database)
-            links = sql.count_links(docora.database, settings.overdue_after_seconds)
-            circuits = sql.count_open_circuits(docora.database)
-            foreign = _count_foreign_keys(docora)
-    except ServerError as error:
-        errors["Postgres"] = error
     host_time = time.time()
     try:
         redis = read_redis_facts(docora.redis)
@@ -107,12 +102,16 @@ def _read(docora: Docora, max_failed: str | None) -> Facts:
         errors["Backend"] = error
     except ServerError as error:
         errors["Redis"] = error
-    if links and workers is not None:
-        try:
-            unknown = docora.unknown_jobs()
+    try:
+        with docora.database.transaction():
+            postgres = sql.read_server_facts(docora.database)
+            links = sql.count_links(docora.database, settings.overdue_after_seconds)
+            unknown = docora.unknown_jobs() if workers is not None else None
+            foreign = _count_foreign_keys(docora)
+        if workers is not None:
             drift = count_drift(docora)
-        except ServerError as error:
-            errors["Drift"] = error
+    except ServerError as error:
+        errors["Postgres" if isinstance(error, PostgresError) else "Redis"] = error
     limit = None
     if max_failed and links:
         number = int(max_failed.removesuffix("%"))
@@ -122,7 +121,6 @@ def _read(docora: Docora, max_failed: str | None) -> Facts:
         settings_hint=None if settings.encryption_key else "set ENCRYPTION_KEY",
         postgres=postgres,
         links=links,
-        open_circuits=circuits,
         foreign_keys=foreign,
         redis=redis,
         backend=backend,
@@ -146,7 +144,10 @@ def _count_foreign_keys(docora: Docora) -> int | None:
     if docora.settings.encryption_key is None:
         return None
     key = docora.settings.require_encryption_key()
-    return count_foreign(sql.sample_keys(docora.database, _KEYS), key)
+    try:
+        return count_foreign(sql.sample_keys(docora.database, _KEYS), key)
+    except PostgresError:  # a role for monitoring may not read them
+        return None
 
 
 def _ok(name: str, detail: str) -> Check:
@@ -154,16 +155,15 @@ def _ok(name: str, detail: str) -> Check:
 
 
 def _servers(facts: Facts) -> Iterator[Check]:
-    for name in ("Postgres", "Redis", "Backend", "Drift"):
-        if error := facts.errors.get(name):
-            yield Check(name, CheckStatus.CRITICAL, error.message, error.hint)
-    if facts.postgres:
+    for name, error in facts.errors.items():
+        yield Check(name, CheckStatus.CRITICAL, error.message, error.hint)
+    if facts.postgres and "Postgres" not in facts.errors:
         version = f"PostgreSQL {facts.postgres.version // 10_000}"
         if facts.postgres.version < _OLDEST_POSTGRES:
             yield Check("Postgres", CheckStatus.WARNING, version, "use PostgreSQL 14 or newer")
         else:
             yield _ok("Postgres", version)
-    if facts.redis:
+    if facts.redis and "Redis" not in facts.errors:
         version = f"{facts.redis.product} {facts.redis.version}"
         numbers = tuple(int(part) for part in facts.redis.version.split(".")[:2] if part.isdigit())
         if facts.redis.product == "Redis" and numbers < _OLDEST_REDIS:
@@ -254,7 +254,7 @@ def _schedule(facts: Facts) -> Iterator[Check]:
         yield Check("Schedule", CheckStatus.WARNING, text, hint)
         return
     seconds = (facts.links.read_at - facts.last_pass_at).total_seconds()
-    if seconds > _OLD_PASS * facts.scan_interval:
+    if seconds > OLD_PASS * facts.scan_interval:
         yield Check("Schedule", CheckStatus.WARNING, f"last pass {ago(seconds)}", hint)
     else:
         yield _ok("Schedule", f"last pass {ago(seconds)}")
@@ -281,8 +281,8 @@ def _links(facts: Facts) -> Iterator[Check]:
         yield Check("Failed", CheckStatus.WARNING, text, "docora-ops failed --group-by error")
     else:
         yield _ok("Failed", "none")
-    if facts.open_circuits:
-        text = f"{amount(facts.open_circuits, 'repository', 'repositories')} open"
+    if links.open_circuits:
+        text = f"{amount(links.open_circuits, 'repository', 'repositories')} open"
         yield Check("Circuits", CheckStatus.WARNING, text, "docora-ops links --circuit open")
     else:
         yield _ok("Circuits", "all closed")
@@ -299,7 +299,7 @@ def _key(facts: Facts) -> Iterator[Check]:
         hint = "set it to Docora's own key, also for the workers"
         yield Check("Encryption key", CheckStatus.CRITICAL, text, hint)
     elif facts.foreign_keys is None:
-        why = facts.settings_hint or "install docora-ops[worker]"
+        why = facts.settings_hint or "install docora-ops[worker] and let the role read apps"
         yield Check("Encryption key", CheckStatus.NOTE, "not tried", f"{why} to try it")
     else:
         yield _ok("Encryption key", "fits")

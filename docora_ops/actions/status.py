@@ -1,13 +1,13 @@
 """`status` and `metrics`: the state of links, queue and workers, read once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from docora_ops.actions.docora import Docora
 from docora_ops.database import status as sql
 from docora_ops.database.status import LinkCounts
-from docora_ops.error_groups import ErrorGroup, group_errors
+from docora_ops.error_groups import group_errors
 from docora_ops.errors import DocoraOpsError, RefusedError, ServerError
 from docora_ops.links import App, Backend, LinkStatus
 from docora_ops.queue import operations as record
@@ -15,7 +15,10 @@ from docora_ops.queue.backend import QueueCounts, Worker
 from docora_ops.queue.operations import Operation
 from docora_ops.text import amount, duration
 
+OLD_PASS = 10  # scan intervals without a pass of `schedule` that are too many
+NO_ERROR = "no error recorded"
 _OPERATIONS = 3
+_ERRORS = 20
 _QUEUE_IS_OLD = 600  # seconds that a job waits before the verdict says that workers are too slow
 
 
@@ -32,6 +35,7 @@ class Status:
     """The state of a Docora. What comes from a server that is away is None or empty.
 
     verdict: one sentence, the worst first; next_command: what to run next, if anything.
+    failed_errors: failed links by error, at most 20 errors, most links first.
     last_pass_at: the end of the last pass of `schedule`.
     """
 
@@ -41,9 +45,8 @@ class Status:
     redis: str
     backend: Backend | None
     links: LinkCounts | None
-    open_circuits: int | None
     failed_apps: Sequence[FailedApp]
-    failed_errors: Sequence[ErrorGroup]
+    failed_errors: Mapping[str, int]
     queue: QueueCounts | None
     workers: Sequence[Worker] | None
     last_pass_at: datetime | None
@@ -67,17 +70,17 @@ def read_status(docora: Docora, *, apps: int | None = 3) -> tuple[Status, Docora
     from docora_ops.queue.connection import describe
 
     settings, errors = docora.settings, list[DocoraOpsError]()
-    links, circuits = None, None
+    links = None
     failed_apps: list[FailedApp] = []
-    failed_errors: list[ErrorGroup] = []
+    failed_errors: dict[str, int] = {}
     try:
         with docora.database.transaction():
             links = sql.count_links(docora.database, settings.overdue_after_seconds)
-            circuits = sql.count_open_circuits(docora.database)
             if links.of(LinkStatus.FAILED):
                 by_app = sql.failed_by_app(docora.database, apps)
                 failed_apps = [FailedApp(app, count) for app, count in by_app]
-                failed_errors = group_errors(sql.failed_by_error(docora.database))
+                groups = group_errors(sql.failed_by_error(docora.database))[:_ERRORS]
+                failed_errors = {group.error_message or NO_ERROR: group.links for group in groups}
     except ServerError as error:
         errors.append(error)
     queue, workers, backend, last_pass = None, None, None, None
@@ -96,7 +99,6 @@ def read_status(docora: Docora, *, apps: int | None = 3) -> tuple[Status, Docora
         redis=describe(docora.redis),
         backend=backend,
         links=links,
-        open_circuits=circuits,
         failed_apps=failed_apps,
         failed_errors=failed_errors,
         queue=queue,
@@ -105,27 +107,37 @@ def read_status(docora: Docora, *, apps: int | None = 3) -> tuple[Status, Docora
         operations=operations,
         errors=[error.message for error in errors],
     )
-    verdict, command = _judge(status)
+    verdict, command = _judge(status, OLD_PASS * settings.scan_interval_ms / 1000)
     values = vars(status) | {"verdict": verdict, "next_command": command}
     return Status(**values), errors[0] if errors else None
 
 
-def _judge(status: Status) -> tuple[str, str | None]:
-    """Returns the verdict and the next command: the worst, and what stops everything, first."""
+def _judge(status: Status, old_pass: float) -> tuple[str, str | None]:
+    """Returns the verdict and the next command: the worst, and what stops everything, first.
+
+    old_pass: seconds without a pass of `schedule` that are too many.
+    """
     links, queue, workers = status.links, status.queue, status.workers
     if links is None or queue is None or workers is None:
         return status.errors[0], "docora-ops doctor"
     failed = links.of(LinkStatus.FAILED)
     also = f", and {amount(failed, 'link')} failed" if failed else ""
     if queue.is_suspended:
-        return f"nothing is scanned: the workers are suspended{also}", "rq resume"
+        resume = "rq resume" if status.backend is Backend.RQ else None
+        return f"nothing is scanned: the workers are suspended{also}", resume
     if not workers and links.total:
         start = "docora-ops worker" if status.backend is Backend.RQ else None
         return f"nothing is scanned: no worker is running{also}", start
+    at, is_idle = status.last_pass_at, not queue.waiting + queue.active
+    if status.backend is Backend.RQ and is_idle and links.overdue > failed:
+        passed = (links.read_at - at).total_seconds() if at else None
+        if passed is None or passed > old_pass:
+            since = "" if passed is None else f" for {duration(passed)}"
+            return f"nothing is queued: no pass of schedule{since}{also}", "docora-ops schedule"
     if failed:
         cause = ""
         if len(status.failed_errors) == 1:
-            cause = f": {status.failed_errors[0].error_message}"
+            cause = f": {next(iter(status.failed_errors))}"
         word = "all" if failed == links.total else f"{failed:,} of"
         return (
             f"{word} {amount(links.total, 'link')} failed{cause}",
@@ -138,6 +150,9 @@ def _judge(status: Status) -> tuple[str, str | None]:
     if links.overdue:
         text = f"{amount(links.overdue, 'link')} not scanned for too long"
         return text, "docora-ops links --overdue"
+    if links.open_circuits:
+        text = f"git fails for {amount(links.open_circuits, 'repository', 'repositories')}"
+        return text, "docora-ops links --circuit open"
     if not links.total:
         return "there are no links", None
     at_work = links.total - links.of(LinkStatus.SYNCED)

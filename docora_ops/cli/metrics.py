@@ -53,7 +53,9 @@ def _text_of(state: Status, *, by_app: bool) -> str:
         by_status = {status.value: links.of(status) for status in LinkStatus}
         add("docora_links", "Links by status.", dict(by_status), "status")
         add("docora_links_overdue", "Links not scanned for too long.", {"": links.overdue})
-        add("docora_circuits_open", "Repositories whose circuit is open.", {"": _number(state)})
+        add(
+            "docora_circuits_open", "Repositories whose circuit is open.", {"": links.open_circuits}
+        )
         if links.oldest_scan_at:
             age = (links.read_at - links.oldest_scan_at).total_seconds()
             text = "Longest time since the last good scan of a link in sync."
@@ -70,8 +72,9 @@ def _text_of(state: Status, *, by_app: bool) -> str:
             "failed": queue.failed,
         }
         add("docora_queue_jobs", "Jobs in the queue by status.", dict(jobs), "status")
-        text = "Seconds that the oldest waiting job has waited."
-        add("docora_queue_oldest_seconds", text, {"": state.oldest_waiting_seconds or 0})
+        if (seconds := state.oldest_waiting_seconds) is not None:
+            text = "Seconds that the oldest waiting job has waited."
+            add("docora_queue_oldest_seconds", text, {"": seconds})
         text = "1 if workers are told to take no jobs."
         add("docora_workers_suspended", text, {"": queue.is_suspended})
     if workers is not None:
@@ -86,7 +89,3 @@ def _text_of(state: Status, *, by_app: bool) -> str:
             {"": state.last_pass_at.timestamp()},
         )
     return generate_latest(registry).decode()
-
-
-def _number(state: Status) -> float:
-    return state.open_circuits or 0

@@ -11,10 +11,10 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.operations import done
-from docora_ops.cli.output import Pairs, Part, render, shown, style_of
+from docora_ops.cli.output import Pairs, Part, piped, render, shown, style_of
 from docora_ops.cli.terminal import interruption, is_interrupted
 from docora_ops.error_groups import with_reason_first
-from docora_ops.errors import DocoraOpsError, ExitCode
+from docora_ops.errors import ExitCode, UsageError
 from docora_ops.text import ago, amount, duration
 
 if TYPE_CHECKING:
@@ -37,30 +37,23 @@ def status(
     If one server is away, shows what the other one knows (exit code 5).
     """
     context = context_of(typer_context)
+    if watch and as_json:
+        raise UsageError("--watch and --json can't be combined", hint="leave out one of them")
     from docora_ops.actions.status import read_status
 
     if not watch:
         state, error = read_status(context.docora)
         context.show(state, _screen(state))
-        return _report(context.say, error)
-    error = None
+        return context.report(error) if error else ExitCode.OK
     while not is_interrupted():
         state, error = read_status(context.docora)
-        text = render(_screen(state)) if sys.stdout.isatty() else f"{state.verdict}\n"
-        sys.stdout.write(f"\x1b[H\x1b[J{text}" if sys.stdout.isatty() else text)
+        if sys.stdout.isatty():
+            sys.stdout.write(f"\x1b[H\x1b[J{render(_screen(state))}")
+        else:
+            sys.stdout.write("\n".join([*piped(_screen(state)), "", ""]))
         sys.stdout.flush()
         time.sleep(_PERIOD)
     return ExitCode(interruption().exit_code)
-
-
-def _report(say: object, error: DocoraOpsError | None) -> ExitCode:
-    if error is None:
-        return ExitCode.OK
-    assert callable(say)  # noqa: S101
-    say(f"Error: {error.message}", style="bold red")
-    if error.hint:
-        say(f"Hint: {error.hint}")
-    return error.exit_code
 
 
 Rows = list[tuple[str, object] | tuple[str, object, str | None]]
@@ -77,9 +70,9 @@ def _screen(state: Status) -> list[Part]:
         if state.failed_apps:
             rows += [("Failed in", line) for line in _apps(state)]
             rows += [("Errors", line) for line in _errors(state)]
-        if state.open_circuits:
+        if links.open_circuits:
             behind = f", with {amount(links.behind_circuit, 'failed link')}"
-            text = f"{amount(state.open_circuits, 'repository', 'repositories')} open{behind}"
+            text = f"{amount(links.open_circuits, 'repository', 'repositories')} open{behind}"
             rows.append(("Circuits", text, "yellow"))
         if links.newest_scan_at:
             newest = ago((links.read_at - links.newest_scan_at).total_seconds())
@@ -94,20 +87,23 @@ def _screen(state: Status) -> list[Part]:
         text = f"{queue.waiting:,} waiting, {queue.active:,} running, {queue.delayed:,} delayed"
         if state.oldest_waiting_seconds:
             text += f"; the oldest waits {duration(state.oldest_waiting_seconds)}"
-        rows.append((f"Queue ({state.backend})", text))
+        text += f"; {queue.failed:,} failed" if queue.failed else ""
+        rows.append(("Queue", f"{state.backend}: {text}"))
     if state.workers is not None:
         busy = sum(worker.job_id is not None for worker in state.workers)
         text = f"{len(state.workers)}, {busy} busy" if state.workers else "none"
         if state.queue and state.queue.is_suspended:
             text += ", suspended"
         rows.append(("Workers", text, None if state.workers else "red"))
+        for worker in [worker for worker in state.workers if worker.job_id][:_SHOWN]:
+            rows.append(("Workers", f"  {worker.host or worker.name}: {worker.job_id}"))
     if state.last_pass_at and state.links:
         seconds = (state.links.read_at - state.last_pass_at).total_seconds()
         rows.append(("Schedule", f"last pass {ago(seconds)}"))
     for operation in state.operations:
-        text = f"{operation.action} {operation.target}: {operation.state}, {done(operation)}"
-        rows.append((operation.operation_id, text))
-    return [f"{shown(state.verdict)}{next_command}", Pairs(_once(rows))]
+        text = f"{operation.action}, {operation.state}, {done(operation)}: {operation.target}"
+        rows.append(("Operations", f"{operation.operation_id}: {text}"))
+    return [f"{shown(state.verdict)}{next_command}", Pairs(_fitted(rows))]
 
 
 def _apps(state: Status) -> list[str]:
@@ -116,20 +112,25 @@ def _apps(state: Status) -> list[str]:
 
 def _errors(state: Status) -> list[str]:
     lines = [
-        f"{group.links:,}  {with_reason_first(group.error_message or 'no error')}"
-        for group in state.failed_errors[:_SHOWN]
+        f"{links:,}  {with_reason_first(error)}"
+        for error, links in list(state.failed_errors.items())[:_SHOWN]
     ]
     if more := len(state.failed_errors) - _SHOWN:
         lines += [f"and {amount(more, 'other error')}"] if more > 0 else []
     return lines
 
 
-def _once(rows: Rows) -> Rows:
-    """Leaves out a name that is that of the row above, on a terminal."""
+def _fitted(rows: Rows) -> Rows:
+    """On a terminal, truncates each value to one line, and leaves out repeated names."""
     if not sys.stdout.isatty():
         return rows
-    names = [""] + [name for name, *_ in rows]
+    from rich.text import Text
+
+    names = ["", *(name for name, *_ in rows)]
     return [
-        ("" if row[0] == before else row[0], *row[1:])
-        for row, before in zip(rows, names, strict=False)
+        (
+            "" if name == before else name,
+            Text(shown(value), (*style, None)[0] or "", no_wrap=True, overflow="ellipsis"),
+        )
+        for (name, value, *style), before in zip(rows, names, strict=False)
     ]

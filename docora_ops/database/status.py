@@ -18,12 +18,14 @@ class LinkCounts:
 
     by_status: links by status.
     behind_circuit: failed links whose repository has an open circuit.
+    open_circuits: repositories whose circuit is open.
     oldest_scan_at, newest_scan_at: of synced links; None if there is none.
     read_at: the time by the clock of Postgres.
     """
 
     by_status: dict[str, int]
     behind_circuit: int
+    open_circuits: int
     overdue: int
     oldest_scan_at: datetime | None
     newest_scan_at: datetime | None
@@ -49,29 +51,24 @@ def count_links(database: Database, overdue_after: int) -> LinkCounts:
             count(*) FILTER (WHERE l.status = 'failed' AND r.circuit_open_until > now()),
             count(*) FILTER (WHERE {overdue}),
             min(l.last_scanned_at) FILTER (WHERE l.status = 'synced'),
-            max(l.last_scanned_at), now()
+            max(l.last_scanned_at), now(),
+            (SELECT count(*) FROM repositories WHERE circuit_open_until > now())
         FROM app_repositories l JOIN repositories r USING (repository_id)
         GROUP BY l.status ORDER BY l.status
     """
     rows = database.rows(sql, {"overdue_after": overdue_after})
     if not rows:
         [(now,)] = database.rows("SELECT now()")
-        return LinkCounts({}, 0, 0, None, None, now)
+        return LinkCounts({}, 0, 0, 0, None, None, now)
     return LinkCounts(
         by_status={status: links for status, links, *_ in rows},
         behind_circuit=sum(row[2] for row in rows),
+        open_circuits=rows[0][7],
         overdue=sum(row[3] for row in rows),
         oldest_scan_at=min(filter(None, (row[4] for row in rows)), default=None),
         newest_scan_at=max(filter(None, (row[5] for row in rows)), default=None),
         read_at=rows[0][6],
     )
-
-
-def count_open_circuits(database: Database) -> int:
-    """Counts the repositories whose circuit is open."""
-    sql = "SELECT count(*) FROM repositories WHERE circuit_open_until > now()"
-    [(count,)] = database.rows(sql)
-    return int(count)
 
 
 def failed_by_app(database: Database, limit: int | None = None) -> list[tuple[App, int]]:
