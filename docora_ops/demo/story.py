@@ -16,10 +16,9 @@ from threading import Event
 from docora_ops.demo.servers import apps, postgres, valkey
 from docora_ops.demo.world import ACME, API, HARBOR, build, fill
 from docora_ops.errors import DocoraOpsError
-from docora_ops.queue import RqQueue, connect
-from docora_ops.render.console import make_console
+from docora_ops.queue.connection import connect
+from docora_ops.queue.rq import RqQueue
 from docora_ops.settings import Settings, load_settings
-from docora_ops.worker.interrupts import blocked, deferred
 
 _PAUSE = 0.1  # seconds between two checks whether the workers listen
 _START_LIMIT = 60  # seconds
@@ -27,7 +26,7 @@ _START_LIMIT = 60  # seconds
 FIRST_COMMANDS = (
     "status",
     f"retry '{ACME.name}' {API.repository_name} --wait",
-    "retry-all-failed --in-flight 2 --max-failures 2",
+    "retry-all-failed --limit 3 --wait",
 )
 
 
@@ -70,7 +69,6 @@ def _run_commands(settings: Settings) -> None:
     _run("Paged at three: apps get no changes any more. How bad is it?", "status")
     say("\n# Circuit: git failed five times in a row for a repository, so Docora's")
     say("# scheduler leaves it alone for half an hour. A retry does not wait for that.")
-    _run("Is it getting better?", "trend --since 6h")
     _run("Why did the links fail?", "failed --group-by error --limit 5")
     say("\n# Stale: what a failed job has left in the queue. A retry replaces it.")
     _run(
@@ -107,7 +105,7 @@ def workers(settings: Settings) -> Iterator[None]:
             with connect(settings) as client:
                 queue = RqQueue(settings, client)
                 limit = time.monotonic() + _START_LIMIT
-                while queue.read_use().workers < 2:  # noqa: PLR2004
+                while len(queue.workers()) < 2:  # noqa: PLR2004
                     if process.poll() is not None or time.monotonic() > limit:
                         raise DemoError("the two workers did not start")
                     time.sleep(_PAUSE)
@@ -118,11 +116,9 @@ def workers(settings: Settings) -> Iterator[None]:
 
 def say(text: str) -> None:
     """Prints a text on stdout. Does not wrap commands, so that they can be pasted."""
-    make_console(sys.stdout).print(
-        text,
-        style="bold" if text.startswith("$") else None,
-        soft_wrap=text.startswith(("$", "export", "docora-ops")),
-    )
+    is_bold = text.startswith("$") and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    sys.stdout.write(f"\x1b[1m{text}\x1b[0m\n" if is_bold else f"{text}\n")
+    sys.stdout.flush()
 
 
 def _wait(variables: dict[str, str]) -> None:
@@ -148,15 +144,26 @@ def _servers() -> Iterator[tuple[Path, str, str]]:
     behind. The servers start with SIGINT blocked, because Ctrl-C in the terminal must not end a
     server that a command still uses. SIGTERM stops the servers.
     """
-    stack, ending = ExitStack(), {signal.SIGTERM, signal.SIGHUP}
+    stack = ExitStack()
     try:
-        with blocked({signal.SIGINT}), deferred(ending):
+        with _blocked():
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="docora-ops-demo-")))
             urls = stack.enter_context(postgres(folder)), stack.enter_context(valkey(folder))
         yield folder, *urls
     finally:
-        with blocked({signal.SIGINT}), deferred(ending):
+        with _blocked():
             stack.close()
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Delays the signals that would end the demo until the block has ended."""
+    ending = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ending)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _clean_environment() -> None:

@@ -3,11 +3,8 @@
 import hashlib
 import os
 import subprocess
-from collections.abc import Iterable, Iterator
 from contextlib import closing
-from datetime import datetime, timedelta
 from importlib.resources import files
-from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,18 +14,15 @@ from redis import Redis
 from rq.job import Job, JobStatus
 from rq.job_lifecycle import record_job_failure
 
-from docora_ops.database import Database
-from docora_ops.database.link_rows import read_link, read_payload
-from docora_ops.jobs import QUEUE_NAME, JobEnd
-from docora_ops.links import LinkStatus, Repository
-from docora_ops.queue import PushRequest, RqQueue, connect
-from docora_ops.queue.outcomes import STREAM, SnapshotOutcome, entry_of, record_outcome
-from docora_ops.queue.redis_server import read_clock
-from docora_ops.queue.rq_queue import keep_pass
+from docora_ops.database.connection import Database
+from docora_ops.database.links import read_link
+from docora_ops.links import QUEUE_NAME, LinkStatus
+from docora_ops.queue.connection import connect
+from docora_ops.queue.operations import record_pass
+from docora_ops.queue.rq import RqQueue
 from docora_ops.settings import Settings
 
 WORKER = "snapshot-worker-1"
-_TRIES = 5
 
 
 class App(NamedTuple):
@@ -37,6 +31,19 @@ class App(NamedTuple):
     app_id: str
     name: str
     slug: str  # the last part of its base_url
+
+
+class Repository(NamedTuple):
+    """A watched repository."""
+
+    repository_id: str
+    owner: str
+    name: str
+
+    @property
+    def repository_name(self) -> str:
+        """Returns `owner/name`."""
+        return f"{self.owner}/{self.name}"
 
 
 class Link(NamedTuple):
@@ -133,7 +140,6 @@ def fill(settings: Settings, upstream: Path, apps_url: str) -> None:
     with closing(Database(settings)) as database, connect(settings) as client:
         client.flushdb()
         _fill_queue(settings, database, client)
-        write_record(client, outcomes_of_links(read_clock(client)))
 
 
 def contents(repository: Repository) -> dict[str, str]:
@@ -202,51 +208,23 @@ def _fill_tables(
 
 def _fill_queue(settings: Settings, database: Database, client: Redis) -> None:
     queue = RqQueue(settings, client)
-    keep_pass(client)
+    record_pass(client)
     for link in LINKS:
         row = read_link(database, link.app.app_id, link.repository.repository_id)
         if link.job is None or row is None:
             continue
         is_rescan = link.minutes_since_scan is not None
-        payload = read_payload(database, row.ref)
-        queue.push([PushRequest(row.ref.job_id, payload, is_rescan)], queue.script.load())
+        queue.push([row], {True: lambda _: True, False: lambda _: False}[is_rescan])
         if link.job is WAITING:
             continue
         # Writes what a worker writes when a job begins, and when its last try has failed.
-        client.lrem(f"rq:queue:{QUEUE_NAME}", 1, row.ref.job_id)
-        job = Job.fetch(row.ref.job_id, connection=client)
+        client.lrem(f"rq:queue:{QUEUE_NAME}", 1, row.job_id)
+        job = Job.fetch(row.job_id, connection=client)
         with client.pipeline() as pipeline:
             job.prepare_for_execution(WORKER, pipeline)
             job.retries_left = 0
             record_job_failure(job, link.last_error or "", pipeline)
             pipeline.execute()
-
-
-def outcomes_of_links(now: datetime) -> Iterator[SnapshotOutcome]:
-    """Yields how the snapshots of a day ended: in sync once an hour, until the tries failed."""
-    for link in LINKS:
-        if link.minutes_since_scan is None:
-            continue
-        ids = (link.app.app_id, link.repository.repository_id, None)
-        seconds = len(contents(link.repository)) / 10
-        last = now - timedelta(minutes=link.minutes_since_scan)
-        for hours in range(24):
-            at = last - timedelta(hours=hours)
-            yield SnapshotOutcome(at, *ids, JobEnd.SYNCED, 1, _TRIES, updated=1, seconds=seconds)
-        for number in range(1, link.retry_count + 1):
-            at = last + timedelta(minutes=3, seconds=2**number)
-            end = JobEnd.FAILED if number == _TRIES else JobEnd.TRIED_AGAIN
-            yield SnapshotOutcome(at, *ids, end, number, _TRIES, link.last_error, seconds=seconds)
-
-
-def write_record(client: Redis, outcomes: Iterable[SnapshotOutcome]) -> None:
-    """Adds to the counts of the record, and replaces its entries."""
-    client.delete(STREAM)
-    for number, outcome in enumerate(sorted(outcomes, key=attrgetter("ended_at"))):
-        record_outcome(client, outcome, keep_entry=False)
-        # The id of an entry tells when the snapshot ended.
-        entry_id = f"{int(outcome.ended_at.timestamp() * 1000)}-{number}"
-        client.xadd(STREAM, entry_of(outcome), id=entry_id)
 
 
 def _encrypt(text: str, key: bytes) -> str:
