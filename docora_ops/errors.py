@@ -137,9 +137,7 @@ class DeliveryError(SnapshotError, code="delivery"):
     """A file could not be delivered to the app."""
 
 
-class CommandInterruptedError(
-    DocoraOpsError, code="interrupted", exit_code=ExitCode.INTERRUPTED
-):
+class CommandInterruptedError(DocoraOpsError, code="interrupted", exit_code=ExitCode.INTERRUPTED):
     """The user, or a signal, ended the command."""
 
 

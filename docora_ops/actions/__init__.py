@@ -1,1 +1,1 @@
-
+"""What the commands do: the Python API of the tool."""

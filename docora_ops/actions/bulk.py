@@ -7,8 +7,9 @@ from datetime import datetime
 
 from docora_ops.actions.changes import change_link, change_links
 from docora_ops.actions.docora import Docora
+from docora_ops.database import links as rows
 from docora_ops.errors import RedisError
-from docora_ops.links import Change, Link, Outcome, State
+from docora_ops.links import Change, Link, LinkFilter, Outcome, State
 from docora_ops.queue import operations as record
 from docora_ops.queue.operations import Failure, Operation, OperationState
 
@@ -19,6 +20,30 @@ class Batch:
 
     operation: Operation
     outcomes: Sequence[Outcome]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a bulk operation is about to change.
+
+    by_app: app id, app name and number of links of each app.
+    deliveries: the number of delivery records of the links.
+    """
+
+    by_app: Sequence[tuple[str, str, int]]
+    deliveries: int
+
+
+def select_links(docora: Docora, which: LinkFilter, limit: int | None = None) -> list[str]:
+    """Returns the row ids of at most `limit` links that match, round-robin across apps."""
+    return rows.select_ids(docora.database, which, limit)
+
+
+def preview(docora: Docora, ids: Sequence[str]) -> Preview:
+    """Counts what is to be shown above a question. Raises PostgresError."""
+    with docora.database.transaction():
+        by_app = rows.count_by_app(docora.database, ids)
+        return Preview(by_app, rows.count_deliveries(docora.database, ids))
 
 
 def new_operation(

@@ -50,10 +50,7 @@ def cancel(docora: Docora, operation_id: str | None, reason: str | None = None) 
 
     Raises NotFoundError, OperationFinishedError, AmbiguousError, RedisError.
     """
-    if operation_id is None:
-        operation = _only_running(docora)
-    else:
-        operation = find(docora, operation_id)
+    operation = find(docora, operation_id) if operation_id else _only_running(docora)
     if operation.state is not OperationState.RUNNING or not operation.is_bulk:
         raise OperationFinishedError(
             f"operation {operation.operation_id} is not running: it is {operation.state}",

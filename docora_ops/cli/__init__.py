@@ -1,1 +1,1 @@
-
+"""The command line: options, questions, tables and sentences."""

@@ -257,20 +257,23 @@ def _follow(context: Context, events: Generator[Wait]) -> tuple[Wait, ExitCode]:
     said: set[str] = set()
     codes = [ExitCode.OK]
     said_at = time.monotonic()
-    with closing(events), finishing_first("No longer waiting; the jobs go on."):
-        with progress_bar(1, "waiting for the snapshots") as move:
-            for wait in events:
-                why = _why_not(wait)
-                if why and wait.unfinished and why not in said:
-                    said.add(why)
-                    context.warn(why)
-                move(wait.total - wait.unfinished, wait.total)
-                if not may_animate(sys.stderr) and time.monotonic() - said_at > _SAY_EACH:
-                    said_at = time.monotonic()
-                    context.say(f"{_counted(wait)}, after {duration(wait.seconds)}.")
-                if is_interrupted():
-                    codes.append(interruption().exit_code)
-                    break
+    with (
+        closing(events),
+        finishing_first("No longer waiting; the jobs go on."),
+        progress_bar(1, "waiting for the snapshots") as move,
+    ):
+        for wait in events:
+            why = _why_not(wait)
+            if why and wait.unfinished and why not in said:
+                said.add(why)
+                context.warn(why)
+            move(wait.total - wait.unfinished, wait.total)
+            if not may_animate(sys.stderr) and time.monotonic() - said_at > _SAY_EACH:
+                said_at = time.monotonic()
+                context.say(f"{_counted(wait)}, after {duration(wait.seconds)}.")
+            if is_interrupted():
+                codes.append(interruption().exit_code)
+                break
     assert wait is not None  # noqa: S101 - the first look always yields
     if wait.failed or wait.lost:
         codes.append(ExitCode.SNAPSHOT_FAILED)

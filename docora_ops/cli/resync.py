@@ -70,16 +70,15 @@ def resync(
 
 
 def _resync_all(typer_context: typer.Context, context: Context, app_text: str) -> ExitCode:
-    from docora_ops.actions.bulk import new_operation, run_bulk
+    from docora_ops.actions.bulk import new_operation, run_bulk, select_links
     from docora_ops.actions.changes import change_links
     from docora_ops.actions.lookup import resolve_app
-    from docora_ops.database.links import select_ids
 
     chosen, docora = typer_context.params, context.docora
     app = resolve_app(docora.database, app_text)
     which = LinkFilter(app_ids=[app.app_id])
     change = Change.resync(which, update=chosen["update"], closes_circuit=chosen["reset_circuit"])
-    ids = select_ids(docora.database, which, chosen["limit"])
+    ids = select_links(docora, which, chosen["limit"])
     if chosen["dry_run"]:
         batches = change_links(docora, change, ids, dry_run=True)
         outcomes = [outcome for batch in batches for outcome in batch]
@@ -101,11 +100,11 @@ def _resync_all(typer_context: typer.Context, context: Context, app_text: str) -
 
 
 def _ask(context: Context, ids: list[str], *, update: bool, needs_yes: bool = False) -> None:
-    from docora_ops.database.links import count_by_app, count_deliveries
+    from docora_ops.actions.bulk import preview
 
-    database = context.docora.database
-    above: list[Part] = [progress.by_app_table(count_by_app(database, ids))]
+    before = preview(context.docora, ids)
+    above: list[Part] = [progress.by_app_table(before.by_app)]
     above += [] if update else [_KEPT]
-    files = amount(count_deliveries(database, ids), "delivered file")
+    files = amount(before.deliveries, "delivered file")
     question = f"send {files} again, {progress.queues_in_words(context, len(ids))}"
     progress.ask(context, question, above, needs_yes=needs_yes)

@@ -66,16 +66,15 @@ def retry_all_failed(
     the same command finishes the rest.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.bulk import new_operation, run_bulk
+    from docora_ops.actions.bulk import new_operation, preview, run_bulk, select_links
     from docora_ops.actions.changes import change_links
     from docora_ops.actions.lookup import choose_links
-    from docora_ops.database.links import count_by_app, select_ids
 
     docora = context.docora
     choice = options.choice(typer_context, [LinkStatus.FAILED])
     which = replace(choose_links(docora, choice), statuses=[LinkStatus.FAILED])
     change = Change.retry(which, closes_circuit=reset_circuit)
-    ids = select_ids(docora.database, which, limit)
+    ids = select_links(docora, which, limit)
     if dry_run:
         batches = change_links(docora, change, ids, dry_run=True)
         outcomes = [outcome for batch in batches for outcome in batch]
@@ -83,7 +82,7 @@ def retry_all_failed(
     if not ids:
         return progress.show_nothing(context, "Nothing to retry")
     if not yes:
-        above = [progress.by_app_table(count_by_app(docora.database, ids))]
+        above = [progress.by_app_table(preview(docora, ids).by_app)]
         progress.ask(context, progress.queues_in_words(context, len(ids)), above)
     target = options.in_words(typer_context) or "all failed links"
     operation = new_operation(docora, change.action, target, reason=reason)

@@ -106,7 +106,7 @@ def guard_streams() -> OutputFile:
 
     Returns the OutputFile of stdout.
     """
-    sys.stdin = sys.stdin or Path(os.devnull).open(encoding="utf-8")
+    sys.stdin = sys.stdin or Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - stays open
     outputs = []
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name) or open(  # noqa: SIM115 - stays open
@@ -147,7 +147,7 @@ class _Duplex(BufferedWriter):
     def readable(self) -> bool:
         return True
 
-    def readline(self, size: int | None = -1, /) -> bytes:
+    def readline(self, size: int | None = -1, /) -> bytes:  # noqa: ARG002
         answer = b""
         while not answer.endswith(b"\n") and (key := os.read(self.fileno(), 1)):
             answer += key

@@ -43,9 +43,9 @@ def verify(
     Docora's records, not newer commits or what is on the app's disk.
     """
     context = context_of(typer_context)
+    from docora_ops.actions.bulk import select_links
     from docora_ops.actions.lookup import resolve_app, resolve_link
     from docora_ops.actions.verify import verify
-    from docora_ops.database.links import select_ids
     from docora_ops.links import LinkFilter
 
     database = context.docora.database
@@ -53,7 +53,7 @@ def verify(
         ids = [resolve_link(database, app, repo).id]
     else:
         app_ids = [resolve_app(database, app).app_id] if app is not None else []
-        ids = select_ids(database, LinkFilter(app_ids=app_ids))
+        ids = select_links(context.docora, LinkFilter(app_ids=app_ids))
     with progress_bar(len(ids), "comparing") as move:
         for result in verify(context.docora, ids):
             move(result.compared, None)

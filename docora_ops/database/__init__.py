@@ -1,1 +1,1 @@
-
+"""Postgres: the connection, and SQL by noun."""

@@ -32,7 +32,7 @@ BULK_EXPIRY = 3_600  # of Docora's own hash, after the last batch
 ABANDONED_AFTER = 120  # seconds without a step
 MOST_FAILURES = 100
 _INDEX = "docora-ops:operations"
-_LAST_PASS = "docora-ops:schedule"  # the Unix time of the last pass of `schedule`
+_LAST_PASS = "docora-ops:schedule"  # noqa: S105 - the Unix time of the last pass of `schedule`
 _PASS_EXPIRY = 7 * 86_400
 
 

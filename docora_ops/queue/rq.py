@@ -23,7 +23,7 @@ from rq.registry import (
     StartedJobRegistry,
 )
 from rq.suspension import WORKERS_SUSPENDED
-from rq.utils import now, utcformat, utcparse
+from rq.utils import now, utcformat, utcparse  # noqa: TID251 - as other producers do
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
 from docora_ops.links import QUEUE_NAME, Backend, JobState, Link
@@ -117,8 +117,8 @@ class RqQueue(LinkQueue):
     def _fields(self) -> list[str]:
         """Returns the fields that all jobs share, names and values alternating.
 
-        They are those of one job that RQ builds: building each job would be slow. RQ reads a missing
-        field as an empty one.
+        They are those of one job that RQ builds: building each job would be slow. RQ reads a
+        missing field as an empty one.
         """
         delays = self.settings.retry_delays
         job = Queue(QUEUE_NAME, connection=self.client).create_job(

@@ -220,10 +220,10 @@ class Docora(Rows):
             " WHERE status = 'pending_snapshot'"
         )
         live = set(self.waiting())
-        live |= {id_.decode() for id_ in self.redis.lrange(INTERMEDIATE, 0, -1)}
+        live |= set(map(_text, self.redis.lrange(INTERMEDIATE, 0, -1)))
         for key in (_DELAYED, f"rq:deferred:{QUEUE}"):
-            live |= {id_.decode() for id_ in self.redis.zrange(key, 0, -1)}
-        live |= {member.decode().split(":")[0] for member in self.redis.zrange(WIP, 0, -1)}
+            live |= set(map(_text, self.redis.zrange(key, 0, -1)))
+        live |= {_text(member).split(":")[0] for member in self.redis.zrange(WIP, 0, -1)}
         ids = [row["job_id"] for row in rows]
         return [id_ for id_ in ids if id_ not in live or not self.job_hash(id_)]
 
@@ -280,6 +280,10 @@ class Docora(Rows):
     def run_together(self, *commands: Sequence[str], env: Env = None) -> list[Result]:
         with ThreadPoolExecutor(len(commands)) as threads:
             return list(threads.map(lambda arguments: self.run(*arguments, env=env), commands))
+
+
+def _text(reply: Any) -> str:
+    return str(reply.decode())
 
 
 def finish(

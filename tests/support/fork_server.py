@@ -203,7 +203,7 @@ def _be_command(
         code = main()
     except SystemExit as end:
         code = end.code or 0  # None is success
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - as the interpreter does at the end of a process
         sys.excepthook(*sys.exc_info())
     finally:
         atexit._run_exitfuncs()
