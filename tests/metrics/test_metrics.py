@@ -61,8 +61,11 @@ def test_each_number_is_counted_where_it_stands(full: Docora) -> None:
         "docora_links_overdue": {"": 1},
         "docora_circuits_open": {"": 1},
         "docora_queue_jobs": {
-            **{"waiting": 1, "active": 1, "delayed": 1},
-            **{"completed": 1, "failed": 1},
+            "waiting": 1,
+            "active": 1,
+            "delayed": 1,
+            "completed": 1,
+            "failed": 1,
         },
         "docora_workers": {"busy": 1, "idle": 1},
         "docora_workers_suspended": {"": 0},
@@ -92,11 +95,10 @@ def test_a_server_that_is_away_has_no_numbers(
     assert "s3cr3t" not in result.stdout + result.stderr
 
 
-def test_the_dashboard_and_the_alert_rules_ask_for_metrics_that_exist(full: Docora) -> None:
+def test_the_dashboard_asks_for_metrics_that_exist(full: Docora) -> None:
     found = numbers(full.run("metrics", "--by-app").ended(0))
     asked = [target["expr"] for panel in PANELS for target in panel["targets"]]
-    asked.append((HELP / "metrics.md").read_text(encoding="utf-8"))
     names = {name for text in asked for name in re.findall(r"\bdocora_[a-z_]+", text)}
+    assert names
     assert names - found.keys() == set()
-    assert found.keys() - names == set()
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)
