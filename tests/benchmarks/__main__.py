@@ -1,4 +1,4 @@
-"""`make bench`: measures bulk retries, schedules, the start, holds, `verify` and workers.
+"""`make bench`: measures bulk retries, schedules, the start, and workers.
 
 Compare the ratios: they compare processes that ran one after the other on the same machine.
 """
@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from docora_ops.demo import servers
-from tests.benchmarks import capacity, drain, holds, proof, world
+from tests.benchmarks import drain, world
 from tests.benchmarks.ways import WAYS, Results, measure, show
 
 BIN = Path(sys.executable).parent
-CHOICES = ("throughput", "start", "holds", "verify", "drain", "capacity")
+CHOICES = ("throughput", "start", "drain")
 # Link by link takes minutes, and its time per link does not depend on the number of links.
 LINK_BY_LINK_SAMPLE = 2_000
 
@@ -80,7 +80,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=CHOICES)
     options = parser.parse_args()
-    held = []
     with (
         tempfile.TemporaryDirectory() as folder,
         servers.postgres(Path(folder)) as database_url,
@@ -96,15 +95,8 @@ def main() -> None:
             cold_start(options.rounds * 5)
         if options.only in {None, "throughput"}:
             throughput(options.links or [10_000, 100_000], options.rounds)
-        if options.only in {None, "holds"}:
-            held = [holds.compare(each, options.rounds) for each in options.links or [1_000_000]]
-        if options.only in {None, "verify"}:
-            proof.compare(options.links or [1_000, 10_000], options.rounds)
         if options.only in {None, "drain"}:
             drain.compare(Path(folder), options.rounds)
-        if options.only == "capacity":
-            capacity.compare(Path(folder), options.links or [1_000, 10_000, 100_000, 1_000_000])
-    sys.exit(any(held))
 
 
 if __name__ == "__main__":

@@ -1,29 +1,25 @@
 """The ways to queue many links: `ways NAME LINKS`, with the servers of the environment."""
 
 import json
-import pickle
 import statistics
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from rq import Queue, Retry
-from rq.utils import now, utcformat
 
-from docora_ops import actions
-from docora_ops.actions import Docora
-from docora_ops.links import Payload
-from docora_ops.queue import RqQueue
+from docora_ops.actions.bulk import new_operation, run_bulk, select_links
+from docora_ops.actions.docora import Docora
+from docora_ops.actions.schedule import run_pass
+from docora_ops.links import Change, LinkFilter, LinkStatus, job_id_of
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL, load_settings
 from tests.benchmarks.world import QUEUE, connect
 
-BATCH = 500
 FUNCTION = "docora_ops.worker.snapshot"
 COLUMNS = (
     "l.app_id, a.app_name, l.repository_id, r.github_url, r.owner, r.name, a.base_url,"
@@ -31,10 +27,6 @@ COLUMNS = (
 )
 TABLES = "app_repositories l JOIN apps a USING (app_id) JOIN repositories r USING (repository_id)"
 RESET = "status = 'pending_snapshot', retry_count = 0, last_error = NULL"
-RESET_MANY = (
-    f"UPDATE app_repositories t SET {RESET} FROM {TABLES}"
-    f" WHERE t.id = l.id AND t.status = 'failed' AND t.id = ANY(%s) RETURNING {COLUMNS}"
-)
 DELAYS = [1, 2, 4, 8]
 
 
@@ -88,21 +80,18 @@ def failed_ids(connection: psycopg.Connection, limit: int) -> list[str]:
     return [row[0] for row in rows]
 
 
-def reset_batches(connection: psycopg.Connection, limit: int) -> Iterator[list[tuple[str, ...]]]:
-    """Resets failed links; each batch is committed after the caller has used its rows."""
-    ids = failed_ids(connection, limit)
-    for start in range(0, len(ids), BATCH):
-        with connection.transaction():
-            rows = connection.execute(RESET_MANY.encode(), (ids[start : start + BATCH],))
-            yield rows.fetchall()
+NAMES = (
+    *("app_id", "app_name", "repository_id", "github_url", "owner", "name", "base_url"),
+    *("github_token_encrypted", "client_auth_key_encrypted"),
+)
 
 
 def job_options(values: tuple[str, ...]) -> dict[str, Any]:
-    payload = Payload(*values)
+    payload = dict(zip(NAMES, values, strict=True))
     return {
-        "kwargs": {**dict(zip(Payload.__match_args__, values, strict=True)), "is_rescan": True},
-        "job_id": payload.job_id,
-        "description": payload.description,
+        "kwargs": {**payload, "is_rescan": True},
+        "job_id": job_id_of(payload["app_id"], payload["repository_id"]),
+        "description": payload["name"],
         "timeout": 3600,
         "result_ttl": RESULT_TTL,
         "failure_ttl": FAILURE_TTL,
@@ -127,49 +116,25 @@ def link_by_link(limit: int) -> int:
     return len(ids)
 
 
-def floor(limit: int) -> int:
-    """Resets the links and writes jobs in a pipeline, without any check.
-
-    Writes the bytes of RQ's default serializer, compressed by zlib. Our jobs are not compressed.
-    """
-    connection, client = connect()
-    queue = RqQueue(load_settings(), client)
-    queued = 0
-    for rows in reset_batches(connection, limit):
-        pipeline = client.pipeline()
-        names_and_values = iter(queue.common_fields)
-        constants: dict[Any, Any] = dict(zip(names_and_values, names_and_values, strict=True))
-        constants |= dict.fromkeys(("created_at", "enqueued_at"), utcformat(now()))
-        for row in rows:
-            payload = Payload(*row)
-            arguments = dict(zip(Payload.__match_args__, row, strict=True))
-            call = (FUNCTION, None, (), {**arguments, "is_rescan": True})
-            variable = {
-                "data": zlib.compress(pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)),
-                "description": payload.description,
-            }
-            pipeline.hset(f"rq:job:{payload.job_id}", mapping=constants | variable)
-            pipeline.rpush(f"rq:queue:{QUEUE}", payload.job_id)
-        pipeline.execute()
-        queued += len(rows)
-    return queued
-
-
 def retry(limit: int) -> int:
-    *_, step = actions.retry_all_failed(Docora(load_settings()), limit=limit)
-    assert step.result.put_to_work == step.result.total == limit, step.result.counts
+    with Docora(load_settings()) as docora:
+        failed = LinkFilter(statuses=[LinkStatus.FAILED])
+        ids = select_links(docora, failed, limit)
+        operation = new_operation(docora, "retry", "all failed links")
+        *_, batch = run_bulk(docora, Change.retry(failed), ids, operation)
+    assert batch.operation.succeeded == batch.operation.total == limit, batch.operation
     return limit
 
 
 def schedule(limit: int) -> int:
-    *_, step = actions.schedule(Docora(load_settings()))
-    assert step.result.put_to_work == step.result.total == limit, step.result.counts
+    with Docora(load_settings()) as docora:
+        *_, batch = run_pass(docora)
+    assert batch.operation.succeeded == batch.operation.total == limit, batch.operation
     return limit
 
 
 WAYS: dict[str, Callable[[int], int]] = {
     "link by link": link_by_link,
-    "floor": floor,
     "ours": retry,
     "all waiting": retry,
     "all orphaned": retry,

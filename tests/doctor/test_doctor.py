@@ -19,7 +19,7 @@ def well(docora: Docora) -> Docora:
     docora.add_worker()
     docora.add_link("synced", scanned=MINUTE)
     docora.queue_job(docora.add_link("pending_snapshot"))
-    seconds, _ = docora.redis.time()  # type: ignore[misc]
+    seconds, _ = docora.redis.time()
     docora.redis.set("docora-ops:schedule", seconds)
     return docora
 

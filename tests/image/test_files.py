@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from tests.help.documents import group
+from docora_ops.cli.app import app
 
 # What the services need of Docora's docker-compose.yml.
 DOCORAS_SERVICES = {"docora-worker", "liquibase", "redis"}
@@ -96,18 +97,6 @@ def test_the_services_run_commands_that_exist(services: dict[str, Any]) -> None:
     health, schedule = worker["healthcheck"]["test"], services["docora-ops-schedule"]
     assert health[:2] == ["CMD", "docora-ops"]
     for words in (worker["command"], health[2:], schedule["command"]):
-        command = group().commands[words[0]]
+        group: Any = typer.main.get_command(app)
+        command = group.commands[words[0]]
         command.make_context(words[0], words[1:])
-    grace = int(worker["command"][worker["command"].index("--grace") + 1])
-    assert worker["stop_grace_period"] == f"{grace + 15}s"
-
-
-def test_all_manifests_name_the_same_image(repository_root: Path) -> None:
-    files = ("docora_ops/help/recipes.md", ".github/image/docora-ops.yml")
-    texts = [(repository_root / name).read_text(encoding="utf-8") for name in files]
-    [of_kubernetes, of_compose] = [
-        re.findall(r"^ *image: (\S+)$", text, re.MULTILINE) for text in texts
-    ]
-    assert len(of_kubernetes) >= 3
-    assert set(of_kubernetes) == {"registry.example/docora-ops"}
-    assert of_compose == ["${DOCORA_OPS_IMAGE:-docora-ops}"]

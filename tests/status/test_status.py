@@ -14,7 +14,7 @@ MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 
 
 def _passed(docora: Docora) -> None:
-    seconds, _ = docora.redis.time()  # type: ignore[misc]
+    seconds, _ = docora.redis.time()
     docora.redis.set("docora-ops:schedule", seconds)
 
 
