@@ -43,9 +43,10 @@ def find_drift(docora: Docora) -> Drift:
         time.sleep(docora.settings.drift_grace)
         drop_live(docora.queue, suspects)
     ids = []
-    for batch in batches(list(suspects.values()), _BATCH):
-        results = rows.read_results(docora.database, batch)
-        ids += [id_ for id_, status, *_ in results if status in statuses]
+    with docora.database.transaction():
+        for batch in batches(list(suspects.values()), _BATCH):
+            results = rows.read_results(docora.database, batch)
+            ids += [id_ for id_, status, *_ in results if status in statuses]
     return Drift(ids, looked_at)
 
 
