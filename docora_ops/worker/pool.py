@@ -29,6 +29,8 @@ from docora_ops.worker.snapshot_job import count_abandoned
 
 _EXECUTION_TTL = 90  # seconds that an execution lives after its last heartbeat
 _WORKER_TTL = 17  # seconds; RQ waits 15 s less for a job: 2 s
+_CLEANING_LOCK = "docora-ops:cleaning"
+_LONGEST_CLEANING = 10  # seconds
 _CLEANING = 30  # seconds between two looks for the jobs of killed workers
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -96,7 +98,12 @@ class SnapshotWorker(SimpleWorker):
             self.due_jobs.release_locks()
         if moment > self.cleaned_at + _CLEANING:
             self.cleaned_at = moment
-            worker.clean_registries()
+            # A worker that was killed while it cleaned leaves RQ's own lock behind, for 15 minutes.
+            if self.connection.set(_CLEANING_LOCK, self.name, nx=True, ex=_LONGEST_CLEANING):
+                for queue in worker.queues:
+                    queue.release_maintenance_lock()
+                worker.clean_registries()
+                self.connection.delete(_CLEANING_LOCK)
             if not self.is_burst and not self.connection.hexists(self.key, "birth"):
                 raise StopRequested  # Redis was emptied: the next process registers itself
 

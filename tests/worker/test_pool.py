@@ -7,7 +7,7 @@ from threading import Event
 
 import pytest
 
-from tests.support.docora import Docora
+from tests.support.docora import WIP, Docora
 from tests.support.proxy import eventually
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
@@ -37,6 +37,7 @@ def expire(docora: Docora) -> None:
     expire_heartbeats(docora)
     for key in docora.redis.scan_iter("docora-ops:lease:*"):
         docora.redis.delete(key)
+    docora.redis.delete("docora-ops:cleaning")
 
 
 def test_a_burst_syncs_the_queued_links_and_ends(snapshots: Snapshots) -> None:
@@ -134,6 +135,17 @@ def test_a_link_whose_job_kills_its_worker_ends_as_failed_and_takes_no_other_wit
     assert state(docora, deadly) == ("failed", 2)
     assert state(docora, good) == ("synced", 0)
     docora.assert_sound()
+
+
+def test_a_worker_killed_while_it_cleaned_does_not_keep_others_from_cleaning(
+    snapshots: Snapshots,
+) -> None:
+    docora = snapshots.docora
+    link = snapshots.add_queued(FILES)[0]
+    docora.start_job(link.job_id, heartbeat=-10)
+    docora.redis.set(docora.queue.registry_cleaning_key, 1, ex=899)
+    assert snapshots.work().code == 0
+    assert WIP not in docora.registries(link.job_id)
 
 
 @pytest.mark.parametrize("still_at_work", [True, False])
