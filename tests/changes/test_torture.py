@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tests.support.docora import Docora, finish
+from tests.support.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.support.proxy import eventually
 
 QUICK = {"DOCORA_OPS_DRIFT_GRACE": "1", "RESCAN_INTERVAL_MS": "1000"}
@@ -47,4 +48,20 @@ def test_commands_killed_at_random_beside_live_workers(docora: Docora, seconds: 
     )
     assert docora.redis.get("test:twice") is None
     assert int(docora.redis.get("test:done") or 0) > 1_000
+    docora.assert_sound()
+
+
+@needs_pgbouncer
+def test_commands_behind_a_proxy_that_pools_transactions(docora: Docora) -> None:
+    docora.add_links(1_200, apps=3)
+    link = docora.links()[0]
+    with pgbouncer(docora.database_url) as url:
+        env = QUICK | {"DATABASE_URL": url}
+        docora.run("retry", *link.ids, env=env).ended(0)
+        results = docora.run_together(*[("retry-all-failed", "--yes")] * 3, env=env)
+        assert {result.code for result in results} == {0}
+        for words in (("status",), ("failed",), ("show", *link.ids), ("verify",), ("schedule",)):
+            docora.run(*words, env=env).ended(0)
+    assert docora.statuses() == {"pending_snapshot": 1_200}
+    assert len(docora.waiting()) == 1_200
     docora.assert_sound()
