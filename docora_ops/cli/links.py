@@ -12,7 +12,6 @@ from docora_ops.cli.output import Column, style_of
 from docora_ops.error_groups import with_reason_first
 from docora_ops.errors import UsageError
 from docora_ops.links import Link, LinkStatus
-from docora_ops.text import mask_url
 
 GroupBy = Annotated[
     Literal["app", "repository", "error", "status"] | None,
@@ -46,7 +45,7 @@ _GROUPS: dict[str, Sequence[Column[Any]]] = {
         Column("App", lambda group: group.name),
         Column("App id", lambda group: group.key, drop=3),
         Column("E-mail", lambda group: group.email),
-        Column("URL", lambda group: mask_url(group.base_url), drop=2, folds=True),
+        Column("URL", lambda group: group.base_url, drop=2, folds=True),
         _SCANNED,
     ),
     "repository": (
@@ -135,5 +134,4 @@ def _list(typer_context: typer.Context, statuses: Sequence[LinkStatus]) -> None:
 def _document(link: Link) -> dict[str, object]:
     """Returns the fields of a link; `timestamp` is the dashboard's name for the last good scan."""
     shown = {field.name: getattr(link, field.name) for field in fields(link) if field.repr}
-    urls = {name: mask_url(shown[name]) for name in ("github_url", "base_url")}
-    return shown | urls | {"timestamp": link.last_scanned_at}
+    return shown | {"timestamp": link.last_scanned_at}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
-from docora_ops.text import flat, inert, mask, moment
+from docora_ops.text import flat, inert, mask, mask_url, moment
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -43,7 +43,12 @@ def shown(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return inert(mask(flat(str(value))))
+    return inert(_without_secrets(flat(str(value))))
+
+
+def _without_secrets(text: str) -> str:
+    """Masks secrets, also in the query of a text that is a URL."""
+    return mask_url(text) if "://" in text and " " not in text else mask(text)
 
 
 def _piped(value: object) -> str:
@@ -220,7 +225,7 @@ def _encodable(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, str):
-        return mask(value) if ":" in value or "_" in value else str(value)
+        return _without_secrets(value)
     if isinstance(value, datetime):
         return moment(value)
     if is_dataclass(value):

@@ -10,7 +10,6 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.output import Column, Pairs, Part, Table, style_of
-from docora_ops.text import mask_url
 
 if TYPE_CHECKING:
     from docora_ops.actions.show import LinkDetails
@@ -61,8 +60,8 @@ def _screen(details: LinkDetails) -> Pairs:
     rows: list[tuple[str, object] | tuple[str, object, str | None]] = [
         ("App", f"{link.app_name} ({link.app_id})"),
         ("Repository", f"{link.repository_name} ({link.repository_id})"),
-        ("GitHub URL", mask_url(link.github_url)),
-        ("App's URL", mask_url(link.base_url)),
+        ("GitHub URL", link.github_url),
+        ("App's URL", link.base_url),
         ("Status", link.status, style_of(link.status)),
         ("Failed tries", link.retry_count or None),
         ("Error", link.error_message),

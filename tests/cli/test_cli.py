@@ -167,7 +167,7 @@ HOSTILE = "evil\x1b[31m\r\nname\u202e [bold]x[/bold] ghp_0123456789abcdefghij"
 def test_text_of_the_database_is_inert_and_secrets_are_masked(docora: Docora) -> None:
     app_id = docora.add_app(HOSTILE[:100])
     link = docora.link(app_id, docora.add_repository("octo/api"), last_error=HOSTILE)
-    url = "https://user:hush@app.example/hook"
+    url = "https://user:hush@app.example/hook?key=hush"
     docora.connection.execute("UPDATE apps SET base_url = %s", [url])
     for words in (
         ["failed"],
