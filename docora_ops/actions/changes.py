@@ -9,16 +9,19 @@ whoever is killed, and whenever, a link that was touched is never pending withou
 - a worker that takes the job before the commit waits for the lock of the row.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
+from secrets import token_hex
 
 from docora_ops.actions.docora import Docora
+from docora_ops.actions.lookup import resolve_link
 from docora_ops.database import links as rows
 from docora_ops.errors import (
     LinkError,
     NotFailedError,
     NotFoundError,
+    RedisError,
     SnapshotRunningError,
     UnqueueableError,
 )
@@ -29,12 +32,15 @@ from docora_ops.links import (
     Deliveries,
     JobState,
     Link,
+    LinkFilter,
     LinkStatus,
     Outcome,
     State,
     batches,
 )
+from docora_ops.queue import operations as record
 from docora_ops.queue.backend import Found
+from docora_ops.queue.operations import Operation, OperationState
 
 BATCH = 1000
 _SKIP_LOCKED = "FOR UPDATE OF l SKIP LOCKED"
@@ -46,6 +52,118 @@ _STATES = {
     JobState.RUNNING: State.ALREADY_RUNNING,
     JobState.UNREADABLE: State.NOT_QUEUED,
 }
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The outcomes of a batch, and where the operation stands after it."""
+
+    operation: Operation
+    outcomes: Sequence[Outcome]
+
+
+def select_links(docora: Docora, which: LinkFilter, limit: int | None = None) -> list[str]:
+    """Returns the row ids of at most `limit` links that match, round-robin across apps."""
+    return rows.select_ids(docora.database, which, limit)
+
+
+def new_operation(
+    docora: Docora,
+    action: str,
+    target: str,
+    *,
+    reason: str | None = None,
+    total: int = 0,
+    is_bulk: bool = True,
+) -> Operation:
+    """Returns an operation that is about to begin.
+
+    target: the links in words, such as `Acme Search ← octo/api`.
+    """
+    return Operation(
+        operation_id=f"{'bulk' if is_bulk else 'op'}_{token_hex(8)}",
+        action=action,
+        user=docora.user,
+        command=docora.command,
+        target=target,
+        reason=reason,
+        total=total,
+    )
+
+
+def run_single(
+    docora: Docora,
+    change: Change,
+    app: str,
+    repository: str,
+    *,
+    reason: str | None = None,
+    dry_run: bool = False,
+) -> tuple[Outcome, Operation | None]:
+    """Changes one link and records it. Returns the operation, too; None for a dry run.
+
+    app, repository: ids or names, as in `resolve_link`.
+
+    Raises as `resolve_link` and `change_link`.
+    """
+    with docora.database.transaction():
+        link = resolve_link(docora.database, app, repository)
+        outcome = change_link(docora, change, link, dry_run=dry_run)
+    if dry_run:
+        return outcome, None
+    target = link.link_name
+    operation = new_operation(docora, change.action, target, reason=reason, total=1, is_bulk=False)
+    operation = operation.after([outcome])
+    _record(docora, operation, [outcome])
+    return outcome, operation
+
+
+def run_bulk(
+    docora: Docora,
+    change: Change,
+    ids: Sequence[str],
+    operation: Operation,
+    *,
+    looked_at: datetime | None = None,
+) -> Generator[Batch]:
+    """Changes links and yields after each batch; the first one has no outcomes.
+
+    Stops when somebody cancels the operation, and records it as cancelled if the caller closes the
+    generator. An operation that can't be recorded goes on, with a notice.
+
+    looked_at: as in `LinkQueue.push`.
+
+    Raises PostgresError, RedisError, WrongPairError.
+    """
+    docora.require_pair()
+    operation = replace(operation, total=len(ids))
+    _record(docora, operation)
+    yield Batch(operation, [])
+    try:
+        for outcomes in change_links(docora, change, ids, looked_at=looked_at):
+            operation = operation.after(outcomes)
+            is_cancelled = _record(docora, operation, outcomes)
+            if is_cancelled and operation.state is OperationState.RUNNING:
+                operation = operation.stopped()
+                _record(docora, operation)
+            yield Batch(operation, outcomes)
+            if operation.state is not OperationState.RUNNING:
+                break
+    finally:  # an error, a signal, or the caller has closed the generator
+        if operation.state is OperationState.RUNNING:
+            _record(docora, operation.stopped())
+
+
+def _record(docora: Docora, operation: Operation, outcomes: Sequence[Outcome] = ()) -> bool:
+    """Records an operation, which goes on if that fails. Tells whether somebody cancelled it."""
+    awaited = [outcome.id for outcome in outcomes if outcome.state.is_awaited]
+    try:
+        return record.save(docora.redis, operation, awaited)
+    except RedisError as error:
+        notice = f"The operation is not recorded: {error.message}."
+        if notice not in docora.notices:
+            docora.notices.append(notice)
+        return False
 
 
 def change_link(docora: Docora, change: Change, link: Link, *, dry_run: bool = False) -> Outcome:

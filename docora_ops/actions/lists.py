@@ -7,8 +7,8 @@ from enum import StrEnum
 from typing import Generic, TypeVar
 
 from docora_ops.actions.docora import Docora
+from docora_ops.database import links as rows
 from docora_ops.database import lists as sql
-from docora_ops.database.links import count
 from docora_ops.error_groups import ErrorGroup, group_errors
 from docora_ops.links import Link, LinkFilter
 
@@ -60,9 +60,22 @@ class Group:
 def list_links(docora: Docora, which: LinkFilter, limit: int, page: int) -> Page[Link]:
     """Returns a page of links. Raises PostgresError."""
     with docora.database.transaction():
-        total = count(docora.database, which)
-        rows = sql.read_page(docora.database, which, limit, page)
-    return Page(rows, page, limit, total)
+        total = rows.count(docora.database, which)
+        links = sql.read_page(docora.database, which, limit, page)
+    return Page(links, page, limit, total)
+
+
+def count_by_app(docora: Docora, ids: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Returns app id, app name and number of links of each app, the largest number first.
+
+    ids: row ids of links. Raises PostgresError.
+    """
+    return rows.count_by_app(docora.database, ids)
+
+
+def count_deliveries(docora: Docora, ids: Sequence[str]) -> int:
+    """Counts the delivery records of the links with these row ids. Raises PostgresError."""
+    return rows.count_deliveries(docora.database, ids)
 
 
 def group_links(

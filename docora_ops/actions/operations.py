@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from dataclasses import replace
 
-from docora_ops.actions.bulk import new_operation
+from docora_ops.actions.changes import new_operation
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.waiting import Wait, wait_for
 from docora_ops.errors import AmbiguousError, NotFoundError, OperationFinishedError
@@ -57,11 +57,8 @@ def cancel(docora: Docora, operation_id: str | None, reason: str | None = None) 
             hint="docora-ops operations lists what is running",
         )
     record.cancel(docora.redis, operation, docora.user)
-    entry = new_operation(
-        docora, "cancel", operation.operation_id, reason=reason, total=1, is_bulk=False
-    )
-    entry = replace(entry, completed=1, succeeded=1, state=OperationState.DONE)
-    record.end(docora.redis, record.begin(docora.redis, entry))
+    entry = new_operation(docora, "cancel", operation.operation_id, reason=reason, is_bulk=False)
+    record.save(docora.redis, entry.after([]))
     return replace(operation, cancelled=True, cancelled_by=docora.user)
 
 

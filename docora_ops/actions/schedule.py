@@ -3,8 +3,13 @@
 import time
 from collections.abc import Generator
 
-from docora_ops.actions.bulk import Batch, new_operation, run_bulk, run_single
-from docora_ops.actions.changes import change_links
+from docora_ops.actions.changes import (
+    Batch,
+    change_links,
+    new_operation,
+    run_bulk,
+    run_single,
+)
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.drift import drop_live, find_drift
 from docora_ops.database import links as rows
@@ -78,4 +83,5 @@ def repair_link(
     [found] = docora.queue.look([link.job_id])
     if not found.state.is_live:
         time.sleep(docora.settings.drift_grace)
-    return run_single(docora, Change.repair(), link, reason=reason, dry_run=dry_run)
+    change, ids = Change.repair(), (link.app_id, link.repository_id)
+    return run_single(docora, change, *ids, reason=reason, dry_run=dry_run)

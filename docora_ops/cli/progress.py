@@ -32,7 +32,7 @@ from docora_ops.links import Link, Outcome, State
 from docora_ops.text import amount, duration
 
 if TYPE_CHECKING:
-    from docora_ops.actions.bulk import Batch
+    from docora_ops.actions.changes import Batch
     from docora_ops.actions.waiting import Wait
     from docora_ops.queue.operations import Operation
 
@@ -190,6 +190,7 @@ def run_bulk(
                             awaited.append(outcome.id)
                     move(operation.completed, None)
                     if is_interrupted() and operation.completed < operation.total:
+                        operation = operation.stopped()
                         break
         except ServerError as error:
             if operation is not None:
@@ -314,14 +315,16 @@ def _counts(states: Mapping[str, int]) -> Part:
     return Pairs([(words(name), count, style_of(name)) for name, count in states.items()])
 
 
-def by_app_table(counts: Sequence[tuple[str, str, int]]) -> Table[tuple[str, str, int]]:
+def by_app(context: Context, ids: Sequence[str]) -> Table[tuple[str, str, int]]:
     """Returns the number of links of each app, to be shown above a question."""
+    from docora_ops.actions.lists import count_by_app
+
     columns = (
         Column[tuple[str, str, int]]("App", lambda row: row[1]),
         Column[tuple[str, str, int]]("App id", lambda row: row[0], drop=1),
         Column[tuple[str, str, int]]("Links", lambda row: row[2], is_number=True),
     )
-    return Table(columns, counts, _SHOWN)
+    return Table(columns, count_by_app(context.docora, ids), _SHOWN)
 
 
 def queues_in_words(context: Context, count: int, link: Link | None = None) -> str:

@@ -29,8 +29,7 @@ def repair(
     context = context_of(typer_context)
     if app is not None and repo is None:
         raise UsageError("repair takes APP and REPO, or neither", hint="name the repository, too")
-    from docora_ops.actions.bulk import new_operation, run_bulk
-    from docora_ops.actions.changes import change_links
+    from docora_ops.actions.changes import change_links, new_operation, run_bulk
     from docora_ops.actions.drift import find_drift
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.actions.schedule import repair_link

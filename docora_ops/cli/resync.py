@@ -53,25 +53,26 @@ def resync(
         )
     if repo is not None and limit is not None:
         raise UsageError("--limit needs --all", hint="leave out --limit")
-    from docora_ops.actions.bulk import run_single
+    from docora_ops.actions.changes import run_single
     from docora_ops.actions.lookup import resolve_link
 
     if repo is None:
         return _resync_all(typer_context, context, app)
-    docora = context.docora
-    link = resolve_link(docora.database, app, repo)
     if not (yes or dry_run):
+        link = resolve_link(context.docora.database, app, repo)
+        app, repo = link.app_id, link.repository_id
         _ask(context, [link.id], update=update)
     change = Change.resync(LinkFilter(), update=update, closes_circuit=reset_circuit)
-    outcome, operation = run_single(docora, change, link, reason=reason, dry_run=dry_run)
+    outcome, operation = run_single(
+        context.docora, change, app, repo, reason=reason, dry_run=dry_run
+    )
     return progress.show_single(
         context, "Re-sync queued", outcome, operation, wait=wait, timeout=timeout
     )
 
 
 def _resync_all(typer_context: typer.Context, context: Context, app_text: str) -> ExitCode:
-    from docora_ops.actions.bulk import new_operation, run_bulk, select_links
-    from docora_ops.actions.changes import change_links
+    from docora_ops.actions.changes import change_links, new_operation, run_bulk, select_links
     from docora_ops.actions.lookup import resolve_app
 
     chosen, docora = typer_context.params, context.docora
@@ -100,11 +101,10 @@ def _resync_all(typer_context: typer.Context, context: Context, app_text: str) -
 
 
 def _ask(context: Context, ids: list[str], *, update: bool, needs_yes: bool = False) -> None:
-    from docora_ops.actions.bulk import preview
+    from docora_ops.actions.lists import count_deliveries
 
-    before = preview(context.docora, ids)
-    above: list[Part] = [progress.by_app_table(before.by_app)]
+    above: list[Part] = [progress.by_app(context, ids)]
     above += [] if update else [_KEPT]
-    files = amount(before.deliveries, "delivered file")
+    files = amount(count_deliveries(context.docora, ids), "delivered file")
     question = f"send {files} again, {progress.queues_in_words(context, len(ids))}"
     progress.ask(context, question, above, needs_yes=needs_yes)

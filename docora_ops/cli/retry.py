@@ -29,14 +29,13 @@ def retry(
     its repository is open.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.bulk import run_single
-    from docora_ops.actions.lookup import resolve_link
+    from docora_ops.actions.changes import run_single
     from docora_ops.links import LinkFilter
 
-    docora = context.docora
-    link = resolve_link(docora.database, app, repo)
     change = Change.retry(LinkFilter(), closes_circuit=reset_circuit)
-    outcome, operation = run_single(docora, change, link, reason=reason, dry_run=dry_run)
+    outcome, operation = run_single(
+        context.docora, change, app, repo, reason=reason, dry_run=dry_run
+    )
     return progress.show_single(
         context, "Retry queued", outcome, operation, wait=wait, timeout=timeout
     )
@@ -66,8 +65,7 @@ def retry_all_failed(
     the same command finishes the rest.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.bulk import new_operation, preview, run_bulk, select_links
-    from docora_ops.actions.changes import change_links
+    from docora_ops.actions.changes import change_links, new_operation, run_bulk, select_links
     from docora_ops.actions.lookup import choose_links
 
     docora = context.docora
@@ -82,7 +80,7 @@ def retry_all_failed(
     if not ids:
         return progress.show_nothing(context, "Nothing to retry")
     if not yes:
-        above = [progress.by_app_table(preview(docora, ids).by_app)]
+        above = [progress.by_app(context, ids)]
         progress.ask(context, progress.queues_in_words(context, len(ids)), above)
     target = options.in_words(typer_context) or "all failed links"
     operation = new_operation(docora, change.action, target, reason=reason)

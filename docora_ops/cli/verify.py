@@ -43,7 +43,7 @@ def verify(
     Docora's records, not newer commits or what is on the app's disk.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.bulk import select_links
+    from docora_ops.actions.changes import select_links
     from docora_ops.actions.lookup import resolve_app, resolve_link
     from docora_ops.actions.verify import verify
     from docora_ops.links import LinkFilter

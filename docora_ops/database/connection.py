@@ -102,7 +102,7 @@ class Database:
             idle=IDLE_TIMEOUT,
         ).encode()
         self._connection: _Connection | None = None
-        self._in_transaction = False
+        self._cursor: psycopg.Cursor[TupleRow] | None = None  # of the open transaction
 
     def close(self) -> None:
         """Closes the connection, which rolls back an open transaction. The next use reconnects."""
@@ -116,68 +116,35 @@ class Database:
         connection.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Commits at the end of the block, or rolls back on an exception.
+    def transaction(self) -> Iterator[psycopg.Cursor[TupleRow]]:
+        """Yields a cursor. Commits at the end of the block, or rolls back on an exception.
 
         Within another transaction, belongs to it.
         """
-        if self._in_transaction:
-            yield
-            return
-        with self._connected() as connection:
-            self._in_transaction = True
+        try:
+            if self._cursor is not None:
+                yield self._cursor
+                return
+            if self._connection is None or self._connection.closed:
+                # A prepared statement may be unknown in the next session of a pooling proxy.
+                self._connection = _Connection.connect(
+                    **self._parameters, autocommit=True, prepare_threshold=None
+                )
+                self._connection.reply_timeout = self._reply_timeout
+            self._cursor = cursor = self._connection.cursor()
             try:
-                connection.execute(self._begin)
-                yield
+                cursor.execute(self._begin)
+                yield cursor
             except BaseException:
                 try:
-                    connection.execute(b"ROLLBACK")
-                except psycopg.Error:  # it is lost or busy
+                    cursor.execute(b"ROLLBACK")
+                except psycopg.Error:  # the connection is lost or busy
                     self.close()
                 raise
             else:
-                connection.execute(b"COMMIT")
+                cursor.execute(b"COMMIT")
             finally:
-                self._in_transaction = False
-
-    def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
-        """Runs one statement and returns its rows."""
-        with self._cursor() as cursor:
-            return cursor.execute(sql.encode(), parameters or {}).fetchall()
-
-    def execute(self, sql: str, parameters: Parameters | None = None) -> int:
-        """Runs one statement and returns the number of affected rows."""
-        with self._cursor() as cursor:
-            return cursor.execute(sql.encode(), parameters or {}).rowcount
-
-    def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
-        """Runs one statement and yields its rows. Read all rows before the next statement."""
-        with self._cursor() as cursor:
-            yield from cursor.stream(sql.encode(), parameters or {}, size=_ROWS_AT_ONCE)
-
-    def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """Runs `COPY … FROM STDIN` with these rows."""
-        with self._cursor() as cursor, cursor.copy(sql.encode()) as copy:
-            for row in rows:
-                copy.write_row(row)
-
-    @contextmanager
-    def _cursor(self) -> Iterator[psycopg.Cursor[TupleRow]]:
-        with self.transaction(), self._connected() as connection, connection.cursor() as cursor:
-            yield cursor
-
-    @contextmanager
-    def _connected(self) -> Iterator[_Connection]:
-        """Yields the connection. Raises PostgresError for errors of the driver."""
-        try:
-            if self._connection is None or self._connection.closed:
-                # A prepared statement may be unknown in the next session of a pooling proxy.
-                connection = _Connection.connect(
-                    **self._parameters, autocommit=True, prepare_threshold=None
-                )
-                connection.reply_timeout = self._reply_timeout
-                self._connection = connection
-            yield self._connection
+                self._cursor = None
         except psycopg.Error as error:
             raise self._explain(error) from error
         except UnicodeError as error:
@@ -185,6 +152,27 @@ class Database:
                 f"a value can't be sent to Postgres database {self.server}: {error}",
                 hint="check the arguments for stray bytes, and the host in DATABASE_URL",
             ) from error
+
+    def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
+        """Runs one statement and returns its rows."""
+        with self.transaction() as cursor:
+            return cursor.execute(sql.encode(), parameters or {}).fetchall()
+
+    def execute(self, sql: str, parameters: Parameters | None = None) -> int:
+        """Runs one statement and returns the number of affected rows."""
+        with self.transaction() as cursor:
+            return cursor.execute(sql.encode(), parameters or {}).rowcount
+
+    def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
+        """Runs one statement and yields its rows. Read all rows before the next statement."""
+        with self.transaction() as cursor:
+            yield from cursor.stream(sql.encode(), parameters or {}, size=_ROWS_AT_ONCE)
+
+    def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Runs `COPY … FROM STDIN` with these rows."""
+        with self.transaction() as cursor, cursor.copy(sql.encode()) as copy:
+            for row in rows:
+                copy.write_row(row)
 
     def _explain(self, error: psycopg.Error) -> PostgresError:
         """Translates an error of the driver to one of ours, with a hint and without secrets."""

@@ -6,17 +6,16 @@ and cancels them by. All functions raise RedisError.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from secrets import token_hex
-from typing import Any
+from typing import Any, Self
 
 from redis import Redis
-from redis.client import Pipeline
 
-from docora_ops.links import Link
+from docora_ops.links import Outcome, State
 from docora_ops.queue.connection import (
     moment_of,
     number_of,
@@ -29,11 +28,18 @@ from docora_ops.queue.connection import (
 EXPIRY = 30 * 86_400  # seconds
 LINKS_EXPIRY = 7 * 86_400
 BULK_EXPIRY = 3_600  # of Docora's own hash, after the last batch
-ABANDONED_AFTER = 120  # seconds without a step
+ABANDONED_AFTER = 120  # seconds without progress
 MOST_FAILURES = 100
 _INDEX = "docora-ops:operations"
+_KEY = "docora-ops:operation:{}"
+_LINKS_KEY = "docora-ops:operation:{}:links"
+_BULK_KEY = "docora:bulk:{}"
 _LAST_PASS = "docora-ops:schedule"  # noqa: S105 - the Unix time of the last pass of `schedule`
 _PASS_EXPIRY = 7 * 86_400
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)  # noqa: TID251 - when this host did what
 
 
 class OperationState(StrEnum):
@@ -57,13 +63,6 @@ class Failure:
     app_name: str | None = None
     repository_name: str | None = None
 
-    @classmethod
-    def of(cls, link: Link | None, error_message: str) -> "Failure":
-        """Returns the failure of a link."""
-        if link is None:
-            return cls("", error_message)
-        return cls(link.job_id, error_message, link.app_name, link.repository_name)
-
 
 @dataclass(frozen=True)
 class Operation:
@@ -84,7 +83,7 @@ class Operation:
     target: str
     reason: str | None = None
     state: OperationState = OperationState.RUNNING
-    started_at: datetime | None = None
+    started_at: datetime | None = field(default_factory=_now)
     ended_at: datetime | None = None
     total: int = 0
     completed: int = 0
@@ -100,90 +99,86 @@ class Operation:
         """Tells whether Docora's dashboard shows the operation."""
         return self.operation_id.startswith("bulk_")
 
+    def after(self, outcomes: Sequence[Outcome]) -> Self:
+        """Returns the operation with further outcomes counted. After the last one, it is done."""
+        failures = [
+            Failure(link.job_id, outcome.detail, link.app_name, link.repository_name)
+            if (link := outcome.link)
+            else Failure("", outcome.detail)
+            for outcome in outcomes
+            if outcome.state is State.NOT_QUEUED
+        ]
+        completed = self.completed + len(outcomes)
+        is_done = completed >= self.total
+        return replace(
+            self,
+            state=OperationState.DONE if is_done else self.state,
+            ended_at=_now() if is_done else None,
+            completed=completed,
+            succeeded=self.succeeded + len(outcomes) - len(failures),
+            failed=self.failed + len(failures),
+            states=Counter(self.states) + Counter(outcome.state.value for outcome in outcomes),
+            failures=[*self.failures, *failures][:MOST_FAILURES],
+        )
 
-def new_id(*, is_bulk: bool) -> str:
-    """Returns a new id: `bulk_` or `op_`, and 16 hex digits."""
-    return f"{'bulk' if is_bulk else 'op'}_{token_hex(8)}"
-
-
-def begin(client: Redis, operation: Operation) -> Operation:
-    """Records the start of an operation. Returns it with its time by the clock of Redis."""
-    with redis_errors(client):
-        now = server_time(client)
-        pipeline = client.pipeline()
-        pipeline.zadd(_INDEX, {operation.operation_id: now})
-        pipeline.zremrangebyscore(_INDEX, 0, now - EXPIRY)
-        pipeline.expire(_INDEX, EXPIRY)
-        _write(pipeline, replace(operation, started_at=moment_of(now)), now)
-        pipeline.execute()
-    return replace(operation, started_at=moment_of(now))
-
-
-def step(client: Redis, operation: Operation, ids: Sequence[str]) -> bool:
-    """Records the progress and the row ids of further links. Tells whether somebody cancelled."""
-    with redis_errors(client):
-        now = server_time(client)
-        pipeline = client.pipeline()
-        _write(pipeline, operation, now)
-        if ids:
-            pipeline.rpush(_links_key(operation.operation_id), *ids)
-            pipeline.expire(_links_key(operation.operation_id), LINKS_EXPIRY)
-        pipeline.hget(_bulk_key(operation.operation_id), "cancelled")
-        return bool(pipeline.execute()[-1] == b"true")
+    def stopped(self) -> Self:
+        """Returns the operation as it ends before its last link."""
+        state = OperationState.CANCELLED
+        return replace(self, cancelled=True, state=state, ended_at=_now())
 
 
-def end(client: Redis, operation: Operation) -> Operation:
-    """Records the end of an operation. Returns it with its time."""
-    with redis_errors(client):
-        now = server_time(client)
-        ended = replace(operation, ended_at=moment_of(now))
-        pipeline = client.pipeline()
-        _write(pipeline, ended, now)
-        pipeline.execute()
-    return ended
+def save(client: Redis, operation: Operation, ids: Sequence[str] = ()) -> bool:
+    """Records an operation as it stands. Tells whether somebody has cancelled it.
 
-
-def _write(pipeline: Pipeline, operation: Operation, now: float) -> None:
-    failures = [vars(failure) for failure in operation.failures[:MOST_FAILURES]]
-    values: dict[Any, Any] = {
+    ids: the row ids of further links, for `--follow`.
+    """
+    id_, ended_at = operation.operation_id, operation.ended_at
+    started_at = operation.started_at or _now()
+    counts: dict[Any, Any] = {
+        "total": operation.total,
+        "completed": operation.completed,
+        "succeeded": operation.succeeded,
+        "failed": operation.failed,
+    }
+    if operation.cancelled:
+        counts["cancelled"] = "true"
+    values = counts | {
         "action": operation.action,
         "user": operation.user,
         "command": operation.command,
         "target": operation.target,
         "reason": operation.reason or "",
-        "started_at": operation.started_at.timestamp() if operation.started_at else "",
-        "ended_at": operation.ended_at.timestamp() if operation.ended_at else "",
-        "stepped_at": now,
-        "total": operation.total,
-        "completed": operation.completed,
-        "succeeded": operation.succeeded,
-        "failed": operation.failed,
-        "states": json.dumps(dict(operation.states)),
-        "failures": json.dumps(failures),
+        "started_at": started_at.isoformat(),
+        "ended_at": ended_at.isoformat() if ended_at else "",
+        "states": json.dumps(operation.states),
+        "failures": json.dumps([vars(failure) for failure in operation.failures]),
     }
-    if operation.cancelled:
-        values["cancelled"] = "true"
-    key = _key(operation.operation_id)
-    pipeline.hset(key, mapping=values)
-    pipeline.expire(key, EXPIRY)
-    if operation.is_bulk:
-        shared = ("total", "completed", "succeeded", "failed")
-        bulk: dict[Any, Any] = {name: values[name] for name in shared}
-        if operation.cancelled:
-            bulk["cancelled"] = "true"
-        pipeline.hset(_bulk_key(operation.operation_id), mapping=bulk)
-        pipeline.hsetnx(_bulk_key(operation.operation_id), "cancelled", "false")
-        pipeline.expire(_bulk_key(operation.operation_id), BULK_EXPIRY)
+    with redis_errors(client):
+        pipeline = client.pipeline()
+        pipeline.hset(_KEY.format(id_), mapping=values)
+        pipeline.expire(_KEY.format(id_), EXPIRY)
+        pipeline.zadd(_INDEX, {id_: started_at.timestamp()})
+        pipeline.zremrangebyscore(_INDEX, 0, started_at.timestamp() - EXPIRY)
+        pipeline.expire(_INDEX, EXPIRY)
+        if ids:
+            pipeline.rpush(_LINKS_KEY.format(id_), *ids)
+            pipeline.expire(_LINKS_KEY.format(id_), LINKS_EXPIRY)
+        if operation.is_bulk:
+            pipeline.hset(_BULK_KEY.format(id_), mapping=counts)
+            pipeline.hsetnx(_BULK_KEY.format(id_), "cancelled", "false")
+            pipeline.expire(_BULK_KEY.format(id_), BULK_EXPIRY)
+        pipeline.hget(_BULK_KEY.format(id_), "cancelled")
+        return bool(pipeline.execute()[-1] == b"true")
 
 
 def cancel(client: Redis, operation: Operation, user: str) -> None:
     """Asks the runner of a bulk operation to stop: it looks after each batch."""
     with redis_errors(client):
         pipeline = client.pipeline()
-        pipeline.hset(_bulk_key(operation.operation_id), "cancelled", "true")
-        pipeline.expire(_bulk_key(operation.operation_id), BULK_EXPIRY)
-        pipeline.hset(_key(operation.operation_id), "cancelled_by", user)
-        pipeline.expire(_key(operation.operation_id), EXPIRY)
+        pipeline.hset(_BULK_KEY.format(operation.operation_id), "cancelled", "true")
+        pipeline.expire(_BULK_KEY.format(operation.operation_id), BULK_EXPIRY)
+        pipeline.hset(_KEY.format(operation.operation_id), "cancelled_by", user)
+        pipeline.expire(_KEY.format(operation.operation_id), EXPIRY)
         pipeline.execute()
 
 
@@ -206,7 +201,7 @@ def read_recent(client: Redis, limit: int) -> list[Operation]:
 def read_links(client: Redis, operation_id: str) -> list[str]:
     """Returns the row ids of the links of an operation that are recorded so far."""
     with redis_errors(client):
-        ids = client.lrange(_links_key(operation_id), 0, -1)
+        ids = client.lrange(_LINKS_KEY.format(operation_id), 0, -1)
     return [text_of(id_) for id_ in ids]
 
 
@@ -223,44 +218,37 @@ def last_pass(client: Redis) -> datetime | None:
 
 
 def _read(client: Redis, ids: Sequence[str]) -> list[Operation]:
-    if not ids:
-        return []
     with redis_errors(client):
         pipeline = client.pipeline(transaction=False)
         for id_ in ids:
-            pipeline.hgetall(_key(id_))
-            pipeline.hgetall(_bulk_key(id_))
-        answers = replies(pipeline)
-        now = server_time(client)
-    known = zip(ids, answers[::2], answers[1::2], strict=True)
-    operations = (_operation_of(id_, record or {}, bulk or {}, now) for id_, record, bulk in known)
+            pipeline.hgetall(_KEY.format(id_))
+            pipeline.hgetall(_BULK_KEY.format(id_))
+            pipeline.ttl(_KEY.format(id_))
+        answers = iter(replies(pipeline))
+    operations = []
+    for id_ in ids:
+        record, bulk, ttl = next(answers) or {}, next(answers) or {}, next(answers)
+        operations.append(_operation_of(id_, {**record, **bulk}, EXPIRY - ttl if record else 0))
     return [operation for operation in operations if operation]
 
 
-def _operation_of(
-    id_: str, record: Mapping[bytes, bytes], bulk: Mapping[bytes, bytes], now: float
-) -> Operation | None:
-    values = {text_of(name): text_of(value) for name, value in {**record, **bulk}.items()}
+def _operation_of(id_: str, fields: Mapping[bytes, bytes], idle: float) -> Operation | None:
+    """Returns the operation that Redis holds. `idle`: seconds since it was last recorded."""
+    values = {text_of(name): text_of(value) for name, value in fields.items()}
     if "total" not in values:  # unknown, or a cancellation by the dashboard of an expired one
         return None
-
-    def number(name: str) -> int:
-        return number_of(values.get(name, "").encode()) or 0
-
-    def moment(name: str) -> float | None:
-        try:
-            return float(values[name])
-        except (KeyError, ValueError):
-            return None
-
+    counts = {
+        name: number_of(values.get(name, "").encode()) or 0
+        for name in ("total", "completed", "succeeded", "failed")
+    }
+    started_at, ended_at = values.get("started_at"), values.get("ended_at")
     is_cancelled = values.get("cancelled") == "true"
-    ended_at, stepped_at = moment("ended_at"), moment("stepped_at")
     state = OperationState.RUNNING
-    if number("completed") >= number("total"):
+    if counts["completed"] >= counts["total"]:
         state = OperationState.DONE
     elif is_cancelled:
         state = OperationState.CANCELLED
-    elif ended_at or (stepped_at and now - stepped_at > ABANDONED_AFTER):
+    elif idle > ABANDONED_AFTER:
         state = OperationState.ABANDONED
     return Operation(
         operation_id=id_,
@@ -270,30 +258,11 @@ def _operation_of(
         target=values.get("target", ""),
         reason=values.get("reason") or None,
         state=state,
-        started_at=moment_of(moment("started_at")),
-        ended_at=moment_of(ended_at),
-        total=number("total"),
-        completed=number("completed"),
-        succeeded=number("succeeded"),
-        failed=number("failed"),
+        started_at=datetime.fromisoformat(started_at) if started_at else None,
+        ended_at=datetime.fromisoformat(ended_at) if ended_at else None,
         cancelled=is_cancelled,
         cancelled_by=values.get("cancelled_by") or None,
-        states=_json(values.get("states"), {}),
-        failures=[Failure(**failure) for failure in _json(values.get("failures"), [])],
+        states=json.loads(values.get("states") or "{}"),
+        failures=[Failure(**failure) for failure in json.loads(values.get("failures") or "[]")],
+        **counts,
     )
-
-
-def _json(text: str | None, default: Any) -> Any:
-    return json.loads(text) if text else default
-
-
-def _key(operation_id: str) -> str:
-    return f"docora-ops:operation:{operation_id}"
-
-
-def _links_key(operation_id: str) -> str:
-    return f"docora-ops:operation:{operation_id}:links"
-
-
-def _bulk_key(operation_id: str) -> str:
-    return f"docora:bulk:{operation_id}"

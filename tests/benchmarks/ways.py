@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from rq import Queue, Retry
 
-from docora_ops.actions.bulk import new_operation, run_bulk, select_links
+from docora_ops.actions.changes import new_operation, run_bulk, select_links
 from docora_ops.actions.docora import Docora
 from docora_ops.actions.schedule import run_pass
 from docora_ops.links import Change, LinkFilter, LinkStatus, job_id_of
