@@ -8,8 +8,6 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Self, TypeVar
 
-from docora_ops.text import inert
-
 Item = TypeVar("Item")
 QUEUE_NAME = "snapshot-queue"
 _JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")  # RQ allows no other characters
@@ -166,11 +164,6 @@ class Link:
     def link_name(self) -> str:
         """Returns `App ← owner/name`."""
         return f"{self.app_name} ← {self.repository_name}"
-
-    @property
-    def description(self) -> str:
-        """Returns the job's description for RQ's screens and log, as inert text."""
-        return f"{inert(self.repository_name)} → {inert(self.app_name)}"
 
     @property
     def words(self) -> str:

@@ -299,14 +299,13 @@ def _push(
     }
     to_push = [link for link in valid if link.id not in given_up and not dry_run]
     to_look = [link for link in valid if link.id in given_up or dry_run]
-    found = dict(
-        zip(
-            [link.id for link in to_push + to_look],
-            queue.push(to_push, change.is_rescan, looked_at)
-            + queue.look([link.job_id for link in to_look]),
-            strict=True,
-        )
-    )
+    found: dict[str, Found] = {}
+    if to_push:
+        jobs = queue.push(to_push, change.is_rescan, looked_at)
+        found |= zip((link.id for link in to_push), jobs, strict=True)
+    if to_look:
+        jobs = queue.look([link.job_id for link in to_look])
+        found |= zip((link.id for link in to_look), jobs, strict=True)
     unqueueable = Found(JobState.UNREADABLE, "its ids can't form the id of a job")
     outcomes = []
     for link in links:

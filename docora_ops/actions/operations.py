@@ -12,8 +12,12 @@ from docora_ops.queue.operations import Operation, OperationState
 
 
 def recent(docora: Docora, limit: int) -> list[Operation]:
-    """Returns the last operations, newest first. Raises RedisError."""
-    return record.read_recent(docora.redis, limit)
+    """Returns the last operations, newest first, those of Docora's dashboard at the end.
+
+    Raises RedisError.
+    """
+    known = record.read_recent(docora.redis, limit)
+    return (known + record.read_of_dashboard(docora.redis))[:limit]
 
 
 def find(docora: Docora, operation_id: str) -> Operation:
@@ -65,7 +69,7 @@ def cancel(docora: Docora, operation_id: str | None, reason: str | None = None) 
 def _only_running(docora: Docora) -> Operation:
     running = [
         operation
-        for operation in record.read_recent(docora.redis, 1000)
+        for operation in recent(docora, 1000)
         if operation.state is OperationState.RUNNING and operation.is_bulk
     ]
     if not running:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from docora_ops.actions.changes import BATCH
 from docora_ops.actions.docora import Docora
 from docora_ops.database import links as rows
-from docora_ops.links import LIVE_STATUSES, Backend, LinkStatus, batches, job_id_of
+from docora_ops.links import LIVE_STATUSES, Backend, LinkFilter, LinkStatus, batches, job_id_of
 from docora_ops.queue.operations import Failure
 
 _SHORTEST_PAUSE = 0.2  # seconds between two looks at the rows
@@ -84,8 +84,13 @@ def wait_for(docora: Docora, ids: Sequence[str], timeout: float | None = None) -
             )
         gone = left - {result.id for result in results}
         left -= synced | gone | {result.id for result in failed + lost}
-        failures = [Failure(result.job_id, result.error) for result in failed]
-        failures += [Failure(result.job_id, _LOST) for result in lost]
+        errors = {result.id: result.error for result in failed} | {item.id: _LOST for item in lost}
+        to_list = list(errors)[: _MOST_LISTED - len(wait.failures)]
+        links = rows.read_links(docora.database, to_list, LinkFilter()) if to_list else []
+        failures = [
+            Failure(link.job_id, errors[link.id], link.app_name, link.repository_name)
+            for link in links
+        ]
         now = time.monotonic()
         is_late = timeout is not None and now - begun >= timeout
         wait = replace(
@@ -94,7 +99,7 @@ def wait_for(docora: Docora, ids: Sequence[str], timeout: float | None = None) -
             failed=wait.failed + len(failed),
             lost=wait.lost + len(lost),
             gone=wait.gone + len(gone),
-            failures=[*wait.failures, *failures][:_MOST_LISTED],
+            failures=[*wait.failures, *failures],
             seconds=round(now - begun, 1),
             timed_out=bool(left) and is_late,
         )

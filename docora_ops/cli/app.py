@@ -110,7 +110,10 @@ def run(arguments: Sequence[str]) -> int:
                 # Ends the process, even while libpq waits for a name server.
                 signal.alarm(_COMPLETION_SECONDS)
                 app(prog_name="docora-ops")
-            code = _invoke(arguments, context) or code
+            group = typer.main.get_command(app)
+            with group.make_context("docora-ops", [*arguments], obj=context) as typer_context:
+                typer_context.call_on_close(context.close)
+                code = group.invoke(typer_context) or code
     except typer.Exit:
         pass
     except typer.TyperException as error:
@@ -130,16 +133,6 @@ def run(arguments: Sequence[str]) -> int:
         context.say(f"Error: the output can't be written: {output.failure.strerror}")
         code = code or ExitCode.PROBLEMS
     sys.stderr.flush()
-    return code
-
-
-def _invoke(arguments: Sequence[str], context: Context) -> int | None:
-    group = typer.main.get_command(app)
-    with group.make_context("docora-ops", [*arguments], obj=context) as typer_context:
-        try:
-            code: int | None = group.invoke(typer_context)
-        finally:
-            context.close()
     return code
 
 

@@ -124,7 +124,7 @@ def show_single(
         ("Operation", operation.operation_id if operation else None),
     ]
     parts: list[Part] = [Pairs([row for row in rows if row[1]])]
-    context.show(data, parts + _wait_parts(waited))
+    context.show(data, parts + (_wait_parts(waited) if waited else []))
     done = "dry run, nothing was changed" if dry_run else message
     context.say(f"{context.docora.servers}: {done}.")
     if operation and not wait and sys.stderr.isatty() and outcome.state.is_put_to_work:
@@ -213,7 +213,7 @@ def run_bulk(
     if operation.failures:
         parts += ["", Table(FAILURES, operation.failures, _SHOWN)]
     data = {"message": message, **_document(operation), "dry_run": False, "wait": waited}
-    context.show(data, parts + _wait_parts(waited))
+    context.show(data, parts + (_wait_parts(waited) if waited else []))
     if operation.completed < operation.total:
         context.warn(f"{_stopped(operation)}.")
     elif operation.total and not wait and sys.stderr.isatty():
@@ -302,9 +302,7 @@ def _counted(wait: Wait) -> str:
     return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
-def _wait_parts(wait: Wait | None) -> list[Part]:
-    if wait is None:
-        return []
+def _wait_parts(wait: Wait) -> list[Part]:
     parts: list[Part] = ["", f"{_counted(wait)}, after {duration(wait.seconds)}"]
     if wait.failures:
         parts += ["", Table(FAILURES, wait.failures, _SHOWN)]

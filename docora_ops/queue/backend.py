@@ -10,6 +10,7 @@ from redis import Redis
 
 from docora_ops.errors import UnclearBackendError
 from docora_ops.links import Backend, JobState, Link
+from docora_ops.queue.connection import load_script, redis_errors, text_of
 from docora_ops.settings import Settings
 
 
@@ -68,10 +69,19 @@ class LinkQueue(ABC):
     """A queue of link jobs. All methods raise RedisError."""
 
     backend: ClassVar[Backend]
+    script: ClassVar[str]  # the file of the Lua script
 
     def __init__(self, settings: Settings, client: Redis) -> None:
         self.settings = settings
         self.client = client
+        self._script = load_script(client, self.script)
+
+    def _run(self, arguments: Sequence[str | bytes]) -> list[Found]:
+        """Runs the script, which answers `STATE` or `STATE:DETAIL` for each job."""
+        with redis_errors(self.client):
+            answers = map(text_of, self._script(args=arguments))
+            parts = (answer.partition(":") for answer in answers)
+            return [Found(JobState(state), detail) for state, _, detail in parts]
 
     @abstractmethod
     def look(self, job_ids: Sequence[str]) -> list[Found]:

@@ -7,15 +7,11 @@ the link's row, so the worker waits for our commit.
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import Any, ClassVar
-
-from redis.commands.core import Script
 
 from docora_ops.links import QUEUE_NAME, Backend, JobState, Link
 from docora_ops.queue.backend import Found, LinkQueue, QueueCounts, QueuedJob, Worker
 from docora_ops.queue.connection import (
-    load_script,
     moment_of,
     number_of,
     pages,
@@ -37,13 +33,10 @@ class BullmqQueue(LinkQueue):
     """The queue of Docora's own workers."""
 
     backend: ClassVar[Backend] = Backend.BULLMQ
-
-    @cached_property
-    def _script(self) -> Script:
-        return load_script(self.client, "bullmq.lua")
+    script: ClassVar[str] = "bullmq.lua"
 
     def look(self, job_ids: Sequence[str]) -> list[Found]:
-        return self._run("look", job_ids)
+        return self._run(["look", PREFIX, *job_ids])
 
     def push(
         self,
@@ -51,18 +44,7 @@ class BullmqQueue(LinkQueue):
         is_rescan: Callable[[Link], bool],
         looked_at: datetime | None = None,
     ) -> list[Found]:
-        return self._run("push", [link.job_id for link in links])
-
-    def _run(self, mode: str, job_ids: Sequence[str]) -> list[Found]:
-        if not job_ids:
-            return []
-        with redis_errors(self.client):
-            answers = self._script(args=[mode, PREFIX, *job_ids])
-        found = []
-        for answer in answers:
-            state, _, detail = text_of(answer).partition(":")
-            found.append(Found(JobState(state), detail))
-        return found
+        return self._run(["push", PREFIX, *(link.job_id for link in links)])
 
     def live_ids(self) -> Iterator[Sequence[str]]:
         with redis_errors(self.client):

@@ -188,14 +188,18 @@ def read(client: Redis, operation_id: str) -> Operation | None:
 
 
 def read_recent(client: Redis, limit: int) -> list[Operation]:
-    """Returns the last operations, newest first, with those of Docora's dashboard at the end."""
+    """Returns the last operations of docora-ops, newest first."""
     with redis_errors(client):
-        ids = [text_of(id_) for id_ in client.zrange(_INDEX, 0, limit - 1, desc=True)]
-        keys = client.scan_iter("docora:bulk:*", count=1000, _type="HASH")
-        bulk_ids = sorted(text_of(key).rpartition(":")[2] for key in keys)
-    of_dashboard = [id_ for id_ in bulk_ids if id_ not in ids]
-    known = _read(client, [*ids, *of_dashboard])
-    return sorted(known, key=lambda known: known.started_at is None)[:limit]
+        ids = client.zrange(_INDEX, 0, limit - 1, desc=True)
+    return _read(client, [text_of(id_) for id_ in ids])
+
+
+def read_of_dashboard(client: Redis) -> list[Operation]:
+    """Returns the operations of Docora's dashboard, which end up in no index: reads all keys."""
+    with redis_errors(client):
+        keys = client.scan_iter(_BULK_KEY.format("*"), count=10_000, _type="HASH")
+        ids = sorted(text_of(key).rpartition(":")[2] for key in keys)
+    return [operation for operation in _read(client, ids) if operation.started_at is None]
 
 
 def read_links(client: Redis, operation_id: str) -> list[str]:

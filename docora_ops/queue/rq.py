@@ -4,10 +4,8 @@ import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import Any, ClassVar
 
-from redis.commands.core import Script
 from rq import Queue, Retry
 from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import ExecutionRegistry
@@ -26,10 +24,9 @@ from rq.suspension import WORKERS_SUSPENDED
 from rq.utils import now, utcformat, utcparse  # noqa: TID251 - as other producers do
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
-from docora_ops.links import QUEUE_NAME, Backend, JobState, Link
+from docora_ops.links import QUEUE_NAME, Backend, Link
 from docora_ops.queue.backend import Found, LinkQueue, QueueCounts, QueuedJob, Worker
 from docora_ops.queue.connection import (
-    load_script,
     moment_of,
     pages,
     redis_errors,
@@ -38,6 +35,7 @@ from docora_ops.queue.connection import (
     text_of,
 )
 from docora_ops.settings import FAILURE_TTL, RESULT_TTL
+from docora_ops.text import inert
 
 JOB_FUNCTION = "docora_ops.worker.snapshot_job.snapshot"
 LIST = Queue.redis_queue_namespace_prefix + QUEUE_NAME
@@ -81,13 +79,10 @@ class RqQueue(LinkQueue):
     """The queue of RQ, from which our own workers take their jobs."""
 
     backend: ClassVar[Backend] = Backend.RQ
-
-    @cached_property
-    def _script(self) -> Script:
-        return load_script(self.client, "push.lua")
+    script: ClassVar[str] = "push.lua"
 
     def look(self, job_ids: Sequence[str]) -> list[Found]:
-        return self._run(["look", json.dumps(_KEYS), *job_ids]) if job_ids else []
+        return self._run(["look", json.dumps(_KEYS), *job_ids])
 
     def push(
         self,
@@ -95,24 +90,18 @@ class RqQueue(LinkQueue):
         is_rescan: Callable[[Link], bool],
         looked_at: datetime | None = None,
     ) -> list[Found]:
-        if not links:
-            return []
         config = _KEYS | {"fields": self._fields()}
         if looked_at:
             config["looked_at"] = utcformat(looked_at)
         arguments: list[str | bytes] = ["push", json.dumps(config)]
         for link in links:
-            arguments += (link.job_id, _call(link, is_rescan(link)), link.description)
+            names = {name: getattr(link, name) for name in _PAYLOAD}
+            call = (JOB_FUNCTION, None, (), names | {"is_rescan": is_rescan(link)})
+            # Not compressed: RQ accepts that, and compression would take as long as the push.
+            data = pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
+            description = f"{inert(link.repository_name)} → {inert(link.app_name)}"
+            arguments += (link.job_id, data, description)
         return self._run(arguments)
-
-    def _run(self, arguments: Sequence[str | bytes]) -> list[Found]:
-        with redis_errors(self.client):
-            answers = self._script(args=arguments)
-        found = []
-        for answer in answers:
-            state, _, detail = text_of(answer).partition(":")
-            found.append(Found(JobState(state), detail))
-        return found
 
     def _fields(self) -> list[str]:
         """Returns the fields that all jobs share, names and values alternating.
@@ -238,16 +227,6 @@ class RqQueue(LinkQueue):
             due_at=moment_of(due),
             worker=text_of(worker) or None,
         )
-
-
-def _call(link: Link, is_rescan: bool) -> bytes:
-    """Returns the pickled call of a link's job.
-
-    It is not compressed: RQ accepts that, and compression would take as long as the push.
-    """
-    arguments = {name: getattr(link, name) for name in _PAYLOAD}
-    call = (JOB_FUNCTION, None, (), arguments | {"is_rescan": is_rescan})
-    return pickle.dumps(call, protocol=pickle.HIGHEST_PROTOCOL)
 
 
 def _moment(value: Any) -> datetime | None:
