@@ -1,7 +1,6 @@
 """Finds the apps, repositories and links that a person names."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from shlex import quote
 
@@ -16,54 +15,50 @@ _MOST_CANDIDATES = 10  # apps to list if a prefix is ambiguous
 _MOST_COMPARED = 5000  # names that are compared with a mistyped one
 
 
-@dataclass(frozen=True)
-class LinkChoice:
-    """A choice of links, as the options of a command make it.
+def choose_links(
+    docora: Docora,
+    *,
+    apps: Sequence[str] = (),
+    exclude_apps: Sequence[str] = (),
+    repositories: Sequence[str] = (),
+    statuses: Sequence[LinkStatus] = (),
+    errors: Sequence[str] = (),
+    exclude_errors: Sequence[str] = (),
+    circuit: str | None = None,
+    overdue: bool = False,
+) -> LinkFilter:
+    """Returns the filter for the links that the options of a command select.
 
     apps, exclude_apps: ids or names.
     repositories: ids, `owner/name` or URLs; `*` in `owner/name` matches any text.
+    errors, exclude_errors: as in LinkFilter.
     circuit: `open` or `closed`; None for both.
+
+    Raises NotFoundError, AmbiguousError, PostgresError.
     """
-
-    apps: Sequence[str] = ()
-    exclude_apps: Sequence[str] = ()
-    repositories: Sequence[str] = ()
-    statuses: Sequence[LinkStatus] = ()
-    errors: Sequence[str] = ()
-    exclude_errors: Sequence[str] = ()
-    circuit: str | None = None
-    overdue: bool = False
-
-
-def choose_links(docora: Docora, choice: LinkChoice) -> LinkFilter:
-    """Returns the filter for a choice. Raises NotFoundError, AmbiguousError."""
     database = docora.database
-    chosen = [resolve_app(database, text) for text in choice.apps]
-    excluded = [resolve_app(database, text) for text in choice.exclude_apps]
+    chosen = [resolve_app(database, text) for text in apps]
+    excluded = [resolve_app(database, text) for text in exclude_apps]
     app_ids = [app.app_id for app in chosen]
-    patterns = [text for text in choice.repositories if "*" in text]
+    patterns = [text for text in repositories if "*" in text]
     for pattern in patterns:
         if not names.has_repository_like(database, app_ids, pattern):
             sentence = f"no repository matches {mask(pattern)!r}{_for(chosen)}"
             raise _no_repository(sentence, database, chosen, pattern)
-    repositories = [
-        resolve_repository(database, chosen, text)
-        for text in choice.repositories
-        if "*" not in text
-    ]
+    named = [resolve_repository(database, chosen, text) for text in repositories if "*" not in text]
     overdue_before = None
-    if choice.overdue:
+    if overdue:
         age = timedelta(seconds=docora.settings.overdue_after_seconds)
         overdue_before = links.now(database) - age
     return LinkFilter(
         app_ids=app_ids,
         exclude_app_ids=[app.app_id for app in excluded],
-        repository_ids=[repository.repository_id for repository in repositories],
+        repository_ids=[repository.repository_id for repository in named],
         repository_names=patterns,
-        statuses=choice.statuses,
-        errors=choice.errors,
-        exclude_errors=choice.exclude_errors,
-        open_circuit=None if choice.circuit is None else choice.circuit == "open",
+        statuses=statuses,
+        errors=errors,
+        exclude_errors=exclude_errors,
+        open_circuit=None if circuit is None else circuit == "open",
         overdue_before=overdue_before,
     )
 

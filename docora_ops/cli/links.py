@@ -88,7 +88,7 @@ def links(
     env_file: options.EnvFile = None,
 ) -> None:
     """List links of any status, or count them."""
-    _list(typer_context, status or ())
+    _list(typer_context)
 
 
 def failed(
@@ -106,24 +106,25 @@ def failed(
     env_file: options.EnvFile = None,
 ) -> None:
     """List the failed links, or count them: retry-all-failed takes the same options."""
-    _list(typer_context, [LinkStatus.FAILED])
+    _list(typer_context, is_failed=True)
 
 
-def _list(typer_context: typer.Context, statuses: Sequence[LinkStatus]) -> None:
+def _list(typer_context: typer.Context, *, is_failed: bool = False) -> None:
     context = context_of(typer_context)
     from docora_ops.actions.lists import GroupBy, Page, group_links, list_links
     from docora_ops.actions.lookup import choose_links
 
     chosen, docora = typer_context.params, context.docora
     limit, page, group_by = chosen["limit"], chosen["page"], chosen["group_by"]
-    if group_by == "status" and list(statuses) == [LinkStatus.FAILED]:
+    if group_by == "status" and is_failed:
         raise UsageError("all links of failed have the same status", hint="see docora-ops links")
-    which = choose_links(docora, options.choice(typer_context, statuses))
+    which = choose_links(docora, **options.selection(typer_context))
+    if is_failed:
+        which = replace(which, statuses=[LinkStatus.FAILED])
     if group_by:
         groups = group_links(docora, which, GroupBy(group_by), limit, page)
         context.show_page(groups, _GROUPS[group_by], "group")
     else:
-        is_failed = list(statuses) == [LinkStatus.FAILED]
         columns = [column for column in _LINKS if not (is_failed and column.name == "Status")]
         found: Page[Any] = list_links(docora, which, limit, page)
         if context.as_json:

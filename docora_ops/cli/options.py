@@ -1,18 +1,14 @@
 """Arguments and options, each named once. Commands refer to them by these aliases."""
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from docora_ops.cli.completion import complete_app, complete_repo
 from docora_ops.links import LinkStatus
 from docora_ops.text import seconds_of
-
-if TYPE_CHECKING:
-    from docora_ops.actions.lookup import LinkChoice
 
 _app = typer.Argument(
     metavar="APP",
@@ -138,21 +134,19 @@ EnvFile = Annotated[
 ]
 
 
-def choice(typer_context: typer.Context, statuses: Sequence[LinkStatus] = ()) -> "LinkChoice":
-    """Returns the choice of links that the options of a command make."""
-    from docora_ops.actions.lookup import LinkChoice
-
+def selection(typer_context: typer.Context) -> dict[str, Any]:
+    """Returns the arguments of `choose_links` as the options of a command give them."""
     chosen = typer_context.params
-    return LinkChoice(
-        apps=chosen.get("app") or (),
-        exclude_apps=chosen.get("exclude_app") or (),
-        repositories=chosen.get("repo") or (),
-        statuses=statuses,
-        errors=chosen.get("error") or (),
-        exclude_errors=chosen.get("exclude_error") or (),
-        circuit=chosen.get("circuit"),
-        overdue=chosen.get("overdue", False),
-    )
+    return {
+        "apps": chosen.get("app") or (),
+        "exclude_apps": chosen.get("exclude_app") or (),
+        "repositories": chosen.get("repo") or (),
+        "statuses": chosen.get("status") or (),
+        "errors": chosen.get("error") or (),
+        "exclude_errors": chosen.get("exclude_error") or (),
+        "circuit": chosen.get("circuit"),
+        "overdue": chosen.get("overdue", False),
+    }
 
 
 def in_words(typer_context: typer.Context) -> str:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from docora_ops.cli.context import Context
+import typer
+
+from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.output import (
     Column,
     Pairs,
@@ -28,10 +30,12 @@ from docora_ops.cli.terminal import (
     terminal_to_ask,
 )
 from docora_ops.errors import ExitCode, ServerError, UsageError
-from docora_ops.links import Link, Outcome, State
+from docora_ops.links import Change, Link, Outcome, State
 from docora_ops.text import amount, duration
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from docora_ops.actions.changes import Batch
     from docora_ops.actions.waiting import Wait
     from docora_ops.queue.operations import Operation
@@ -133,6 +137,41 @@ def show_single(
     return code
 
 
+def change_in_bulk(
+    typer_context: typer.Context,
+    change: Change,
+    ids: Sequence[str],
+    *,
+    confirm: Callable[[], None],
+    target: str,
+    message: str,
+    looked_at: datetime | None = None,
+) -> ExitCode:
+    """Changes links as `--dry-run`, `--yes`, `--reason`, `--wait` and `--timeout` say.
+
+    ids: row ids.
+    confirm: asks the question, unless `--yes` is given.
+    target: the links in words, for the record.
+    message: what has begun, in Docora's own words.
+    looked_at: as in `LinkQueue.push`.
+    """
+    from docora_ops.actions.changes import change_links, new_operation, run_bulk
+
+    context, chosen = context_of(typer_context), typer_context.params
+    docora, nothing = context.docora, f"Nothing to {change.action}"
+    if chosen["dry_run"]:
+        batches = change_links(docora, change, ids, dry_run=True)
+        return show_plan(context, [outcome for batch in batches for outcome in batch], nothing)
+    if not ids:
+        context.show({"message": nothing, "operation_id": None, "total": 0}, [nothing])
+        return ExitCode.OK
+    if not chosen["yes"]:
+        confirm()
+    operation = new_operation(docora, change.action, target, reason=chosen["reason"])
+    events = run_bulk(docora, change, ids, operation, looked_at=looked_at)
+    return _run_bulk(context, events, message, wait=chosen["wait"], timeout=chosen["timeout"])
+
+
 def show_plan(context: Context, outcomes: Sequence[Outcome], message: str) -> ExitCode:
     """Shows what a change would do, link by link."""
     states = Counter(outcome.state.value for outcome in outcomes)
@@ -152,19 +191,13 @@ def show_plan(context: Context, outcomes: Sequence[Outcome], message: str) -> Ex
     return ExitCode.PROBLEMS if has_problem else ExitCode.OK
 
 
-def show_nothing(context: Context, message: str) -> ExitCode:
-    """Says that no link is to be changed."""
-    context.show({"message": message, "operation_id": None, "total": 0}, [message])
-    return ExitCode.OK
-
-
-def run_bulk(
+def _run_bulk(
     context: Context,
     events: Generator[Batch],
     message: str,
     *,
-    wait: bool = False,
-    timeout: int | None = None,
+    wait: bool,
+    timeout: int | None,
 ) -> ExitCode:
     """Carries out a bulk operation with progress, and shows the result.
 

@@ -29,27 +29,24 @@ def repair(
     context = context_of(typer_context)
     if app is not None and repo is None:
         raise UsageError("repair takes APP and REPO, or neither", hint="name the repository, too")
-    from docora_ops.actions.changes import change_links, new_operation, run_bulk
     from docora_ops.actions.drift import find_drift
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.actions.schedule import repair_link
 
-    docora, nothing = context.docora, "Nothing to repair"
+    docora = context.docora
     if app is not None and repo is not None:
         link = resolve_link(docora.database, app, repo)
         outcome, single = repair_link(docora, link, reason=reason, dry_run=dry_run)
-        message = "Repaired" if outcome.state.is_put_to_work else nothing
+        message = "Repaired" if outcome.state.is_put_to_work else "Nothing to repair"
         return progress.show_single(context, message, outcome, single, wait=wait, timeout=timeout)
-    drift, change = find_drift(docora), Change.repair()
-    if dry_run:
-        batches = change_links(docora, change, drift.ids, dry_run=True)
-        outcomes = [outcome for batch in batches for outcome in batch]
-        return progress.show_plan(context, outcomes, nothing)
-    if not drift.ids:
-        return progress.show_nothing(context, nothing)
-    if not yes:
-        count = amount(len(drift.ids), "link")
-        progress.ask(context, f"queue {count} without a live job again", [])
-    operation = new_operation(docora, change.action, "links without a live job", reason=reason)
-    events = run_bulk(docora, change, drift.ids, operation, looked_at=drift.looked_at)
-    return progress.run_bulk(context, events, "Repair started", wait=wait, timeout=timeout)
+    drift = find_drift(docora)
+    question = f"queue {amount(len(drift.ids), 'link')} without a live job again"
+    return progress.change_in_bulk(
+        typer_context,
+        Change.repair(),
+        drift.ids,
+        confirm=lambda: progress.ask(context, question, []),
+        target="links without a live job",
+        message="Repair started",
+        looked_at=drift.looked_at,
+    )

@@ -72,31 +72,21 @@ def resync(
 
 
 def _resync_all(typer_context: typer.Context, context: Context, app_text: str) -> ExitCode:
-    from docora_ops.actions.changes import change_links, new_operation, run_bulk, select_links
+    from docora_ops.actions.changes import select_links
     from docora_ops.actions.lookup import resolve_app
 
     chosen, docora = typer_context.params, context.docora
-    app = resolve_app(docora.database, app_text)
+    app, update = resolve_app(docora.database, app_text), chosen["update"]
     which = LinkFilter(app_ids=[app.app_id])
-    change = Change.resync(which, update=chosen["update"], closes_circuit=chosen["reset_circuit"])
+    change = Change.resync(which, update=update, closes_circuit=chosen["reset_circuit"])
     ids = select_links(docora, which, chosen["limit"])
-    if chosen["dry_run"]:
-        batches = change_links(docora, change, ids, dry_run=True)
-        outcomes = [outcome for batch in batches for outcome in batch]
-        return progress.show_plan(context, outcomes, "Nothing to resync")
-    if not ids:
-        return progress.show_nothing(context, "Nothing to resync")
-    if not chosen["yes"]:
-        _ask(context, ids, update=chosen["update"], needs_yes=True)
-    target = f"all links of {app.app_name}"
-    operation = new_operation(docora, change.action, target, reason=chosen["reason"])
-    events = run_bulk(docora, change, ids, operation)
-    return progress.run_bulk(
-        context,
-        events,
-        "Bulk re-sync started",
-        wait=chosen["wait"],
-        timeout=chosen["timeout"],
+    return progress.change_in_bulk(
+        typer_context,
+        change,
+        ids,
+        confirm=lambda: _ask(context, ids, update=update, needs_yes=True),
+        target=f"all links of {app.app_name}",
+        message="Bulk re-sync started",
     )
 
 

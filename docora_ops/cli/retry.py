@@ -1,13 +1,11 @@
 """`retry` and `retry-all-failed`."""
 
-from dataclasses import replace
-
 import typer
 
 from docora_ops.cli import options, progress
 from docora_ops.cli.context import context_of
 from docora_ops.errors import ExitCode
-from docora_ops.links import Change, LinkStatus
+from docora_ops.links import Change, LinkFilter
 
 
 def retry(
@@ -30,7 +28,6 @@ def retry(
     """
     context = context_of(typer_context)
     from docora_ops.actions.changes import run_single
-    from docora_ops.links import LinkFilter
 
     change = Change.retry(LinkFilter(), closes_circuit=reset_circuit)
     outcome, operation = run_single(
@@ -65,24 +62,22 @@ def retry_all_failed(
     the same command finishes the rest.
     """
     context = context_of(typer_context)
-    from docora_ops.actions.changes import change_links, new_operation, run_bulk, select_links
+    from docora_ops.actions.changes import select_links
     from docora_ops.actions.lookup import choose_links
 
-    docora = context.docora
-    choice = options.choice(typer_context, [LinkStatus.FAILED])
-    which = replace(choose_links(docora, choice), statuses=[LinkStatus.FAILED])
+    which = choose_links(context.docora, **options.selection(typer_context))
     change = Change.retry(which, closes_circuit=reset_circuit)
-    ids = select_links(docora, which, limit)
-    if dry_run:
-        batches = change_links(docora, change, ids, dry_run=True)
-        outcomes = [outcome for batch in batches for outcome in batch]
-        return progress.show_plan(context, outcomes, "Nothing to retry")
-    if not ids:
-        return progress.show_nothing(context, "Nothing to retry")
-    if not yes:
+    ids = select_links(context.docora, change.which, limit)
+
+    def confirm() -> None:
         above = [progress.by_app(context, ids)]
         progress.ask(context, progress.queues_in_words(context, len(ids)), above)
-    target = options.in_words(typer_context) or "all failed links"
-    operation = new_operation(docora, change.action, target, reason=reason)
-    events = run_bulk(docora, change, ids, operation)
-    return progress.run_bulk(context, events, "Bulk retry started", wait=wait, timeout=timeout)
+
+    return progress.change_in_bulk(
+        typer_context,
+        change,
+        ids,
+        confirm=confirm,
+        target=options.in_words(typer_context) or "all failed links",
+        message="Bulk retry started",
+    )
