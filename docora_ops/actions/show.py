@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from docora_ops.actions.docora import Docora
 from docora_ops.database import lists as sql
 from docora_ops.database.lists import DeliveredFile, StoredCommit
-from docora_ops.links import Backend, Link, LinkStatus
+from docora_ops.links import Backend, JobState, Link, LinkStatus
 from docora_ops.queue.backend import QueuedJob
 
 
@@ -35,19 +35,25 @@ def read_details(docora: Docora, link: Link, *, all_files: bool = False) -> Link
         commit = sql.read_commit(docora.database, link.repository_id)
         delivered, files = sql.read_deliveries(docora.database, link, None if all_files else 0)
     job = docora.queue.read_job(link.job_id)
-    next_step = _next_step(link, job, docora.queue.backend)
-    return LinkDetails(link, commit, delivered, files, job, next_step)
+    return LinkDetails(link, commit, delivered, files, job, _next_step(docora, link, job))
 
 
-def _next_step(link: Link, job: QueuedJob, backend: Backend) -> str:
+def _next_step(docora: Docora, link: Link, job: QueuedJob) -> str:
+    is_bullmq = docora.queue.backend is Backend.BULLMQ
+    if job.state is JobState.WAITING and not docora.queue.workers():
+        start = "start Docora's worker" if is_bullmq else "docora-ops worker"
+        return f"its job waits, but no worker is running: {start}"
     if job.state.is_live:
         return f"nothing: its job is {job.state}"
+    # Docora's scheduler waits for the circuit; ours queues the job at once.
+    close = " --reset-circuit" if is_bullmq and link.circuit_is_open else ""
     match link.status:
         case LinkStatus.FAILED:
-            if link.circuit_is_open:
-                return f"once git works again: docora-ops retry {link.words}"
-            return f"once the cause is gone: docora-ops retry {link.words}"
-        case LinkStatus.PENDING_SNAPSHOT if backend is Backend.BULLMQ:
+            cause = "git works again" if link.circuit_is_open else "the cause is gone"
+            return f"once {cause}: docora-ops retry {link.words}{close}"
+        case LinkStatus.PENDING_SNAPSHOT if is_bullmq:
+            if close:
+                return "nothing: Docora's scheduler queues its job once the circuit is closed"
             return "nothing: Docora's scheduler queues its job within a minute"
         case LinkStatus.SYNCED:
             return f"nothing; to compare what was delivered: docora-ops verify {link.words}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,12 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.output import Column, Pairs, Part, Table, style_of
+from docora_ops.text import mask
 
 if TYPE_CHECKING:
     from docora_ops.actions.show import LinkDetails
+
+_LONGEST_ERROR = 400  # characters: the rest must stay on the screen
 
 _FILES: Sequence[Column[Any]] = (
     Column("Delivered at", lambda file: file.delivered_at),
@@ -54,6 +58,9 @@ def _screen(details: LinkDetails) -> Pairs:
     if commit:
         stored = f"{commit.commit_sha[:12]} on {commit.branch}, {commit.files:,} files, "
         stored += f"scanned {commit.scanned_at:%Y-%m-%dT%H:%MZ}"
+    error = mask(link.error_message or "")
+    if sys.stdout.isatty() and len(error) > _LONGEST_ERROR:
+        error = f"{error[:_LONGEST_ERROR]}… (in full: --json)"
     waits = None
     if job.due_at:
         waits = f"{job.due_at:%Y-%m-%dT%H:%M:%SZ}"
@@ -64,7 +71,7 @@ def _screen(details: LinkDetails) -> Pairs:
         ("App's URL", link.base_url),
         ("Status", link.status, style_of(link.status)),
         ("Failed tries", link.retry_count or None),
-        ("Error", link.error_message),
+        ("Error", error),
         ("Circuit", circuit, "yellow"),
         ("Last good scan", link.last_scanned_at),
         ("Stored commit", stored),

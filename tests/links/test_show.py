@@ -14,6 +14,7 @@ from tests.support.terminal import on_terminal
     [
         ("failed", None, "docora-ops retry"),
         ("failed", "waiting", "nothing: its job is waiting"),
+        ("failed", "abandoned", "no worker is running: docora-ops worker"),
         ("pending_snapshot", None, "docora-ops repair"),
         ("scanning", "running", "nothing: its job is running"),
         ("synced", None, "docora-ops verify"),
@@ -22,13 +23,17 @@ from tests.support.terminal import on_terminal
 def test_it_says_what_to_do_next(docora: Docora, status: str, job: str | None, step: str) -> None:
     link = docora.add_link(status)
     if job == "waiting":
+        docora.add_worker()
+        docora.enqueue(link.job_id)
+    elif job == "abandoned":
         docora.enqueue(link.job_id)
     elif job:
         docora.start_job(link.job_id)
     before = docora.dump()
     data = docora.run("show", *link.ids, "--json").ended(0).data
     assert docora.dump() == before
-    assert (data["job"]["state"], step in data["next_step"]) == (job or "none", True), data
+    state = {None: "none", "abandoned": "waiting"}.get(job, job)
+    assert (data["job"]["state"], step in data["next_step"]) == (state, True), data
 
 
 def test_a_screen_has_all_of_a_link_but_its_secrets(docora: Docora) -> None:
@@ -48,3 +53,12 @@ def test_a_screen_has_all_of_a_link_but_its_secrets(docora: Docora) -> None:
     for secret in (GITHUB_TOKEN, AUTH_KEY):
         assert secret not in screen + every.stdout
     docora.run("show", *link.ids[:1], "octo/none").ended(3)
+
+
+def test_a_long_error_does_not_push_the_rest_off_the_screen(docora: Docora) -> None:
+    link = docora.add_link(last_error="fatal: " + "no such ref, " * 300)
+    _, screen = on_terminal(docora, ["show", *link.ids], columns=80, lines=24)
+    assert len(screen.splitlines()) <= 24
+    assert "in full: --json" in screen
+    piped = docora.run("show", *link.ids).ended(0)
+    assert piped.stdout.count("no such ref") == 300
