@@ -63,9 +63,9 @@ class Status:
 
 
 def read_status(docora: Docora, *, apps: int | None = 3) -> tuple[Status, DocoraOpsError | None]:
-    """Reads both servers; if one of them is away, what the other shows, and the error.
+    """Reads both servers. Returns their state, and the error of a server that is away.
 
-    apps: the most apps with failed links to read; None for all.
+    apps: read at most this many apps with failed links; None for all.
     """
     from docora_ops.queue.connection import describe
 

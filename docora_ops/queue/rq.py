@@ -1,4 +1,4 @@
-"""The RQ queue of link jobs. Nothing here unpickles, and only `push` writes, unlike RQ's own."""
+"""The RQ queue of link jobs. Nothing here unpickles, and only `push` writes: RQ does both."""
 
 import json
 import pickle
@@ -106,7 +106,7 @@ class RqQueue(LinkQueue):
     def _fields(self) -> list[str]:
         """Returns the fields that all jobs share, names and values alternating.
 
-        They are those of one job that RQ builds: building each job would be slow. RQ reads a
+        Taken from one job that RQ builds, because building every job would be slow. RQ reads a
         missing field as an empty one.
         """
         delays = self.settings.retry_delays

@@ -219,7 +219,7 @@ def _encoded(file: File, content: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _resized(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Yields the same bytes in pieces of `size` bytes; the last piece may be smaller."""
+    """Yields the bytes of `pieces` in pieces of `size` bytes; the last one may be smaller."""
     buffer = bytearray()
     for piece in pieces:
         buffer += piece

@@ -78,8 +78,8 @@ def now() -> datetime:
 def may_be_to_blame(error: BaseException | None) -> bool:
     """Tells whether the host, rather than the link, may be to blame for an error of a job.
 
-    Such are another ENCRYPTION_KEY, a wrong clock, and an error, or a cause of an error, that says
-    that file descriptors, processes, memory, or space on a writable disk are lacking.
+    It may be, if the key or the clock is wrong, or if the error or one of its causes says that the
+    host lacks file descriptors, processes, memory, or space on a writable disk.
     """
     while error is not None:
         if isinstance(error, HostFaultError | MemoryError) or error_number(error) in _SCARCE:

@@ -136,7 +136,7 @@ class Route:
 
 
 def route_to(base_url: str) -> Route:
-    """Returns the way to an app. Raises DeliveryError for an unusable base_url or proxy."""
+    """Returns how to reach an app, perhaps by a proxy. Raises DeliveryError for a bad URL."""
     with suppress(LocationParseError):
         url = parse_url(base_url)
         if url.scheme in {"http", "https"} and url.host:
