@@ -61,8 +61,10 @@ COMMANDS: Mapping[str, Sequence[tuple[Callable[..., object], str]]] = {
         (retry_all_failed, "retry-all-failed --error 502 --dry-run"),
         (resync, "resync 'Acme Search' octo/api --update"),
         (repair, "repair --dry-run"),
-        (cancel, "cancel bulk_0123456789abcdef"),
+    ),
+    "Follow": (
         (operations, "operations bulk_0123456789abcdef --follow"),
+        (cancel, "cancel bulk_0123456789abcdef"),
     ),
     "Run": (
         (schedule, "schedule --repeat"),
@@ -76,27 +78,46 @@ for _commands in COMMANDS.values():
         app.command(_example.partition(" ")[0], epilog=f"Example: docora-ops {_example}")(_command)
 
 
-# Replaces Typer's own --help, so that the help page has headings.
-@app.callback(invoke_without_command=True)
-def _options(
-    typer_context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", "-V", help="Show the version.")] = False,
-    wants_help: Annotated[
-        bool, typer.Option("--help", "-h", help="Show this message and exit.")
-    ] = False,
-) -> None:
-    """Retry failed links of a Docora installation, and look after its snapshot queue."""
-    if version:
-        sys.stdout.write(f"docora-ops {__version__}\n")
-    elif wants_help or typer_context.invoked_subcommand is None:
+def _show_help(typer_context: typer.Context, wants_help: bool) -> None:
+    if wants_help:
         page = typer_context.get_help()
         for heading, ((_, example), *_) in COMMANDS.items():
             first = example.partition(" ")[0]
             page = page.replace(f"\n  {first} ", f"\n\n{heading}:\n  {first} ", 1)
         sys.stdout.write(page.replace("Commands:\n\n", "", 1) + "\n")
-    else:
-        return
-    raise typer.Exit
+        raise typer.Exit
+
+
+def _show_version(wants_version: bool) -> None:
+    if wants_version:
+        sys.stdout.write(f"docora-ops {__version__}\n")
+        raise typer.Exit
+
+
+# Replaces Typer's own --help, so that the help page has headings. Eager, so that Typer does not
+# import pydantic for the other options first.
+@app.callback(invoke_without_command=True)
+def _options(
+    typer_context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", help="Show the version.", is_eager=True, callback=_show_version
+        ),
+    ] = False,
+    wants_help: Annotated[
+        bool,
+        typer.Option(
+            *("--help", "-h"),
+            help="Show this message and exit.",
+            is_eager=True,
+            callback=_show_help,
+        ),
+    ] = False,
+) -> None:
+    """Retry failed links of a Docora installation, and look after its snapshot queue."""
+    if typer_context.invoked_subcommand is None:
+        _show_help(typer_context, wants_help=True)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -44,7 +44,7 @@ def doctor(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> ExitCode:
-    """Check settings, both servers, the queue, its workers, the links, and drift.
+    """Check servers, queue, workers, links and drift.
 
     Exits with 6 if a check is critical, with 5 if a server is away. Changes nothing. Takes 5 s
     longer if links seem to have lost their jobs, to look a second time.

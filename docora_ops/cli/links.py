@@ -105,7 +105,10 @@ def failed(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> None:
-    """List the failed links, or count them: retry-all-failed takes the same options."""
+    """List the failed links, or count them.
+
+    retry-all-failed retries what failed lists with the same options.
+    """
     _list(typer_context, is_failed=True)
 
 

@@ -24,9 +24,10 @@ def metrics(
     ] = False,
     env_file: options.EnvFile = None,
 ) -> ExitCode:
-    """Print numbers as Prometheus text, for node_exporter's textfile collector.
+    """Print numbers as Prometheus text.
 
-    If one server is away, prints what the other one knows, with docora_up 0 (exit code 5).
+    The text is for node_exporter's textfile collector. If one server is away, prints what the other
+    one knows, with docora_up 0 (exit code 5).
     """
     context = context_of(typer_context)
     from docora_ops.actions.status import read_status

@@ -28,11 +28,12 @@ def operations(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> ExitCode | None:
-    """List who changed what and why, newest first; or show one operation with its failures.
+    """List who changed what and why, newest first.
 
-    Every retry, resync, repair, cancellation and pass of schedule that queued something is kept for
-    30 days. With --follow, goes on waiting for an operation from any terminal, also after its
-    command was killed, with the exit codes of --wait.
+    With OPERATION_ID, shows one operation with its failures. Every retry, resync, repair,
+    cancellation and pass of schedule that queued something is kept for 30 days. With --follow, goes
+    on waiting for an operation from any terminal, also after its command was killed, with the exit
+    codes of --wait.
     """
     context = context_of(typer_context)
     from docora_ops.actions.operations import find, recent

@@ -21,7 +21,7 @@ def repair(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> ExitCode:
-    """Queue every link that should have a live job and has none.
+    """Queue links that have lost their jobs.
 
     Such a link is pending or scanning, and its job neither waits nor runs: Redis was emptied, or a
     worker was killed. Looks twice, 5 s apart. A scanning link counts a failure first.

@@ -56,10 +56,10 @@ def retry_all_failed(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> ExitCode:
-    """Retry all failed links, or those that the options select, as one bulk operation.
+    """Retry all failed links as one bulk operation.
 
-    Links are queued round-robin across apps. Asks first if there is a terminal. Killed anywhere,
-    the same command finishes the rest.
+    Options select some of them. Links are queued round-robin across apps. Asks first if there is a
+    terminal. Killed anywhere, the same command finishes the rest.
     """
     context = context_of(typer_context)
     from docora_ops.actions.changes import select_links

@@ -21,11 +21,12 @@ def schedule(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> ExitCode:
-    """Queue the links that are due, as Docora's scheduler would, and repair drift.
+    """Queue the links that are due, and repair drift.
 
-    Due are pending links, synced links past RESCAN_INTERVAL_MS, and failed links whose repository
-    has no circuit to wait for; none while the circuit is open. Only for Docoras whose jobs RQ
-    workers run. Run it by cron, or with --repeat as a service, which goes on through outages.
+    Due, as for Docora's scheduler, are pending links, synced links past RESCAN_INTERVAL_MS, and
+    failed links whose repository has no circuit to wait for; none while the circuit is open. Only
+    for Docoras whose jobs RQ workers run. Run it by cron, or with --repeat as a service, which goes
+    on through outages.
     """
     context = context_of(typer_context)
     if dry_run:

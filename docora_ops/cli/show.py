@@ -35,7 +35,7 @@ def show(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> None:
-    """Show one link: its error, what was delivered, its job, and the next step."""
+    """Show one link: its error, its job, the next step."""
     context = context_of(typer_context)
     from docora_ops.actions.lookup import resolve_link
     from docora_ops.actions.show import read_details

@@ -32,7 +32,7 @@ def status(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> ExitCode:
-    """Show the state of links, queue and workers on one screen, the verdict first.
+    """Show links, queue and workers, the verdict first.
 
     If one server is away, shows what the other one knows (exit code 5).
     """

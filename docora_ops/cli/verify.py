@@ -36,11 +36,12 @@ def verify(
     as_json: options.Json = False,
     env_file: options.EnvFile = None,
 ) -> ExitCode:
-    """Compare what was delivered with the stored commits: of all links, one app, or one link.
+    """Compare what was delivered with the stored commits.
 
-    Exits with 6 if files are missing, outdated or extra, or a link is failed. Uncertain are links
-    whose repository was scanned later for another app: run it again after their next scan. Compares
-    Docora's records, not newer commits or what is on the app's disk.
+    Compares all links, those of one app, or one link. Exits with 6 if files are missing, outdated
+    or extra, or a link is failed. Uncertain are links whose repository was scanned later for
+    another app: run it again after their next scan. Compares Docora's records, not newer commits or
+    what is on the app's disk.
     """
     context = context_of(typer_context)
     from docora_ops.actions.changes import select_links
