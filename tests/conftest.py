@@ -18,7 +18,6 @@ from tests.support.database import TestDatabase
 from tests.support.docora import Docora
 from tests.support.fork_server import ForkServer
 from tests.support.left_processes import none_left
-from tests.support.own_servers import OwnRedis, own_redis
 from tests.support.proxy import free_port, patience
 from tests.support.receiver import Receiver
 from tests.support.snapshots import Snapshots
@@ -135,12 +134,6 @@ def producer(redis_url: str) -> Iterator[Producer]:
 @pytest.fixture
 def bullmq(docora: Docora, producer: Producer) -> Bullmq:
     return Bullmq(docora, producer)
-
-
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[OwnRedis]:
-    with own_redis(tmp_path, unixsocket=str(tmp_path / "r")) as own:
-        yield own
 
 
 @pytest.fixture

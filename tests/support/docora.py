@@ -272,11 +272,6 @@ class Docora(Rows):
             return finish(self.start_installed(*arguments, env=env, **options))
         return finish(self.start(*arguments, env=env))
 
-    def run_in_shell(self, line: str, env: Env = None) -> Result:
-        """A line of sh in which docora-ops is the installed command."""
-        path = f"{COMMAND.parent}:{os.environ['PATH']}"
-        return finish(self.start_program("sh", "-c", line, env={**(env or {}), "PATH": path}))
-
     def run_together(self, *commands: Sequence[str], env: Env = None) -> list[Result]:
         with ThreadPoolExecutor(len(commands)) as threads:
             return list(threads.map(lambda arguments: self.run(*arguments, env=env), commands))

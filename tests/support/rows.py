@@ -165,9 +165,6 @@ class Rows:
         statement = f"UPDATE app_repositories SET {assignments} {which}".encode()
         self.connection.execute(statement, (*columns.values(), *link.ids))
 
-    def delete_link(self, link: TestLink) -> None:
-        self.connection.execute(f"DELETE FROM {_THE_LINK}", link.ids)
-
     def add_trigger(
         self,
         statements: str,

@@ -131,11 +131,6 @@ class Snapshots:
         self.queue(link)
         return link, upstream
 
-    def add_synced(self, files: Files) -> tuple[TestLink, Upstream]:
-        link, upstream = self.add_queued(files)
-        self.work()
-        return link, upstream
-
     def add_links(self, names: Iterable[str]) -> dict[str, TestLink]:
         """Links of as many new apps to one repository with one file."""
         upstream = self.add_upstream()

@@ -3,17 +3,14 @@
 import os
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import Signals
-from typing import cast
 
 from tests.support.docora import QUEUE, WIP, Docora, Process
 from tests.support.git_over_http import Gate, GitSite, gate_at
 from tests.support.proxy import eventually, patience
-from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 
 
@@ -166,15 +163,6 @@ def expire_heartbeats(docora: Docora) -> None:
 
 def make_delayed_jobs_due(docora: Docora) -> None:
     docora.redis.zunionstore(f"rq:scheduled:{QUEUE}", {f"rq:scheduled:{QUEUE}": 0})
-
-
-def has_live_job(docora: Docora, link: TestLink) -> bool:
-    if link.job_id in docora.waiting():
-        return docora.redis.exists(f"rq:job:{link.job_id}") == 1
-    if docora.redis.zscore(f"rq:scheduled:{QUEUE}", link.job_id) is not None:
-        return True
-    beating = cast("list[bytes]", docora.redis.zrangebyscore(WIP, time.time(), "+inf"))
-    return any(member.startswith(f"{link.job_id}:".encode()) for member in beating)
 
 
 def git_processes(site: GitSite) -> list[int]:

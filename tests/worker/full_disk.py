@@ -49,9 +49,6 @@ class Disk:
     def free(self) -> None:
         (self._path / "filler").unlink()
 
-    def size_of_files(self) -> int:
-        return sum(path.stat().st_size for path in self._path.rglob("*") if path.is_file())
-
 
 @contextmanager
 def worker_on_disk(
