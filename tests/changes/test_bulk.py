@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from rq.job import JobStatus
 
-from tests.support.docora import COMMAND, Docora, finish
+from tests.support.docora import Docora, finish
 from tests.support.proxy import eventually
 from tests.support.rows import in_turns
 from tests.support.running_commands import row_locks
@@ -153,8 +153,7 @@ def test_a_terminal_is_asked_with_the_count_and_both_servers(
     docora: Docora, answer: str, code: int
 ) -> None:
     docora.add_links(12, apps=2)
-    command = [str(COMMAND), "retry-all-failed"]
-    with TerminalSession(command, docora.environment(), columns=80, lines=24) as terminal:
+    with TerminalSession(docora, "retry-all-failed") as terminal:
         shown, shown_code = terminal.answer(f"{answer}\r".encode())[::-1]
     assert "reset 12 links and queue a snapshot job for each?" in shown
     assert "Redis 127.0.0.1:" in shown

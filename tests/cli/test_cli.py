@@ -192,8 +192,7 @@ def test_text_of_the_database_is_inert_and_secrets_are_masked(docora: Docora) ->
 def test_a_screen_of_80_columns_has_no_longer_line(docora: Docora) -> None:
     docora.add_links(30, apps=3, last_error="HTTP 502 " + "x" * 300)
     for words in (["status"], ["failed"], ["links"], ["operations"], ["doctor", "--all"]):
-        command = [str(COMMAND), *words]
-        with TerminalSession(command, docora.environment(), columns=80, lines=24) as terminal:
+        with TerminalSession(docora, *words) as terminal:
             _, shown = terminal.end()
         lines = [plain_data(line.rstrip("\r")) for line in shown.split("\n")]
         assert max(map(len, lines)) <= 80, (words, lines)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.docora import Docora
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
-from tests.support.terminal import on_terminal
+from tests.support.terminal import TerminalSession
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,8 @@ def test_a_screen_has_all_of_a_link_but_its_secrets(docora: Docora) -> None:
         "INSERT INTO repository_snapshots (repository_id, commit_sha) VALUES (%s, repeat('c', 40))",
         (repository,),
     )
-    code, screen = on_terminal(docora, ["show", "acme", "octo/api"], columns=80, lines=24)
+    with TerminalSession(docora, "show", "acme", "octo/api") as terminal:
+        code, screen = terminal.end()
     assert (code, len(screen.splitlines()) <= 24) == (0, True), screen
     for text in ("HTTP 500 on created README.md", "cccccccccccc", "12 files", *link.ids):
         assert text in screen

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from tests.support.docora import COMMAND, Docora
+from tests.support.docora import Docora
 from tests.support.proxy import refused_port
 from tests.support.terminal import TerminalSession
 
@@ -171,8 +171,7 @@ def test_the_screen_fits_a_terminal_of_80_by_24_and_is_redrawn(docora: Docora) -
         job = f"app_{number:024x}-repo_{number:024x}"
         docora.redis.hset(f"rq:worker:worker-{number}", "current_job", job)
         docora.run("retry", *docora.add_link().ids).ended(0)
-    command = [str(COMMAND), "status", "--watch"]
-    with TerminalSession(command, docora.environment(TERM="xterm-256color"), 80, 24) as session:
+    with TerminalSession(docora, "status", "--watch") as session:
         session.read_until(re.compile(rb"\x1b\[H\x1b\[J(?s:.*)\x1b\[H\x1b\[J(?s:.*)Operations"))
         session.type(b"\x03")
         code, shown = session.end()

@@ -5,7 +5,6 @@ or of a shell, runs the installed command instead (`Docora.start_installed`).
 """
 
 import atexit
-import fcntl
 import gc
 import importlib
 import json
@@ -16,7 +15,6 @@ import socket
 import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -114,27 +112,18 @@ class ForkServer:
         self._process.wait()
         Path(self._path).unlink(missing_ok=True)
 
-    def start(
-        self,
-        arguments: Sequence[str],
-        environment: dict[str, str],
-        streams: tuple[int, int, int] | None = None,
-    ) -> ForkedProcess:
-        """Starts a command, its output in pipes.
-
-        streams: descriptors for stdin, stdout and stderr instead. A terminal at stdin becomes the
-            controlling one.
-        """
+    def start(self, arguments: Sequence[str], environment: dict[str, str]) -> ForkedProcess:
+        """Starts a command, its output in pipes."""
         nowhere = os.open(os.devnull, os.O_RDONLY)
         out, their_out = os.pipe()
         err, their_err = os.pipe()
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._path)
         request = json.dumps([list(arguments), environment, str(Path.cwd())]).encode()
-        theirs = streams or (nowhere, their_out, their_err)
+        theirs = (nowhere, their_out, their_err)
         socket.send_fds(connection, [_NUMBER.pack(len(request))], theirs)
         connection.sendall(request)
-        for descriptor in (nowhere, their_out, their_err):
+        for descriptor in theirs:
             os.close(descriptor)
         return ForkedProcess(connection, out, err)
 
@@ -192,8 +181,6 @@ def _be_command(
         os.close(descriptor)
     sys.argv = ["docora-ops", *arguments]
     os.setsid()  # or a person's own terminal would be asked
-    if is_at_terminal := os.isatty(0):
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
@@ -210,11 +197,6 @@ def _be_command(
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
-        if is_at_terminal:
-            # Or the kernel would throw away what nobody has read yet.
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-            with suppress(OSError):  # it has been closed
-                fcntl.ioctl(0, termios.TIOCNOTTY)
         os._exit(code if isinstance(code, int) else 1)
 
 
