@@ -1,20 +1,13 @@
 """The workflows on GitHub run what a person runs, and a release publishes what was checked."""
 
-import os
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.support.programs import PYTHON_VERSIONS
-
-# `make tools` installs it into the environment.
-ACTIONLINT = shutil.which("actionlint", path=f"{os.environ['PATH']}:{Path(sys.executable).parent}")
+from tests.release.pythons import VERSIONS
 
 
 @pytest.fixture
@@ -55,7 +48,7 @@ def test_each_supported_python_is_declared_and_checked(folder: Path, repository_
         for step in jobs(folder / "release.yml")["build"]["steps"]
         if "setup-python" in step.get("uses", "")
     ]
-    assert classified == checked == installed == [*PYTHON_VERSIONS]
+    assert classified == checked == installed == [*VERSIONS]
 
 
 def test_only_what_was_checked_and_built_is_published(folder: Path) -> None:
@@ -67,12 +60,3 @@ def test_only_what_was_checked_and_built_is_published(folder: Path) -> None:
     for name, job in of_release.items():
         may_write = "write" in job["permissions"].values()
         assert may_write == (name in {*publishing, "attest"}), name
-
-
-@pytest.mark.skipif(ACTIONLINT is None, reason="needs actionlint")
-def test_actionlint_finds_nothing(folder: Path) -> None:
-    files = sorted(folder.iterdir())
-    done = subprocess.run(
-        [str(ACTIONLINT), *files], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert (done.returncode, done.stdout) == (0, "")

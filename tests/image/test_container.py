@@ -5,9 +5,9 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 from tests.support.docora import Docora, Process, Result, finish
-from tests.support.git_over_http import GitSite
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
+from tests.worker.git_over_http import GitSite
 
 IMAGE, ENGINE = os.environ["TEST_IMAGE"], os.environ.get("TEST_ENGINE", "docker")
 CONFINED = ("--network=host", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")
@@ -43,20 +43,20 @@ def test_commands_say_what_they_say_outside(docora: Docora) -> None:
     assert docora.waiting() == [link.job_id]
 
 
-def test_a_worker_delivers_is_checked_and_ends_when_told(snapshots: Snapshots) -> None:
+def test_a_worker_delivers_passes_doctor_and_ends_when_told(snapshots: Snapshots) -> None:
     docora, upstream = snapshots.docora, snapshots.add_upstream()
     upstream.commit({"a": "1\n"})
     name = f"docora-ops-{uuid4().hex}"
     with GitSite(upstream.path.parent.parent).serving() as site:
         repository_id = docora.add_repository("octo/api", url=f"{site.url}/octo/api/.git")
         link = snapshots.link(snapshots.add_app(), repository_id)
-        environment = snapshots.environment(REPOS_BASE_PATH=None, DOCORA_OPS_HEARTBEAT_FILE=None)
+        environment = snapshots.environment(REPOS_BASE_PATH=None)
         folders = "--tmpfs=/tmp --tmpfs=/data/repos:mode=1777"
         worker = start(
             docora, "worker", env=environment, options=f"--name={name} --stop-timeout=60 {folders}"
         )
         try:
-            check = ("exec", name, "docora-ops", "worker", "--check")
+            check = ("exec", name, "docora-ops", "doctor")
             eventually(lambda: ask(docora, *check).code == 0, "a live worker")
             snapshots.queue(link)
             eventually(lambda: docora.status(link) == "synced", "a snapshot")

@@ -16,9 +16,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from docora_ops import __version__
+from tests.release.pythons import VERSIONS, pythons
 from tests.release.written_by_hand import lacking, notes
-from tests.support.programs import ROOT, pythons
 
+ROOT = Path(__file__).parents[2]
 DIST = ROOT / "dist"
 WHEEL = f"docora_ops-{__version__}-py3-none-any.whl"
 SDIST = f"docora_ops-{__version__}.tar.gz"
@@ -111,20 +112,20 @@ def main() -> None:
         print(f"make test, in {SDIST}", flush=True)
         try_sdist(Path(folder))
         environment = Path(folder) / "environment"
-        for name, found in pythons().items():
-            for extra in ("", "[worker]", "[demo]") if found else ():
-                print(f"{name}: docora-ops{extra}", flush=True)
-                try_wheel(found[0].path, extra, environment)
+        for version, python in pythons().items():
+            for extra in ("", "[worker]", "[demo]"):
+                print(f"Python {version}: docora-ops{extra}", flush=True)
+                try_wheel(python, extra, environment)
         print(f"list what it brings along: {SBOM}", flush=True)
         try_wheel(Path(sys.executable), "[worker]", environment)
         output = ("--pyproject", "pyproject.toml", "--output-reproducible", "-o", DIST / SBOM)
-        python = environment / "bin" / "python"
-        uv_tool(CYCLONEDX, "cyclonedx-py", "environment", *output, python)
+        of_wheel = environment / "bin" / "python"
+        uv_tool(CYCLONEDX, "cyclonedx-py", "environment", *output, of_wheel)
         bom = json.loads((DIST / SBOM).read_text(encoding="utf-8"))
         bom["metadata"]["component"]["version"] = __version__  # which pyproject.toml does not name
         (DIST / SBOM).write_text(json.dumps(bom, indent=1), encoding="utf-8")
-    lacking_pythons = [name for name, found in pythons().items() if not found]
-    print(f"not installed: {', '.join(lacking_pythons) or 'none'}")
+    missing = [version for version in VERSIONS if version not in pythons()]
+    print(f"Pythons that are not installed: {', '.join(missing) or 'none'}")
     if problems:
         sys.exit("\n".join(["not ready to be released:", *problems]))
 

@@ -17,7 +17,6 @@ import pytest
 from rq.job import JobStatus
 
 from docora_ops.worker import resources
-from tests.support.raw_app import Talk, raw_app
 from tests.support.receiver import Request
 from tests.support.snapshots import AUTH_KEY, Files, Snapshots, Upstream
 from tests.worker.jobs import (
@@ -30,6 +29,7 @@ from tests.worker.jobs import (
     sha,
     snapshot_row,
 )
+from tests.worker.raw_app import Talk, raw_app
 
 
 def test_deletions_are_sent_before_creations_before_updates(snapshots: Snapshots) -> None:

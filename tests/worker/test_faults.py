@@ -19,10 +19,10 @@ from tests.support.pgbouncer import PROGRAM, pgbouncer
 from tests.support.proxy import Proxy
 from tests.support.rows import TestLink
 from tests.support.snapshots import FILES, Snapshots, encrypt
-from tests.support.worker_processes import await_waiting_worker, held_worker, running
 from tests.worker.full_disk import with_own_mounts, worker_on_disk
 from tests.worker.jobs import run_job
 from tests.worker.test_pool import await_status, expire, state
+from tests.worker.worker_processes import await_waiting_worker, held_worker, running
 
 UNCOUNTED = "no failure is counted: "
 

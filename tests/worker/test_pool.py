@@ -12,7 +12,7 @@ from tests.support.proxy import eventually
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.snapshots import FILES, Files, Snapshots
-from tests.support.worker_processes import (
+from tests.worker.worker_processes import (
     await_waiting_worker,
     expire_heartbeats,
     held_worker,

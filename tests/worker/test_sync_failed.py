@@ -9,9 +9,9 @@ import pytest
 from docora_ops.text import moment
 from docora_ops.worker import deliveries
 from tests.support.proxy import refused_port
-from tests.support.raw_app import Talk, raw_app
 from tests.support.snapshots import AUTH_KEY, Snapshots, Upstream, encrypt
 from tests.worker.jobs import events, failure, link_row, repository_row
+from tests.worker.raw_app import Talk, raw_app
 
 ANOTHER_KEY = "it was encrypted with another ENCRYPTION_KEY"
 

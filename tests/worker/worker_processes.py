@@ -9,9 +9,9 @@ from pathlib import Path
 from signal import Signals
 
 from tests.support.docora import QUEUE, WIP, Docora, Process
-from tests.support.git_over_http import Gate, GitSite, gate_at
 from tests.support.proxy import eventually, patience
 from tests.support.snapshots import Snapshots
+from tests.worker.git_over_http import Gate, GitSite, gate_at
 
 
 class Running:
