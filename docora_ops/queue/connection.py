@@ -20,6 +20,7 @@ from docora_ops.text import mask
 
 LONGEST_TIMEOUT = 5  # seconds: Docora may wait for rows that we have locked meanwhile
 _MOST_DIGITS = 20
+_NOT_PERMITTED = "NOPERM|ACL failure in script|can't run this command"
 
 
 def connect(settings: Settings) -> redis.Redis:
@@ -139,7 +140,9 @@ def explain(error: redis.RedisError) -> tuple[str, str]:
             "check the credentials in REDIS_URL; a Redis without an ACL file forgets its users "
             "when it restarts: docora-ops help privileges says how to keep them",
         )
-    if "NOPERM" in text or "ACL failure in script" in text or "can't run this command" in text:
+    # redis-py takes the code off the answer, and makes it a class. In an answer of Redis 6.2 about
+    # a script, the code is in the text.
+    if isinstance(error, exceptions.NoPermissionError) or re.search(_NOT_PERMITTED, text):
         named = re.search(r"the '([\w|-]+)' command", text)
         denied = f"the command {named[1]}" if named else "one of our keys"
         hint = "docora-ops help privileges lists what the user in REDIS_URL needs"
@@ -153,9 +156,10 @@ def explain(error: redis.RedisError) -> tuple[str, str]:
         reason = re.sub(r"^Error.*? connecting to .*?\. |\[.*?\] | \(_ssl.*?\)", "", line)
         reason = reason[:1].lower() + reason[1:].rstrip(".")
         return f"can't be reached: {reason}", "check that it runs, REDIS_URL and its TLS options"
-    if "OOM" in text:
+    if isinstance(error, exceptions.OutOfMemoryError) or "OOM" in text:
         return "refuses writes: it is out of memory", "free memory or raise maxmemory"
-    if "READONLY" in text or "MASTERDOWN" in text:
+    is_replica = isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError)
+    if is_replica or "READONLY" in text or "MASTERDOWN" in text:
         return "is a replica that takes no writes", "point REDIS_URL at the primary"
     if "WRONGTYPE" in text:
         key = re.search(r"\((?:[A-Z]+ )?([\w-]+:[^\s)]+)", text)

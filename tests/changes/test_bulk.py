@@ -1,6 +1,7 @@
 """`retry-all-failed` and `resync --all`: order, selection, poison rows, cancellation, kills."""
 
 import json
+import os
 import signal
 from datetime import timedelta
 
@@ -8,7 +9,7 @@ import pytest
 from rq.job import JobStatus
 
 from tests.support.docora import Docora, finish
-from tests.support.proxy import eventually
+from tests.support.proxy import eventually, refused_port
 from tests.support.rows import in_turns
 from tests.support.running_commands import row_locks
 from tests.support.terminal import TerminalSession
@@ -257,3 +258,22 @@ def test_the_wrong_redis_is_refused(docora: Docora) -> None:
     docora.run(*RETRY_ALL).ended(4, "wrong_pair")
     docora.run("retry", *docora.links()[0].ids, "--json").ended(4, "wrong_pair")
     assert docora.dump() == before
+
+
+@pytest.mark.skipif("TEST_REDIS_URL" in os.environ, reason="other tests use the same Redis")
+@pytest.mark.parametrize("reason", ["out of memory", "a replica"])
+def test_a_redis_that_takes_no_writes_is_named_and_nothing_is_changed(
+    docora: Docora, reason: str
+) -> None:
+    docora.add_links(3)
+    try:
+        if reason == "a replica":
+            docora.redis.replicaof("127.0.0.1", str(refused_port()))
+        else:
+            docora.redis.config_set("maxmemory", "1")
+        docora.run(*RETRY_ALL).ended(5, "redis", says=reason)
+    finally:
+        docora.redis.replicaof("NO", "ONE")
+        docora.redis.config_set("maxmemory", "0")
+    assert docora.statuses() == {"failed": 3}
+    assert docora.waiting() == []
