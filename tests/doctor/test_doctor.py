@@ -152,20 +152,3 @@ def test_a_database_of_another_program_is_named(docora: Docora) -> None:
     finally:
         docora.connection.execute("ALTER TABLE elsewhere RENAME TO snapshot_files")
     assert (check["status"], check["detail"]) == ("critical", "missing: snapshot_files")
-
-
-def test_a_role_that_may_only_read_is_a_note(well: Docora) -> None:
-    name = "docora_doctor_reader"
-    well.connection.execute(f"CREATE ROLE {name} LOGIN".encode())
-    well.connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}".encode())
-    keys = "REVOKE SELECT ON apps FROM {0}; GRANT SELECT (app_id, app_name) ON apps TO {0}"
-    well.connection.execute(keys.format(name).encode())
-    try:
-        url = well.database_url.replace("postgres:@", f"{name}:@")
-        assert name in url, url
-        found = checks(well, DATABASE_URL=url, ENCRYPTION_KEY="ab" * 32)
-    finally:
-        well.connection.execute(f"DROP OWNED BY {name}; DROP ROLE {name}".encode())
-    assert found["Privileges"]["status"] == "note"
-    assert "UPDATE on app_repositories" in found["Privileges"]["detail"]
-    assert found["Encryption key"]["status"] == "note"
