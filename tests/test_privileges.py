@@ -12,7 +12,9 @@ from tests.support.docora import Docora
 from tests.support.snapshots import FILES, Snapshots
 
 TOPIC = Path(__file__).parents[1] / "docora_ops" / "help" / "privileges.md"
-BLOCKS = re.findall(r"^```\w*\n(.*?)^```", TOPIC.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+BLOCKS: list[str] = re.findall(
+    r"^```\w*\n(.*?)^```", TOPIC.read_text("utf-8"), re.MULTILINE | re.DOTALL
+)
 READ = ("status", "failed", "links", "doctor", "verify", "metrics", "operations")
 
 Login = Callable[[str], dict[str, str]]

@@ -35,9 +35,8 @@ def test_each_example_has_the_fields_that_the_command_prints(snapshots: Snapshot
     retried = docora.run("retry", *link.ids, "--json").ended(0)
     refused = docora.run("retry", *link.ids, "--json").ended(4, "not_failed")
     docora.set_link(link, status="failed")
-    worker = snapshots.start_worker(MAX_RETRY_ATTEMPTS="1")
+    snapshots.start_worker(MAX_RETRY_ATTEMPTS="1")
     waited = docora.run("retry-all-failed", "--yes", "--wait", "--json").ended(7)
-    worker.terminate()
     docora.set_link(link, status="synced")
     idle = docora.run("retry-all-failed", "--json").ended(0)
     for example, result in (
