@@ -1,10 +1,14 @@
 """`verify`: each difference is found, and nothing else counts."""
 
+import time
+from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
 
 from tests.support.docora import Docora, Result
+from tests.support.receiver import Request
 from tests.support.rows import TestLink
+from tests.support.snapshots import Snapshots
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 HOUR, MOMENT = timedelta(hours=1), timedelta(milliseconds=100)
@@ -113,3 +117,27 @@ def test_links_that_are_not_in_sync_are_not_compared(docora: Docora) -> None:
     assert run(docora, "--json").ended(0).data["verdicts"] == {"at_work": 2, "no_commit": 1}
     add(docora, FILES, status="failed")
     assert run(docora, "--json").ended(6).data["verdicts"]["failed"] == 1
+
+
+def test_a_worker_that_is_just_sending_raises_no_false_alarm(snapshots: Snapshots) -> None:
+    docora, upstream = snapshots.docora, snapshots.add_upstream()
+    repository = snapshots.add_repository(upstream)
+    links = [snapshots.link(snapshots.add_app(name), repository) for name in ("One", "Two", "Six")]
+
+    def answer(_: Request) -> int:
+        time.sleep(0.02)
+        return 200
+
+    snapshots.receiver.answer = answer
+    seen: Counter[str] = Counter()
+    for content in ("1\n", "2\n"):
+        upstream.commit(dict.fromkeys("abcdef", content))
+        for link in links:
+            snapshots.queue(link)
+        worker = snapshots.start_worker("--burst")
+        while worker.poll() is None:
+            result = docora.run("verify", "--json", env={"DOCORA_OPS_DRIFT_GRACE": "0"}).ended(0)
+            seen.update(result.data["verdicts"])
+    assert seen["at_work"] > 0
+    assert "differs" not in seen
+    assert docora.run("verify", "--json").ended(0).data["verdicts"] == {"proven": 3}
