@@ -9,7 +9,7 @@ from rq.job import JobStatus
 from rq.results import Result as JobResult
 
 from tests.support.docora import QUEUE, Docora
-from tests.support.rows import AUTH_KEY, GITHUB_TOKEN, TestLink
+from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 from tests.support.running_commands import await_locks, row_locks
 
 Prepare = Callable[[Docora, str], object]
@@ -54,7 +54,7 @@ STATES: dict[str, tuple[Prepare, str, bool]] = {
         True,
     ),
     "abandoned by a killed worker": (
-        lambda docora, job_id: docora.start_job(job_id, heartbeat=-10),
+        lambda docora, job_id: docora.start_job(job_id, is_abandoned=True),
         "replaced_stale",
         True,
     ),
@@ -263,11 +263,6 @@ def test_apps_and_repositories_are_named_as_people_name_them(
     docora.add_app("Another")
     docora.run("retry", *words).ended(code)
     assert docora.was_reset(link) is (code == 0)
-
-
-def lose(docora: Docora, link: TestLink) -> None:
-    assert docora.status(link) in {"pending_snapshot", "scanning"}
-    docora.redis.flushdb()
 
 
 QUICK = {"DOCORA_OPS_DRIFT_GRACE": "0"}

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from signal import Signals
@@ -21,13 +21,6 @@ import redis
 from rq import Queue
 from rq.executions import Execution
 from rq.job import Job, JobStatus
-from rq.registry import (
-    CanceledJobRegistry,
-    DeferredJobRegistry,
-    FailedJobRegistry,
-    FinishedJobRegistry,
-    ScheduledJobRegistry,
-)
 from rq.utils import now
 
 from docora_ops.actions.docora import Docora as ActionsDocora
@@ -39,25 +32,13 @@ from tests.support.rows import Rows, TestLink
 COMMAND = Path(sys.executable).parent / "docora-ops"
 QUEUE = "snapshot-queue"
 WIP = f"rq:wip:{QUEUE}"
-_DELAYED = f"rq:scheduled:{QUEUE}"
-INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
-REGISTRIES = (
-    *(FailedJobRegistry, FinishedJobRegistry, CanceledJobRegistry),
-    *(DeferredJobRegistry, ScheduledJobRegistry),
-)
-_REGISTRY_OF: dict[JobStatus, Any] = {
-    JobStatus.FAILED: FailedJobRegistry,
-    JobStatus.STOPPED: FailedJobRegistry,
-    JobStatus.FINISHED: FinishedJobRegistry,
-    JobStatus.CANCELED: CanceledJobRegistry,
-    JobStatus.DEFERRED: DeferredJobRegistry,
-}
+# Where RQ records jobs that are in no list.
+REGISTRIES = ("failed", "finished", "canceled", "deferred", "scheduled", "wip")
 _READ: dict[bytes, Callable[[Any, bytes], object]] = {
     b"hash": lambda client, key: client.hgetall(key),
     b"list": lambda client, key: client.lrange(key, 0, -1),
     b"set": lambda client, key: client.smembers(key),
     b"zset": lambda client, key: client.zrange(key, 0, -1, withscores=True),
-    b"stream": lambda client, key: client.xrange(key),
     b"none": lambda client, key: client.get(key),  # a worker has just removed it
     b"string": lambda client, key: client.get(key),
 }
@@ -119,9 +100,9 @@ class Docora(Rows):
         servers = {"DATABASE_URL": self.database_url, "REDIS_URL": self.redis_url}
         return Settings.model_validate(servers | {"DOCORA_OPS_BACKEND": "rq"})
 
-    def actions(self, **settings: Any) -> ActionsDocora:
+    def actions(self) -> ActionsDocora:
         """The first argument of each action. Use it in a `with` block."""
-        return ActionsDocora(self.settings.model_copy(update=settings))
+        return ActionsDocora(self.settings)
 
     def waiting(self) -> list[str]:
         ids: Any = self.redis.lrange(self.queue.key, 0, -1)
@@ -130,15 +111,13 @@ class Docora(Rows):
     def job(self, link: TestLink) -> Job:
         return Job.fetch(link.job_id, connection=self.redis)
 
-    def job_hash(self, job_id: str) -> dict[str, bytes]:
-        fields: Any = self.redis.hgetall(Job.key_for(job_id))
-        return {name.decode(): value for name, value in fields.items()}
+    def registry(self, name: str) -> list[str]:
+        """The ids of its jobs. Those of running jobs are followed by that of the execution."""
+        members: Any = self.redis.zrange(f"rq:{name}:{QUEUE}", 0, -1)
+        return [member.decode().split(":")[0] for member in members]
 
     def registries(self, job_id: str) -> set[str]:
-        keys = [registry(QUEUE, connection=self.redis).key for registry in REGISTRIES]
-        found = {key for key in keys if self.redis.zscore(key, job_id) is not None}
-        members: Any = self.redis.zrange(WIP, 0, -1)
-        return found | {WIP for member in members if member.decode().split(":")[0] == job_id}
+        return {name for name in REGISTRIES if job_id in self.registry(name)}
 
     def enqueue(self, job_id: str, **options: Any) -> Job:
         return self.queue.enqueue("other.producer", job_id=job_id, description="other", **options)
@@ -148,9 +127,9 @@ class Docora(Rows):
         job = self.enqueue(job_id)
         self.redis.lrem(self.queue.key, 0, job_id)
         job.set_status(status)
-        if registry := _REGISTRY_OF.get(status):
-            key = registry(QUEUE, connection=self.redis).key
-            self.redis.zadd(key, {job_id: now().timestamp() + 3600})
+        name = "failed" if status is JobStatus.STOPPED else status.value
+        if name in REGISTRIES:
+            self.redis.zadd(f"rq:{name}:{QUEUE}", {job_id: now().timestamp() + 3600})
         return job
 
     def queue_job(self, link: TestLink) -> Job:
@@ -163,23 +142,20 @@ class Docora(Rows):
             change_batch(docora, Change.retry(LinkFilter()), [str(self.row(link)["id"])])
         return self.job(link)
 
-    def schedule_job(self, job_id: str, when: datetime | None = None) -> Job:
-        when = when or now() + timedelta(hours=1)
+    def schedule_job(self, job_id: str) -> Job:
+        when = now() + timedelta(hours=1)
         job: Job = self.queue.enqueue_at(when, "other.producer", job_id=job_id)
         return job
 
-    def start_job(
-        self, job_id: str, *, heartbeat: float = 90, worker: str = "worker-1"
-    ) -> Execution:
-        """A job that a worker has begun; a negative heartbeat has expired so many seconds ago."""
+    def start_job(self, job_id: str, *, is_abandoned: bool = False) -> None:
+        """A job that a worker has begun; that of a killed one has expired."""
         job = self.leave_job(job_id, JobStatus.STARTED)
         with self.redis.pipeline() as pipeline:
-            execution = Execution.create(job, 90, pipeline, worker_name=worker)
+            execution = Execution.create(job, 90, pipeline, worker_name="worker-1")
             pipeline.execute()
-        if heartbeat < 0:
-            self.redis.zadd(WIP, {execution.composite_key: now().timestamp() + heartbeat})
+        if is_abandoned:
+            self.redis.zadd(WIP, {execution.composite_key: now().timestamp() - 10})
             self.redis.delete(execution.key, job.execution_registry.key)
-        return execution
 
     def add_worker(self, name: str = "worker-1") -> None:
         key = f"rq:worker:{name}"
@@ -197,42 +173,33 @@ class Docora(Rows):
         }
         keys: Any = sorted(cast("list[bytes]", self.redis.keys()))
         expire = [self.redis.ttl(key) >= 0 for key in keys]
-        read = zip(keys, self.contents(keys), expire, strict=True)
-        return tables, {key: (content, does) for key, content, does in read if content is not None}
-
-    def contents(self, keys: Sequence[bytes]) -> list[Any]:
         with self.redis.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.type(key)
             for key, kind in zip(keys, pipeline.execute(), strict=True):
                 _READ[kind](pipeline, key)
-            return pipeline.execute()
+            read = zip(keys, pipeline.execute(), expire, strict=True)
+        return tables, {key: (content, does) for key, content, does in read if content is not None}
 
     def sessions(self, condition: str) -> int:
         """Counts the connections of commands and jobs to Postgres that fulfil an SQL condition."""
         ours = "datname = current_database() AND application_name = 'docora-ops'"
         return int(self.one(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {condition}"))
 
-    def lost_links(self) -> list[str]:
-        """Pending links whose job neither waits nor runs, by job id."""
+    def assert_sound(self) -> None:
+        """No pending link is without a live job, and no job waits twice."""
         rows = self.connection.execute(
             "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
             " WHERE status = 'pending_snapshot'"
         )
-        live = set(self.waiting())
-        live |= set(map(_text, self.redis.lrange(INTERMEDIATE, 0, -1)))
-        for key in (_DELAYED, f"rq:deferred:{QUEUE}"):
-            live |= set(map(_text, self.redis.zrange(key, 0, -1)))
-        live |= {_text(member).split(":")[0] for member in self.redis.zrange(WIP, 0, -1)}
-        ids = [row["job_id"] for row in rows]
-        return [id_ for id_ in ids if id_ not in live or not self.job_hash(id_)]
-
-    def doubled_jobs(self) -> list[str]:
-        return sorted(job_id for job_id, times in Counter(self.waiting()).items() if times > 1)
-
-    def assert_sound(self) -> None:
-        assert self.lost_links() == []
-        assert self.doubled_jobs() == []
+        waiting = self.waiting()
+        just_taken: Any = self.redis.lrange(f"{self.queue.key}:intermediate", 0, -1)
+        live = {*waiting, *(job_id.decode() for job_id in just_taken)}
+        live.update(*map(self.registry, ("scheduled", "deferred", "wip")))
+        pending = [row["job_id"] for row in rows]
+        assert [id_ for id_ in pending if id_ not in live] == []
+        assert [id_ for id_ in pending if not self.redis.exists(Job.key_for(id_))] == []
+        assert [job_id for job_id, times in Counter(waiting).items() if times > 1] == []
 
     def environment(self, **changes: str | None) -> dict[str, str]:
         kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
@@ -277,15 +244,9 @@ class Docora(Rows):
             return list(threads.map(lambda arguments: self.run(*arguments, env=env), commands))
 
 
-def _text(reply: Any) -> str:
-    return str(reply.decode())
-
-
-def finish(
-    process: Process, number: Signals | None = None, *, timeout: float | None = None
-) -> Result:
+def finish(process: Process, number: Signals | None = None) -> Result:
     """Waits for its end, which this signal asks for."""
     if number:
         process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=timeout or 2 * patience())
+    stdout, stderr = process.communicate(timeout=2 * patience())
     return Result(process.wait(), stdout, stderr)

@@ -21,8 +21,14 @@ from tests.support.rows import TestLink
 from tests.support.snapshots import FILES, Snapshots, encrypt
 from tests.worker.full_disk import with_own_mounts, worker_on_disk
 from tests.worker.jobs import run_job
-from tests.worker.test_pool import await_status, expire, state
-from tests.worker.worker_processes import await_waiting_worker, held_worker, running
+from tests.worker.worker_processes import (
+    await_status,
+    await_waiting_worker,
+    expire,
+    held_worker,
+    running,
+    state,
+)
 
 UNCOUNTED = "no failure is counted: "
 

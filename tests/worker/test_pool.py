@@ -7,37 +7,21 @@ from threading import Event
 
 import pytest
 
-from tests.support.docora import WIP, Docora
+from tests.support.docora import Docora
 from tests.support.proxy import eventually
 from tests.support.receiver import Request
-from tests.support.rows import TestLink
 from tests.support.snapshots import FILES, Files, Snapshots
 from tests.worker.worker_processes import (
+    await_status,
     await_waiting_worker,
-    expire_heartbeats,
+    expire,
     held_worker,
     make_delayed_jobs_due,
     running,
+    state,
 )
 
 THREE: Files = {"a": "1\n", "b": "2\n", "c": "3\n"}
-
-
-def state(docora: Docora, link: TestLink) -> tuple[str, int]:
-    row = docora.row(link)
-    return row["status"], row["retry_count"]
-
-
-def await_status(docora: Docora, link: TestLink, status: str) -> None:
-    eventually(lambda: docora.status(link) == status, f"a link that is {status}")
-
-
-def expire(docora: Docora) -> None:
-    """Lets a minute and a half pass for a worker that is killed or paused."""
-    expire_heartbeats(docora)
-    for key in docora.redis.scan_iter("docora-ops:lease:*"):
-        docora.redis.delete(key)
-    docora.redis.delete("docora-ops:cleaning")
 
 
 def test_a_burst_syncs_the_queued_links_and_ends(snapshots: Snapshots) -> None:
@@ -142,10 +126,10 @@ def test_a_worker_killed_while_it_cleaned_does_not_keep_others_from_cleaning(
 ) -> None:
     docora = snapshots.docora
     link = snapshots.add_queued(FILES)[0]
-    docora.start_job(link.job_id, heartbeat=-10)
+    docora.start_job(link.job_id, is_abandoned=True)
     docora.redis.set(docora.queue.registry_cleaning_key, 1, ex=899)
     assert snapshots.work().code == 0
-    assert WIP not in docora.registries(link.job_id)
+    assert "wip" not in docora.registries(link.job_id)
 
 
 @pytest.mark.parametrize("still_at_work", [True, False])

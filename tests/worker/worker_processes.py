@@ -10,6 +10,7 @@ from signal import Signals
 
 from tests.support.docora import QUEUE, WIP, Docora, Process
 from tests.support.proxy import eventually, patience
+from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
 from tests.worker.git_over_http import Gate, GitSite, gate_at
 
@@ -153,10 +154,20 @@ def await_waiting_worker(docora: Docora) -> None:
     )
 
 
-def expire_heartbeats(docora: Docora) -> None:
-    """Makes all that killed workers hold expire, their locks of repositories included."""
+def state(docora: Docora, link: TestLink) -> tuple[str, int]:
+    row = docora.row(link)
+    return row["status"], row["retry_count"]
+
+
+def await_status(docora: Docora, link: TestLink, status: str) -> None:
+    eventually(lambda: docora.status(link) == status, f"a link that is {status}")
+
+
+def expire(docora: Docora) -> None:
+    """Lets a minute and a half pass for a worker that is killed or paused."""
     docora.redis.zunionstore(WIP, {WIP: 0})
-    for pattern in ("rq:execution*", "rq:workers", "rq:worker:*", "docora:repo-lock:*"):
+    held = ("docora:repo-lock:*", "docora-ops:lease:*", "docora-ops:cleaning")
+    for pattern in ("rq:execution*", "rq:workers", "rq:worker:*", *held):
         for key in docora.redis.scan_iter(pattern):
             docora.redis.delete(key)
 
