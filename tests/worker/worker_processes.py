@@ -20,7 +20,7 @@ class Running:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.pid = process.pid
+        self.pid, self._id = process.pid, str(process.pid)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -31,11 +31,12 @@ class Running:
 
     @property
     def processes(self) -> list[int]:
-        return [pid for pid in all_processes() if _session_of(pid) == self.pid]
+        stats = ((pid, _stat(pid)) for pid in all_processes())
+        return [pid for pid, (kind, *_, session) in stats if kind != "Z" and session == self._id]
 
     @property
     def children(self) -> list[int]:
-        return children_of(self.pid)
+        return [pid for pid in all_processes() if _stat(pid)[1] == self._id]
 
     def await_line(self, text: str, times: int = 1) -> None:
         eventually(lambda: self.log.count(text) >= times, f"{text!r} in the log")
@@ -131,20 +132,7 @@ def _stat(pid: int) -> list[str]:
     """State, parent, process group and session of a process; where it is gone, a zombie's."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
-    return ["Z", "0", "0", "0"]
-
-
-def parent_of(pid: int) -> int:
-    return int(_stat(pid)[1])
-
-
-def children_of(pid: int) -> list[int]:
-    return [each for each in all_processes() if parent_of(each) == pid]
-
-
-def _session_of(pid: int) -> int:
-    state, *_, session = _stat(pid)
-    return 0 if state == "Z" else int(session)
+    return ["Z", "", "", ""]
 
 
 def await_waiting_worker(docora: Docora) -> None:
