@@ -58,7 +58,8 @@ def test_a_screen_has_all_of_a_link_but_its_secrets(docora: Docora) -> None:
 
 def test_a_long_error_does_not_push_the_rest_off_the_screen(docora: Docora) -> None:
     link = docora.add_link(last_error="fatal: " + "no such ref, " * 300)
-    _, screen = on_terminal(docora, ["show", *link.ids], columns=80, lines=24)
+    with TerminalSession(docora, "show", *link.ids) as terminal:
+        _, screen = terminal.end()
     assert len(screen.splitlines()) <= 24
     assert "in full: --json" in screen
     piped = docora.run("show", *link.ids).ended(0)

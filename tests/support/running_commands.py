@@ -1,11 +1,11 @@
-"""Commands that are held up by locks while they run."""
+"""Commands that are looked at and held up while they run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
 
-from tests.support.docora import Docora
+from tests.support.docora import Docora, Process
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 
@@ -23,3 +23,11 @@ def row_locks(docora: Docora, *links: TestLink) -> Iterator[psycopg.Connection]:
         held = [link.job_id for link in links]
         other.execute(f"SELECT FROM {rows} FOR UPDATE".encode(), [held])
         yield other
+
+
+def await_line(process: Process, text: str) -> None:
+    assert process.stderr
+    for line in process.stderr:
+        if text in line:
+            return
+    raise AssertionError(f"no {text!r} on stderr")
