@@ -5,9 +5,9 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
 
 from tests.support.docora import Docora, Process, Result, finish
+from tests.support.git_over_http import GitSite
 from tests.support.proxy import eventually
 from tests.support.snapshots import Snapshots
-from tests.worker.git_over_http import GitSite
 
 IMAGE, ENGINE = os.environ["TEST_IMAGE"], os.environ.get("TEST_ENGINE", "docker")
 CONFINED = ("--network=host", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges")

@@ -32,6 +32,7 @@ from tests.support.rows import Rows, TestLink
 COMMAND = Path(sys.executable).parent / "docora-ops"
 QUEUE = "snapshot-queue"
 WIP = f"rq:wip:{QUEUE}"
+INTERMEDIATE = f"rq:queue:{QUEUE}:intermediate"
 # Where RQ records jobs that are in no list.
 REGISTRIES = ("failed", "finished", "canceled", "deferred", "scheduled", "wip")
 _READ: dict[bytes, Callable[[Any, bytes], object]] = {
@@ -186,20 +187,25 @@ class Docora(Rows):
         ours = "datname = current_database() AND application_name = 'docora-ops'"
         return int(self.one(f"SELECT count(*) FROM pg_stat_activity WHERE {ours} AND {condition}"))
 
+    def live_jobs(self) -> set[str]:
+        """Those that wait, are delayed, have just been taken, or run."""
+        just_taken: Any = self.redis.lrange(INTERMEDIATE, 0, -1)
+        waiting = {*self.waiting(), *(job_id.decode() for job_id in just_taken)}
+        return waiting.union(*map(self.registry, ("scheduled", "deferred", "wip")))
+
+    def doubled_jobs(self) -> list[str]:
+        return sorted(job_id for job_id, times in Counter(self.waiting()).items() if times > 1)
+
     def assert_sound(self) -> None:
         """No pending link is without a live job, and no job waits twice."""
         rows = self.connection.execute(
             "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
             " WHERE status = 'pending_snapshot'"
         )
-        waiting = self.waiting()
-        just_taken: Any = self.redis.lrange(f"{self.queue.key}:intermediate", 0, -1)
-        live = {*waiting, *(job_id.decode() for job_id in just_taken)}
-        live.update(*map(self.registry, ("scheduled", "deferred", "wip")))
-        pending = [row["job_id"] for row in rows]
+        pending, live = [row["job_id"] for row in rows], self.live_jobs()
         assert [id_ for id_ in pending if id_ not in live] == []
         assert [id_ for id_ in pending if not self.redis.exists(Job.key_for(id_))] == []
-        assert [job_id for job_id, times in Counter(waiting).items() if times > 1] == []
+        assert self.doubled_jobs() == []
 
     def environment(self, **changes: str | None) -> dict[str, str]:
         kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")

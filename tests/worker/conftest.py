@@ -7,9 +7,9 @@ import pytest
 import trustme
 
 from docora_ops.worker import authorities
+from tests.support.git_over_http import GitSite
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots, Upstream
-from tests.worker.git_over_http import GitSite
 
 
 @pytest.fixture

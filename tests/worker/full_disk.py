@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.docora import COMMAND
 from tests.support.snapshots import Snapshots
-from tests.worker.worker_processes import Running, running_program
+from tests.support.worker_processes import Running, running_program
 
 # root keeps its own namespace of users, or it could not enter the folders of others.
 _AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")

@@ -19,9 +19,7 @@ from tests.support.pgbouncer import PROGRAM, pgbouncer
 from tests.support.proxy import Proxy
 from tests.support.rows import TestLink
 from tests.support.snapshots import FILES, Snapshots, encrypt
-from tests.worker.full_disk import with_own_mounts, worker_on_disk
-from tests.worker.jobs import run_job
-from tests.worker.worker_processes import (
+from tests.support.worker_processes import (
     await_status,
     await_waiting_worker,
     expire,
@@ -29,6 +27,8 @@ from tests.worker.worker_processes import (
     running,
     state,
 )
+from tests.worker.full_disk import with_own_mounts, worker_on_disk
+from tests.worker.jobs import run_job
 
 UNCOUNTED = "no failure is counted: "
 

@@ -14,10 +14,14 @@ from docora_ops.worker import clone as scan
 from docora_ops.worker import git
 from docora_ops.worker.clone import Clone, RepositoryLock
 from docora_ops.worker.git import Git, target_on_same_server
+from tests.support.git_over_http import GitHandler, GitSite, basic, rename_with_redirect
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
 from tests.support.snapshots import TOKEN, Snapshots, Upstream
-from tests.worker.git_over_http import GitHandler, GitSite, basic, rename_with_redirect
+from tests.support.worker_processes import (
+    command_line,
+    git_processes,
+)
 from tests.worker.jobs import (
     assert_in_sync,
     events,
@@ -27,10 +31,6 @@ from tests.worker.jobs import (
     repository_row,
     run_job,
     snapshot_row,
-)
-from tests.worker.worker_processes import (
-    command_line,
-    git_processes,
 )
 
 LOCK = "docora:repo-lock:octo/api"

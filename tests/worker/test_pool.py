@@ -11,7 +11,7 @@ from tests.support.docora import Docora
 from tests.support.proxy import eventually
 from tests.support.receiver import Request
 from tests.support.snapshots import FILES, Files, Snapshots
-from tests.worker.worker_processes import (
+from tests.support.worker_processes import (
     await_status,
     await_waiting_worker,
     expire,

@@ -11,13 +11,13 @@ from rq.timeouts import JobTimeoutException
 from docora_ops.encryption import decrypt
 from docora_ops.errors import DocoraOpsError, SnapshotError
 from docora_ops.worker.secrets import Cleaner
+from tests.support.git_over_http import GitHandler, GitSite
 from tests.support.proxy import refused_port
 from tests.support.receiver import Request
 from tests.support.rows import TestLink
 from tests.support.snapshots import AUTH_KEY, KEY, TOKEN, Snapshots, encrypt
-from tests.worker.git_over_http import GitHandler, GitSite
+from tests.support.worker_processes import all_processes, command_line
 from tests.worker.jobs import run_job
-from tests.worker.worker_processes import all_processes, command_line
 
 PASSWORD = "a-very-secret-password-of-the-database"
 APP_PASSWORD = "the-very-secret-password-of-an-app"

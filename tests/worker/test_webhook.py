@@ -16,11 +16,11 @@ from docora_ops.errors import DeliveryError
 from docora_ops.worker import authorities
 from docora_ops.worker.authorities import certificate_hint
 from docora_ops.worker.webhook import Body, Webhook
+from tests.support.git_over_http import GitSite, basic
 from tests.support.proxy import patience
 from tests.support.receiver import Receiver, stringify
 from tests.support.rows import TestLink
 from tests.support.snapshots import AUTH_KEY, Snapshots, Upstream
-from tests.worker.git_over_http import GitSite, basic
 from tests.worker.jobs import assert_in_sync, failure, git_failures
 from tests.worker.raw_app import OK, RawApp, Talk, context, raw_app, take_all
 

@@ -7,12 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import Signals
+from typing import cast
 
-from tests.support.docora import QUEUE, WIP, Docora, Process
+from tests.support.docora import INTERMEDIATE, QUEUE, WIP, Docora, Process
+from tests.support.git_over_http import Gate, GitSite, gate_at
 from tests.support.proxy import eventually, patience
 from tests.support.rows import TestLink
 from tests.support.snapshots import Snapshots
-from tests.worker.git_over_http import Gate, GitSite, gate_at
+
+_HELD = (
+    *("rq:execution*", "rq:workers", "rq:worker:*", "rq:scheduler-lock:*", "docora:repo-lock:*"),
+    *("docora-ops:lease:*", "docora-ops:cleaning"),
+)
 
 
 class Running:
@@ -152,12 +158,13 @@ def await_status(docora: Docora, link: TestLink, status: str) -> None:
 
 
 def expire(docora: Docora) -> None:
-    """Lets a minute and a half pass for a worker that is killed or paused."""
+    """Makes all that killed or paused workers hold expire, and jobs count as taken long ago."""
     docora.redis.zunionstore(WIP, {WIP: 0})
-    held = ("docora:repo-lock:*", "docora-ops:lease:*", "docora-ops:cleaning")
-    for pattern in ("rq:execution*", "rq:workers", "rq:worker:*", *held):
+    for pattern in _HELD:
         for key in docora.redis.scan_iter(pattern):
             docora.redis.delete(key)
+    for job_id in cast("list[bytes]", docora.redis.lrange(INTERMEDIATE, 0, -1)):
+        docora.redis.set(f"{INTERMEDIATE}:first_seen:{job_id.decode()}", 0)
 
 
 def make_delayed_jobs_due(docora: Docora) -> None:
