@@ -112,13 +112,9 @@ class Docora(Rows):
     def job(self, link: TestLink) -> Job:
         return Job.fetch(link.job_id, connection=self.redis)
 
-    def registry(self, name: str) -> list[str]:
-        """The ids of its jobs. Those of running jobs are followed by that of the execution."""
-        members: Any = self.redis.zrange(f"rq:{name}:{QUEUE}", 0, -1)
-        return [member.decode().split(":")[0] for member in members]
-
     def registries(self, job_id: str) -> set[str]:
-        return {name for name in REGISTRIES if job_id in self.registry(name)}
+        jobs: Any = {name: self.redis.zrange(f"rq:{name}:{QUEUE}", 0, -1) for name in REGISTRIES}
+        return {name for name in REGISTRIES if job_id in map(_job_id, jobs[name])}
 
     def enqueue(self, job_id: str, **options: Any) -> Job:
         return self.queue.enqueue("other.producer", job_id=job_id, description="other", **options)
@@ -189,9 +185,12 @@ class Docora(Rows):
 
     def live_jobs(self) -> set[str]:
         """Those that wait, are delayed, have just been taken, or run."""
-        just_taken: Any = self.redis.lrange(INTERMEDIATE, 0, -1)
-        waiting = {*self.waiting(), *(job_id.decode() for job_id in just_taken)}
-        return waiting.union(*map(self.registry, ("scheduled", "deferred", "wip")))
+        with self.redis.pipeline() as pipeline:
+            for key in (self.queue.key, INTERMEDIATE):
+                pipeline.lrange(key, 0, -1)
+            for name in ("scheduled", "deferred", "wip"):
+                pipeline.zrange(f"rq:{name}:{QUEUE}", 0, -1)
+            return {_job_id(member) for members in pipeline.execute() for member in members}
 
     def doubled_jobs(self) -> list[str]:
         return sorted(job_id for job_id, times in Counter(self.waiting()).items() if times > 1)
@@ -248,6 +247,11 @@ class Docora(Rows):
     def run_together(self, *commands: Sequence[str], env: Env = None) -> list[Result]:
         with ThreadPoolExecutor(len(commands)) as threads:
             return list(threads.map(lambda arguments: self.run(*arguments, env=env), commands))
+
+
+def _job_id(member: bytes) -> str:
+    """Without the id of its execution, which follows the id of a running job."""
+    return member.decode().partition(":")[0]
 
 
 def finish(process: Process, number: Signals | None = None) -> Result:
