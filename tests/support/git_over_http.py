@@ -20,7 +20,6 @@ from tests.support.snapshots import Upstream
 
 class GitHandler(BaseHTTPRequestHandler):
     site: GitSite
-    content: bytes = b""
 
     def setup(self) -> None:
         if self.site.tls is not None:
@@ -37,13 +36,13 @@ class GitHandler(BaseHTTPRequestHandler):
         login = self.headers.get("Authorization", "")
         self.site.logins.append(login)
         self.site.paths.append(self.path)
-        self.content = self._body()
+        content = self._body()
         if not self.site.intercept(self):
             return
         if self.site.token is not None and login != basic(self.site.token):
             self.refuse()
             return
-        self._run(self.content)
+        self._run(content)
 
     do_POST = do_GET  # noqa: N815 - the name that http.server wants
 

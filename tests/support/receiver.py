@@ -61,7 +61,6 @@ class Receiver:
     apps: dict[str, Received] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)  # such as a wrong signature
     url: str = ""
-    connections: int = 0  # so far
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     @contextmanager
@@ -73,8 +72,6 @@ class Receiver:
             disable_nagle_algorithm = True
 
             def handle(self) -> None:
-                with receiver._lock:
-                    receiver.connections += 1
                 with suppress(ConnectionError):  # a killed worker leaves its connection
                     super().handle()
 
