@@ -46,6 +46,7 @@ def test_each_command_line_in_the_words_parses_and_each_link_leads_to_a_file(fil
         if words[0] in {"COMMAND", "--install-completion"} or words[1:] == ["TOPIC"]:
             continue
         GROUP.commands[words[0]].make_context(words[0], words[1:])
+        assert words[0] != "help" or {*words[1:]} <= {*TOPICS, "grafana.json"}, line
     for target in re.findall(r"\]\((?!https:)([^)\s]+)\)", text):
         assert (file.parent / target).is_file(), target
 
