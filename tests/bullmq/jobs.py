@@ -37,8 +37,11 @@ class Bullmq:
         # Docora's package for Node writes it, the one for Python does not.
         docora.redis.hset(self.key("meta"), "version", "bullmq:5.66.4")
 
-    def run(self, *arguments: str, **env: str) -> Result:
-        return self.docora.run(*arguments, env={"DOCORA_OPS_BACKEND": "bullmq", **env})
+    def run(self, *arguments: str) -> Result:
+        return self.docora.run(*arguments, env=self.environment())
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        return {"DOCORA_OPS_BACKEND": "bullmq", **changes}
 
     def key(self, name: str) -> str:
         return f"bull:{QUEUE}:{name}"

@@ -63,13 +63,14 @@ def test_repair_mends_a_scanning_link_and_leaves_pending_ones_to_the_scheduler(
     scanning = docora.add_link("scanning", retry_count=1)
     running = docora.add_link("scanning", retry_count=1)
     bullmq.start(running)
-    result = bullmq.run("repair", "--yes", "--json", DOCORA_OPS_DRIFT_GRACE="0").ended(0)
+    env = bullmq.environment(DOCORA_OPS_DRIFT_GRACE="0")
+    result = docora.run("repair", "--yes", "--json", env=env).ended(0)
     assert (result.data["total"], result.data["states"]) == (1, {"reset": 1})
     assert (docora.status(scanning), docora.row(scanning)["retry_count"]) == ("pending_snapshot", 2)
     assert [docora.row(link)["retry_count"] for link in (pending, running)] == [1, 1]
 
 
-def test_schedule_is_refused(docora: Docora, bullmq: Bullmq) -> None:
+def test_schedule_and_worker_are_refused(docora: Docora, bullmq: Bullmq) -> None:
     link = docora.add_link("pending_snapshot")
     bullmq.add(link)
     bullmq.run("schedule", "--json").ended(4, "wrong_backend")
