@@ -240,15 +240,15 @@ def test_an_operation_that_cannot_be_recorded_goes_on_and_says_so(docora: Docora
 
 
 def test_a_server_that_is_lost_ends_it_and_says_how_far_it_came(docora: Docora) -> None:
-    docora.add_links(2_500)
+    docora.add_links(3_500)
     docora.add_trigger(
         "PERFORM pg_terminate_backend(pg_backend_pid())",
-        when=f"old.repository_id = 'repo_{1_500:024x}'",
+        when=f"old.repository_id = 'repo_{2_500:024x}'",
     )
     result = docora.run(*RETRY_ALL).ended(5, "postgres")
     document = json.loads(result.stdout)
-    assert document["completed"] == 1_000
-    assert "stopped after 1,000 of 2,500 links" in document["hint"]
+    assert document["completed"] == 2_000
+    assert "stopped after 2,000 of 3,500 links" in document["hint"]
 
 
 def test_the_wrong_redis_is_refused(docora: Docora) -> None:
