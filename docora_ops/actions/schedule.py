@@ -11,8 +11,7 @@ from docora_ops.actions.changes import (
     run_single,
 )
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.drift import drop_live, find_drift
-from docora_ops.database import links as rows
+from docora_ops.actions.drift import find_drift, jobless_links
 from docora_ops.errors import WrongBackendError
 from docora_ops.links import LIVE_STATUSES, Backend, Change, Link, Outcome, State
 from docora_ops.queue import operations as record
@@ -54,9 +53,7 @@ def _due(docora: Docora) -> tuple[Change, list[str]]:
             "see docora-ops help workers",
         )
     change = Change.schedule(docora.settings.rescan_interval_ms)
-    due = rows.select_jobs(docora.database, change.which)
-    drop_live(docora.queue, due)
-    return change, list(due.values())
+    return change, list(jobless_links(docora, change.which).values())
 
 
 def repair_drift(docora: Docora, reason: str | None = None) -> Generator[Batch]:
