@@ -42,6 +42,7 @@ from docora_ops.links import (
 from docora_ops.queue import operations as record
 from docora_ops.queue.backend import Found
 from docora_ops.queue.operations import Operation, OperationState
+from docora_ops.text import moment
 
 BATCH = 1000
 _SKIP_LOCKED = "FOR UPDATE OF l SKIP LOCKED"
@@ -326,7 +327,12 @@ def _push(
             state = State.GIVEN_UP
         elif state in {State.QUEUED, State.REPLACED_STALE} and queue.backend is Backend.BULLMQ:
             state = State.RESET
-        outcomes.append(Outcome(link.id, link, state, job.detail))
+        detail = job.detail
+        if state is State.RESET and link.circuit_is_open and not change.closes_circuit:
+            until = moment(link.circuit_open_until)
+            detail = f"its circuit is open until {until}, and Docora's scheduler waits for that"
+            detail += ": --reset-circuit closes it" if change.resets else ""
+        outcomes.append(Outcome(link.id, link, state, detail))
     return outcomes
 
 

@@ -104,6 +104,8 @@ def show_single(
     assert link is not None  # noqa: S101 - single changes raise errors instead
     waited = None
     if wait and operation and outcome.state.is_awaited:
+        if outcome.detail:
+            context.warn(f"{link.link_name}: {outcome.detail}.")
         waited, code = _wait(context, [outcome.id], timeout)
     else:
         code = ExitCode.OK
@@ -204,7 +206,7 @@ def _run_bulk(
     The first signal ends the operation after its current batch, a second one at once. If a server
     is lost, says how far the operation came.
     """
-    awaited: list[str] = []
+    awaited, held_back = list[str](), 0
     by_app: Counter[str] = Counter()
     operation = None
     stopping = "Stopping after the current batch. A second signal stops at once."
@@ -219,6 +221,7 @@ def _run_bulk(
                     for outcome in batch.outcomes:
                         if outcome.link:
                             by_app[outcome.link.app_name] += 1
+                        held_back += outcome.state is State.RESET and bool(outcome.detail)
                         if wait and outcome.state.is_awaited:
                             awaited.append(outcome.id)
                     move(operation.completed, None)
@@ -230,6 +233,11 @@ def _run_bulk(
                 error.details = {**error.details, **_document(operation)}
                 error.hint = f"{_stopped(operation)}; {error.hint}"
             raise
+    if held_back:
+        context.warn(
+            f"Docora's scheduler waits for the open circuits of {amount(held_back, 'link')}"
+            + ("." if operation.action == "repair" else ": --reset-circuit closes them.")
+        )
     code, waited = ExitCode.OK, None
     if operation.failed or operation.cancelled:
         code = ExitCode.PROBLEMS

@@ -1,6 +1,7 @@
 """Beside Docora's own queue: leftovers are removed, and Docora's scheduler queues the jobs."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
@@ -31,6 +32,22 @@ def test_a_retry_by_the_state_of_the_job(docora: Docora, bullmq: Bullmq, state: 
         assert docora.redis.exists(bullmq.key(link.job_id)) == 0
         for name in ("completed", "failed"):
             assert docora.redis.zscore(bullmq.key(name), link.job_id) is None
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_an_open_circuit_that_the_scheduler_waits_for_is_named(
+    docora: Docora, bullmq: Bullmq, *, is_reset: bool
+) -> None:
+    repository = docora.add_repository(circuit_open_for=timedelta(hours=1))
+    link = docora.link(docora.add_app(), repository)
+    reset = ["--reset-circuit"] if is_reset else []
+    bulk = bullmq.run("retry-all-failed", "--yes", "--wait", "--timeout", "1", *reset).ended(8)
+    assert ("circuits of 1 link: --reset-circuit" in bulk.stderr) is not is_reset
+    docora.set_link(link, status="failed")
+    single = bullmq.run("retry", *link.ids, "--wait", "--timeout", "1", *reset, "--json").ended(8)
+    assert single.data["state"] == "reset"
+    for text in (single.data["detail"], single.stderr):
+        assert ("--reset-circuit closes it" in text) is not is_reset
 
 
 def test_a_resync_of_a_running_link_is_refused(docora: Docora, bullmq: Bullmq) -> None:
