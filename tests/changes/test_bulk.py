@@ -187,6 +187,19 @@ def test_cancelled_by_another_terminal_or_the_dashboard(docora: Docora) -> None:
     assert docora.run(*RETRY_ALL).ended(0).data["total"] == 500
 
 
+def test_a_running_operation_of_the_dashboard_is_the_first_of_the_list(docora: Docora) -> None:
+    running, ended = f"bulk_{'a' * 16}", f"bulk_{'b' * 16}"
+    for id_, completed in ((running, 4), (ended, 9)):
+        docora.redis.hset(f"docora:bulk:{id_}", mapping={"total": 9, "completed": completed})
+    own = docora.run("retry", *docora.add_link().ids, "--json").ended(0).data["operation_id"]
+    listed = docora.run("operations", "--json").ended(0).data
+    assert [operation["operation_id"] for operation in listed] == [running, own, ended]
+    [first] = docora.run("operations", "--limit", "1", "--json").ended(0).data
+    assert (first["operation_id"], first["state"]) == (running, "running")
+    docora.run("cancel", "--json").ended(0)
+    assert docora.redis.hget(f"docora:bulk:{running}", "cancelled") == b"true"
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_it_after_the_batch(
     docora: Docora, number: signal.Signals, code: int
