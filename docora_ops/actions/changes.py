@@ -27,6 +27,7 @@ from docora_ops.errors import (
     UnqueueableError,
 )
 from docora_ops.links import (
+    LIVE_STATUSES,
     Action,
     Backend,
     Change,
@@ -186,7 +187,9 @@ def change_link(docora: Docora, change: Change, link: Link, *, dry_run: bool = F
             return Outcome(link.id, current, State.SKIPPED, f"its status is {current.status}")
         raise NotFailedError(
             f"Only failed entries can be retried: {link.link_name} is {current.status}",
-            hint=f"to send its files again: docora-ops resync {link.words}",
+            hint=f"how it is going: docora-ops show {link.words}"
+            if current.status in LIVE_STATUSES
+            else f"to send its files again: docora-ops resync {link.words}",
             details={"status": current.status},
         )
     [outcome] = outcomes
