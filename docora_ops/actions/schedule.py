@@ -49,8 +49,8 @@ def _due(docora: Docora) -> tuple[Change, list[str]]:
     if docora.queue.backend is not Backend.RQ:
         raise WrongBackendError(
             "this Docora uses BullMQ, whose jobs Docora's own scheduler queues",
-            hint="use schedule only where docora-ops worker or other RQ workers run the jobs; "
-            "see docora-ops help workers",
+            hint="leave the work to it; or stop Docora's workers (RUN_MODE=api), and set "
+            "DOCORA_OPS_BACKEND=rq: docora-ops help workers",
         )
     change = Change.schedule(docora.settings.rescan_interval_ms)
     return change, list(jobless_links(docora, change.which).values())

@@ -82,10 +82,27 @@ def test_repair_mends_a_scanning_link_and_leaves_pending_ones_to_the_scheduler(
     assert [docora.row(link)["retry_count"] for link in (pending, running)] == [1, 1]
 
 
+def test_without_a_worker_it_says_to_start_docoras_own(docora: Docora, bullmq: Bullmq) -> None:
+    link = docora.add_link()
+    said = bullmq.run("retry", *link.ids, "--wait", "--timeout", "3").ended(8).stderr
+    assert "Docora's own" in said
+    assert "docora-ops worker" not in said
+
+
+def test_a_link_at_work_is_not_to_be_sent_again(docora: Docora, bullmq: Bullmq) -> None:
+    link = docora.add_link("scanning")
+    bullmq.start(link)
+    hint = bullmq.run("retry", *link.ids, "--json").ended(4, "not_failed").json["hint"]
+    assert "docora-ops show" in hint
+
+
 def test_schedule_and_worker_are_refused(docora: Docora, bullmq: Bullmq) -> None:
     link = docora.add_link("pending_snapshot")
     bullmq.add(link)
-    bullmq.run("schedule", "--json").ended(4, "wrong_backend")
+    environment = bullmq.environment(ENCRYPTION_KEY="00" * 32)
+    for command in (["schedule"], ["worker", "--burst"]):
+        docora.run(*command, env=environment).ended(4, says="DOCORA_OPS_BACKEND=rq")
+    docora.run("schedule", "--json", env=environment).ended(4, "wrong_backend")
 
 
 @pytest.mark.parametrize(
