@@ -252,6 +252,25 @@ def test_an_operation_that_cannot_be_recorded_goes_on_and_says_so(docora: Docora
     assert result.data["states"] == {"queued": 3}
 
 
+@pytest.mark.parametrize(
+    "damage", [{"started_at": "1796641687.95"}, {"states": "{"}, {"failures": '[{"job": "x"}]'}]
+)
+def test_a_record_that_cannot_be_read_costs_only_itself(
+    docora: Docora, damage: dict[str, str]
+) -> None:
+    ids = [
+        docora.run("retry", *docora.add_link().ids, "--json").ended(0).data["operation_id"]
+        for _ in range(2)
+    ]
+    docora.redis.hset(
+        f"docora-ops:operation:{ids[0]}", items=[i for p in damage.items() for i in p]
+    )
+    [listed] = docora.run("operations", "--json").ended(0).data
+    assert listed["operation_id"] == ids[1]
+    docora.run("operations", ids[0], "--json").ended(3, "not_found")
+    docora.run("status", "--json").ended(0)
+
+
 def test_a_server_that_is_lost_ends_it_and_says_how_far_it_came(docora: Docora) -> None:
     docora.add_links(3_500)
     docora.add_trigger(
