@@ -46,6 +46,7 @@ from docora_ops.queue.operations import Operation, OperationState
 from docora_ops.text import moment
 
 BATCH = 1000
+RUNNING = "a snapshot is running: a resync would have no effect on it"
 _SKIP_LOCKED = "FOR UPDATE OF l SKIP LOCKED"
 _STATES = {
     JobState.NONE: State.QUEUED,
@@ -193,14 +194,14 @@ def change_link(docora: Docora, change: Change, link: Link, *, dry_run: bool = F
             details={"status": current.status},
         )
     [outcome] = outcomes
-    if outcome.state is State.NOT_QUEUED:
-        raise UnqueueableError(f"{link.link_name} can't be queued: {outcome.detail}")
-    if outcome.state is State.ALREADY_RUNNING and change.action is Action.RESYNC:
+    if outcome.detail == RUNNING:
         raise SnapshotRunningError(
-            f"a snapshot of {link.link_name} is running: a resync would have no effect on it",
+            f"{link.link_name}: {RUNNING}",
             hint="try again when it has ended; docora-ops show says how it is going: "
             f"docora-ops show {link.words}",
         )
+    if outcome.state is State.NOT_QUEUED:
+        raise UnqueueableError(f"{link.link_name} can't be queued: {outcome.detail}")
     return outcome
 
 
@@ -331,6 +332,8 @@ def _push(
         elif state in {State.QUEUED, State.REPLACED_STALE} and queue.backend is Backend.BULLMQ:
             state = State.RESET
         detail = job.detail
+        if state is State.ALREADY_RUNNING and change.action is Action.RESYNC:
+            state, detail = State.NOT_QUEUED, RUNNING
         if state is State.RESET and link.circuit_is_open and not change.closes_circuit:
             until = moment(link.circuit_open_until)
             detail = f"its circuit is open until {until}, and Docora's scheduler waits for that"

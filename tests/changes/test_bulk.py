@@ -117,7 +117,7 @@ def test_poison_costs_only_itself(docora: Docora) -> None:
     assert (docora.status(damaged), docora.status(refused)) == ("failed", "failed")
 
 
-def test_resync_all_sends_everything_of_an_app_but_leaves_running_links_alone(
+def test_resync_all_sends_everything_of_an_app_but_reports_running_links(
     docora: Docora,
 ) -> None:
     docora.add_links(3, status="synced")
@@ -125,9 +125,10 @@ def test_resync_all_sends_everything_of_an_app_but_leaves_running_links_alone(
     for link in docora.links():
         docora.add_deliveries(link, 2)
     docora.start_job(running.job_id)
-    result = docora.run("resync", "App 1", "--all", "--yes", "--json").ended(0)
+    result = docora.run("resync", "App 1", "--all", "--yes", "--json").ended(6)
     assert result.data["message"] == "Bulk re-sync started"
-    assert result.data["states"] == {"already_running": 1, "queued": 2}
+    assert result.data["states"] == {"not_queued": 1, "queued": 2}
+    assert "a snapshot is running" in result.data["failures"][0]["error_message"]
     assert [docora.deliveries(link) for link in (running, *others)] == [2, 0, 0]
 
 
@@ -224,6 +225,7 @@ def test_killed_between_push_and_commit_the_same_command_finishes_the_rest(docor
     docora.connection.execute("SELECT pg_advisory_lock(42)")
     process = docora.start(*RETRY_ALL)
     eventually(lambda: docora.sessions("wait_event_type = 'Lock'"), "the second batch")
+    eventually(lambda: docora.statuses().get("pending_snapshot") == 1_000, "the first batch")
     process.kill()
     finish(process)
     eventually(lambda: not docora.sessions("true"), "Postgres to notice")
