@@ -10,6 +10,7 @@ whoever is killed, and whenever, a link that was touched is never pending withou
 """
 
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from secrets import token_hex
@@ -26,6 +27,7 @@ from docora_ops.errors import (
     UnqueueableError,
 )
 from docora_ops.links import (
+    LIVE_STATUSES,
     Action,
     Backend,
     Change,
@@ -41,8 +43,10 @@ from docora_ops.links import (
 from docora_ops.queue import operations as record
 from docora_ops.queue.backend import Found
 from docora_ops.queue.operations import Operation, OperationState
+from docora_ops.text import moment
 
 BATCH = 1000
+RUNNING = "a snapshot is running: a resync would have no effect on it"
 _SKIP_LOCKED = "FOR UPDATE OF l SKIP LOCKED"
 _STATES = {
     JobState.NONE: State.QUEUED,
@@ -184,18 +188,20 @@ def change_link(docora: Docora, change: Change, link: Link, *, dry_run: bool = F
             return Outcome(link.id, current, State.SKIPPED, f"its status is {current.status}")
         raise NotFailedError(
             f"Only failed entries can be retried: {link.link_name} is {current.status}",
-            hint=f"to send its files again: docora-ops resync {link.words}",
+            hint=f"how it is going: docora-ops show {link.words}"
+            if current.status in LIVE_STATUSES
+            else f"to send its files again: docora-ops resync {link.words}",
             details={"status": current.status},
         )
     [outcome] = outcomes
-    if outcome.state is State.NOT_QUEUED:
-        raise UnqueueableError(f"{link.link_name} can't be queued: {outcome.detail}")
-    if outcome.state is State.ALREADY_RUNNING and change.action is Action.RESYNC:
+    if outcome.detail == RUNNING:
         raise SnapshotRunningError(
-            f"a snapshot of {link.link_name} is running: a resync would have no effect on it",
+            f"{link.link_name}: {RUNNING}",
             hint="try again when it has ended; docora-ops show says how it is going: "
             f"docora-ops show {link.words}",
         )
+    if outcome.state is State.NOT_QUEUED:
+        raise UnqueueableError(f"{link.link_name} can't be queued: {outcome.detail}")
     return outcome
 
 
@@ -207,7 +213,7 @@ def change_links(
     dry_run: bool = False,
     looked_at: datetime | None = None,
 ) -> Iterator[list[Outcome]]:
-    """Changes many links, and yields their outcomes batch by batch.
+    """Changes many links, two batches at a time, and yields their outcomes.
 
     Tries links that another transaction had locked once more at the end. Links that can't be
     changed because of their row are `not_queued`; those that no longer qualify are `skipped`.
@@ -219,24 +225,34 @@ def change_links(
     Raises PostgresError, RedisError.
     """
     missing: list[str] = []
-    for batch in batches(ids, BATCH):
-        outcomes = _change_each(docora, change, batch, dry_run, looked_at)
-        seen = {outcome.id for outcome in outcomes}
-        missing += [id_ for id_ in batch if id_ not in seen]
-        yield outcomes
-    for batch in batches(missing, BATCH):
-        outcomes = _change_each(docora, change, batch, dry_run, looked_at)
-        seen = {outcome.id for outcome in outcomes}
-        why = "its status has changed, or another transaction has locked it"
-        yield outcomes + [
-            Outcome(id_, None, State.SKIPPED, why) for id_ in batch if id_ not in seen
-        ]
+    with docora.twin() as twin, ThreadPoolExecutor(1) as thread:
+
+        def run(ids: Sequence[str]) -> list[Outcome]:
+            # While Postgres updates the rows of one batch, Redis takes the jobs of the other.
+            options = (dry_run, looked_at)
+            second = thread.submit(_change_each, twin, change, ids[BATCH:], *options)
+            return _change_each(docora, change, ids[:BATCH], *options) + second.result()
+
+        for pair in batches(ids, 2 * BATCH):
+            outcomes = run(pair)
+            seen = {outcome.id for outcome in outcomes}
+            missing += [id_ for id_ in pair if id_ not in seen]
+            yield outcomes
+        for pair in batches(missing, 2 * BATCH):
+            outcomes = run(pair)
+            seen = {outcome.id for outcome in outcomes}
+            why = "its status has changed, or another transaction has locked it"
+            yield outcomes + [
+                Outcome(id_, None, State.SKIPPED, why) for id_ in pair if id_ not in seen
+            ]
 
 
 def _change_each(
     docora: Docora, change: Change, ids: Sequence[str], dry_run: bool, looked_at: datetime | None
 ) -> list[Outcome]:
     """Changes a batch; link by link if Postgres refuses the batch because of one of them."""
+    if not ids:
+        return []
     try:
         return change_batch(docora, change, ids, dry_run=dry_run, looked_at=looked_at)
     except LinkError as error:
@@ -315,7 +331,14 @@ def _push(
             state = State.GIVEN_UP
         elif state in {State.QUEUED, State.REPLACED_STALE} and queue.backend is Backend.BULLMQ:
             state = State.RESET
-        outcomes.append(Outcome(link.id, link, state, job.detail))
+        detail = job.detail
+        if state is State.ALREADY_RUNNING and change.action is Action.RESYNC:
+            state, detail = State.NOT_QUEUED, RUNNING
+        if state is State.RESET and link.circuit_is_open and not change.closes_circuit:
+            until = moment(link.circuit_open_until)
+            detail = f"its circuit is open until {until}, and Docora's scheduler waits for that"
+            detail += ": --reset-circuit closes it" if change.resets else ""
+        outcomes.append(Outcome(link.id, link, state, detail))
     return outcomes
 
 

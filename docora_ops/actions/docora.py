@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pwd
 import socket
+from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
@@ -13,6 +15,8 @@ from docora_ops.links import ids_of_job
 from docora_ops.text import amount
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from redis import Redis
 
     from docora_ops.database.connection import Database
@@ -68,6 +72,18 @@ class Docora:
         from docora_ops.queue.backend import choose_queue
 
         return choose_queue(self.settings, self.redis)
+
+    @contextmanager
+    def twin(self) -> Iterator[Docora]:
+        """Yields a Docora with a connection to Postgres of its own, for a second thread."""
+        from docora_ops.database.connection import Database
+
+        twin = copy(self)
+        twin.queue, twin.database = self.queue, Database(self.settings)
+        try:
+            yield twin
+        finally:
+            twin.database.close()
 
     @property
     def servers(self) -> str:

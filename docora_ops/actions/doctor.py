@@ -211,7 +211,7 @@ def _backend(facts: Facts) -> Iterator[Check]:
     if facts.other_in_use:
         other = "BullMQ" if facts.backend is Backend.RQ else "RQ"
         text = f"{other} has workers or jobs, too: links may be scanned twice"
-        hint = "run only one kind of workers: docora-ops help workers"
+        hint = f"stop {other}'s workers, and remove its jobs: docora-ops help workers"
         yield Check("Backend", CheckStatus.CRITICAL, text, hint)
     else:
         yield _ok("Backend", facts.backend)

@@ -12,12 +12,16 @@ from docora_ops.queue.operations import Operation, OperationState
 
 
 def recent(docora: Docora, limit: int) -> list[Operation]:
-    """Returns the last operations, newest first, those of Docora's dashboard at the end.
+    """Returns the last operations, newest first.
 
-    Raises RedisError.
+    Nothing tells when those of Docora's dashboard began: the running ones come first, the others
+    at the end. Raises RedisError.
     """
     known = record.read_recent(docora.redis, limit)
-    return (known + record.read_of_dashboard(docora.redis))[:limit]
+    running, ended = list[Operation](), list[Operation]()
+    for operation in record.read_of_dashboard(docora.redis):
+        (running if operation.state is OperationState.RUNNING else ended).append(operation)
+    return (running + known + ended)[:limit]
 
 
 def find(docora: Docora, operation_id: str) -> Operation:

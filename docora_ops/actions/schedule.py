@@ -11,8 +11,7 @@ from docora_ops.actions.changes import (
     run_single,
 )
 from docora_ops.actions.docora import Docora
-from docora_ops.actions.drift import drop_live, find_drift
-from docora_ops.database import links as rows
+from docora_ops.actions.drift import find_drift, jobless_links
 from docora_ops.errors import WrongBackendError
 from docora_ops.links import LIVE_STATUSES, Backend, Change, Link, Outcome, State
 from docora_ops.queue import operations as record
@@ -50,13 +49,11 @@ def _due(docora: Docora) -> tuple[Change, list[str]]:
     if docora.queue.backend is not Backend.RQ:
         raise WrongBackendError(
             "this Docora uses BullMQ, whose jobs Docora's own scheduler queues",
-            hint="use schedule only where docora-ops worker or other RQ workers run the jobs; "
-            "see docora-ops help workers",
+            hint="leave the work to it; or stop Docora's workers (RUN_MODE=api), and set "
+            "DOCORA_OPS_BACKEND=rq: docora-ops help workers",
         )
     change = Change.schedule(docora.settings.rescan_interval_ms)
-    due = rows.select_jobs(docora.database, change.which)
-    drop_live(docora.queue, due)
-    return change, list(due.values())
+    return change, list(jobless_links(docora, change.which).values())
 
 
 def repair_drift(docora: Docora, reason: str | None = None) -> Generator[Batch]:

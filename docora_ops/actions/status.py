@@ -146,7 +146,7 @@ def _judge(status: Status, old_pass: float) -> tuple[str, str | None]:
     waiting = status.oldest_waiting_seconds or 0
     if waiting > _QUEUE_IS_OLD:
         text = f"the workers are behind: the oldest job has waited for {duration(waiting)}"
-        return text, "docora-ops worker"
+        return text, "docora-ops worker" if status.backend is Backend.RQ else None
     if links.overdue:
         text = f"{amount(links.overdue, 'link')} not scanned for too long"
         return text, "docora-ops links --overdue"

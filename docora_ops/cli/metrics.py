@@ -9,7 +9,7 @@ import typer
 
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
-from docora_ops.errors import ExitCode
+from docora_ops.errors import ExitCode, RefusedError
 from docora_ops.links import LinkStatus
 from docora_ops.text import inert
 
@@ -33,11 +33,12 @@ def metrics(
     from docora_ops.actions.status import read_status
 
     state, error = read_status(context.docora, apps=None if by_app else 0)
-    sys.stdout.write(_text_of(state, by_app=by_app))
+    sys.stdout.write(_text_of(state, by_app=by_app, answered=isinstance(error, RefusedError)))
     return context.report(error) if error else ExitCode.OK
 
 
-def _text_of(state: Status, *, by_app: bool) -> str:
+def _text_of(state: Status, *, by_app: bool, answered: bool) -> str:
+    """Returns the text. `answered`: Redis has answered, although its queue is unclear."""
     from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
     registry = CollectorRegistry()
@@ -48,7 +49,7 @@ def _text_of(state: Status, *, by_app: bool) -> str:
             (gauge.labels(inert(key)) if label else gauge).set(value)
 
     links, queue, workers = state.links, state.queue, state.workers
-    up = {"postgres": links is not None, "redis": queue is not None}
+    up = {"postgres": links is not None, "redis": queue is not None or answered}
     add("docora_up", "1 if the server answers, otherwise 0.", dict(up), "server")
     if links:
         by_status = {status.value: links.of(status) for status in LinkStatus}

@@ -30,7 +30,7 @@ from docora_ops.cli.terminal import (
     terminal_to_ask,
 )
 from docora_ops.errors import ExitCode, ServerError, UsageError
-from docora_ops.links import Change, Link, Outcome, State
+from docora_ops.links import Backend, Change, Link, Outcome, State
 from docora_ops.text import amount, duration
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def show_single(
     assert link is not None  # noqa: S101 - single changes raise errors instead
     waited = None
     if wait and operation and outcome.state.is_awaited:
+        if outcome.detail:
+            context.warn(f"{link.link_name}: {outcome.detail}.")
         waited, code = _wait(context, [outcome.id], timeout)
     else:
         code = ExitCode.OK
@@ -204,7 +206,7 @@ def _run_bulk(
     The first signal ends the operation after its current batch, a second one at once. If a server
     is lost, says how far the operation came.
     """
-    awaited: list[str] = []
+    awaited, held_back = list[str](), 0
     by_app: Counter[str] = Counter()
     operation = None
     stopping = "Stopping after the current batch. A second signal stops at once."
@@ -219,6 +221,7 @@ def _run_bulk(
                     for outcome in batch.outcomes:
                         if outcome.link:
                             by_app[outcome.link.app_name] += 1
+                        held_back += outcome.state is State.RESET and bool(outcome.detail)
                         if wait and outcome.state.is_awaited:
                             awaited.append(outcome.id)
                     move(operation.completed, None)
@@ -230,6 +233,11 @@ def _run_bulk(
                 error.details = {**error.details, **_document(operation)}
                 error.hint = f"{_stopped(operation)}; {error.hint}"
             raise
+    if held_back:
+        context.warn(
+            f"Docora's scheduler waits for the open circuits of {amount(held_back, 'link')}"
+            + ("." if operation.action == "repair" else ": --reset-circuit closes them.")
+        )
     code, waited = ExitCode.OK, None
     if operation.failed or operation.cancelled:
         code = ExitCode.PROBLEMS
@@ -275,7 +283,7 @@ def gravest(*codes: ExitCode) -> ExitCode:
 def show_wait(context: Context, events: Generator[Wait], data: dict[str, object]) -> ExitCode:
     """Waits with a bar, then shows the results, in JSON together with `data`."""
     waited, code = _follow(context, events)
-    context.show(data | {"wait": waited}, _wait_parts(waited))
+    context.show(data | {"wait": waited}, _wait_parts(waited)[1:])
     return code
 
 
@@ -297,7 +305,7 @@ def _follow(context: Context, events: Generator[Wait]) -> tuple[Wait, ExitCode]:
         progress_bar(1, "waiting for the snapshots") as move,
     ):
         for wait in events:
-            why = _why_not(wait)
+            why = _why_not(context, wait)
             if why and wait.unfinished and why not in said:
                 said.add(why)
                 context.warn(why)
@@ -316,11 +324,14 @@ def _follow(context: Context, events: Generator[Wait]) -> tuple[Wait, ExitCode]:
     return wait, gravest(*codes)
 
 
-def _why_not(wait: Wait) -> str:
+def _why_not(context: Context, wait: Wait) -> str:
+    is_rq = context.docora.queue.backend is Backend.RQ
     if wait.is_suspended:
-        return "The workers are suspended (rq suspend): the jobs wait until rq resume."
+        how = " (rq suspend): the jobs wait until rq resume" if is_rq else ": the jobs wait"
+        return f"The workers are suspended{how}."
     if not wait.has_workers:
-        return "No worker is running: the jobs wait until one starts (docora-ops worker)."
+        start = "docora-ops worker" if is_rq else "Docora's own, RUN_MODE=all or worker"
+        return f"No worker is running: the jobs wait until one starts ({start})."
     return ""
 
 
@@ -360,8 +371,6 @@ def by_app(context: Context, ids: Sequence[str]) -> Table[tuple[str, str, int]]:
 
 def queues_in_words(context: Context, count: int, link: Link | None = None) -> str:
     """Returns the part of a question that says what happens to links and their jobs."""
-    from docora_ops.links import Backend
-
     links = link.link_name if link else amount(count, "link")
     if context.docora.queue.backend is Backend.BULLMQ:
         return f"reset {links}, so that Docora's scheduler queues {'it' if count == 1 else 'them'}"

@@ -23,8 +23,8 @@ def retry(
     """Retry one failed link.
 
     Resets the link and queues its snapshot job together. A waiting job is kept, a running one is
-    left alone, and what an ended job has left is replaced. Queues the link even if the circuit of
-    its repository is open.
+    left alone, and what an ended job has left is replaced. docora-ops worker does not wait for an
+    open circuit; Docora's own scheduler does, unless --reset-circuit closes it.
     """
     context = context_of(typer_context)
     from docora_ops.actions.changes import run_single

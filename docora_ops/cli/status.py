@@ -15,6 +15,7 @@ from docora_ops.cli.output import Pairs, Part, piped, render, shown, style_of
 from docora_ops.cli.terminal import interruption, is_interrupted
 from docora_ops.error_groups import with_reason_first
 from docora_ops.errors import ExitCode, UsageError
+from docora_ops.links import Backend
 from docora_ops.text import ago, amount, duration
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ def _screen(state: Status) -> list[Part]:
         rows.append(("Queue", f"{state.backend}: {text}"))
     if state.workers is not None:
         busy = sum(worker.job_id is not None for worker in state.workers)
-        text = f"{len(state.workers)}, {busy} busy" if state.workers else "none"
+        text = f"{len(state.workers)}" if state.workers else "none"
+        if state.workers and state.backend is Backend.RQ:  # BullMQ does not tell
+            text += f", {busy} busy"
         if state.queue and state.queue.is_suspended:
             text += ", suspended"
         rows.append(("Workers", text, None if state.workers else "red"))

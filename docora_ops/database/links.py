@@ -1,6 +1,6 @@
 """SQL for the rows of links: which match a filter; locks and changes."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -104,8 +104,8 @@ def select_ids(database: Database, which: LinkFilter, limit: int | None = None) 
     return [id_ for (id_,) in database.stream(sql, parameters)]
 
 
-def select_jobs(database: Database, which: LinkFilter) -> dict[str, str]:
-    """Returns the row ids of the links that match by job id, round-robin across apps.
+def select_jobs(database: Database, which: LinkFilter) -> Iterator[tuple[str, str]]:
+    """Yields job id and row id of the links that match, round-robin across apps.
 
     Leaves out links whose ids form no valid job id.
     """
@@ -113,8 +113,9 @@ def select_jobs(database: Database, which: LinkFilter) -> dict[str, str]:
         SELECT l.app_id || '-' || l.repository_id, l.id::text FROM {LINKS} WHERE {MATCHES}
         ORDER BY row_number() OVER (PARTITION BY l.app_id ORDER BY l.repository_id), l.app_id
     """
-    rows = database.stream(sql, parameters_of(which))
-    return {job_id: id_ for job_id, id_ in rows if ids_of_job(job_id)}
+    for job_id, id_ in database.stream(sql, parameters_of(which)):
+        if ids_of_job(job_id):
+            yield job_id, id_
 
 
 def find_links(database: Database, app: str, repository: str) -> list[Link]:

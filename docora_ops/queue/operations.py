@@ -8,6 +8,7 @@ and cancels them by. All functions raise RedisError.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -232,7 +233,9 @@ def _read(client: Redis, ids: Sequence[str]) -> list[Operation]:
     operations = []
     for id_ in ids:
         record, bulk, ttl = next(answers) or {}, next(answers) or {}, next(answers)
-        operations.append(_operation_of(id_, {**record, **bulk}, EXPIRY - ttl if record else 0))
+        idle = EXPIRY - ttl if record else 0
+        with suppress(ValueError, TypeError):  # another version or program wrote it: leave it out
+            operations.append(_operation_of(id_, {**record, **bulk}, idle))
     return [operation for operation in operations if operation]
 
 

@@ -25,8 +25,10 @@ def run_workers(docora: Docora, concurrency: int | None, *, burst: bool) -> Exit
     is_bullmq = docora.queue.backend is Backend.BULLMQ
     if is_bullmq or BullmqQueue(settings, docora.redis).workers():
         raise WrongBackendError(
-            "Docora's own workers run the queue, with BullMQ: each link would be worked on twice",
-            hint="leave the work to them, or stop them (RUN_MODE=api): docora-ops help workers",
+            "this Docora uses BullMQ, whose jobs Docora's own workers run: each link would be "
+            "worked on twice",
+            hint="leave the work to them; or stop them (RUN_MODE=api), and set "
+            "DOCORA_OPS_BACKEND=rq: docora-ops help workers",
         )
     if fault := find_fault(settings, docora.redis):
         raise fault

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 
@@ -38,6 +39,22 @@ def test_a_retry_by_the_state_of_the_job(docora: Docora, bullmq: Bullmq, state: 
             assert docora.redis.zscore(bullmq.key(name), link.job_id) is None
 
 
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_an_open_circuit_that_the_scheduler_waits_for_is_named(
+    docora: Docora, bullmq: Bullmq, *, is_reset: bool
+) -> None:
+    repository = docora.add_repository(circuit_open_for=timedelta(hours=1))
+    link = docora.link(docora.add_app(), repository)
+    reset = ["--reset-circuit"] if is_reset else []
+    bulk = bullmq.run("retry-all-failed", "--yes", "--wait", "--timeout", "1", *reset).ended(8)
+    assert ("circuits of 1 link: --reset-circuit" in bulk.stderr) is not is_reset
+    docora.set_link(link, status="failed")
+    single = bullmq.run("retry", *link.ids, "--wait", "--timeout", "1", *reset, "--json").ended(8)
+    assert single.data["state"] == "reset"
+    for text in (single.data["detail"], single.stderr):
+        assert ("--reset-circuit closes it" in text) is not is_reset
+
+
 def test_a_resync_of_a_running_link_is_refused(docora: Docora, bullmq: Bullmq) -> None:
     link = docora.add_link("scanning")
     docora.add_deliveries(link, 2)
@@ -70,10 +87,27 @@ def test_repair_mends_a_scanning_link_and_leaves_pending_ones_to_the_scheduler(
     assert [docora.row(link)["retry_count"] for link in (pending, running)] == [1, 1]
 
 
+def test_without_a_worker_it_says_to_start_docoras_own(docora: Docora, bullmq: Bullmq) -> None:
+    link = docora.add_link()
+    said = bullmq.run("retry", *link.ids, "--wait", "--timeout", "3").ended(8).stderr
+    assert "Docora's own" in said
+    assert "docora-ops worker" not in said
+
+
+def test_a_link_at_work_is_not_to_be_sent_again(docora: Docora, bullmq: Bullmq) -> None:
+    link = docora.add_link("scanning")
+    bullmq.start(link)
+    hint = bullmq.run("retry", *link.ids, "--json").ended(4, "not_failed").json["hint"]
+    assert "docora-ops show" in hint
+
+
 def test_schedule_and_worker_are_refused(docora: Docora, bullmq: Bullmq) -> None:
     link = docora.add_link("pending_snapshot")
     bullmq.add(link)
-    bullmq.run("schedule", "--json").ended(4, "wrong_backend")
+    environment = bullmq.environment(ENCRYPTION_KEY="00" * 32)
+    for command in (["schedule"], ["worker", "--burst"]):
+        docora.run(*command, env=environment).ended(4, says="DOCORA_OPS_BACKEND=rq")
+    docora.run("schedule", "--json", env=environment).ended(4, "wrong_backend")
 
 
 @pytest.mark.parametrize(

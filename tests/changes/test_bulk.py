@@ -118,7 +118,7 @@ def test_poison_costs_only_itself(docora: Docora) -> None:
     assert (docora.status(damaged), docora.status(refused)) == ("failed", "failed")
 
 
-def test_resync_all_sends_everything_of_an_app_but_leaves_running_links_alone(
+def test_resync_all_sends_everything_of_an_app_but_reports_running_links(
     docora: Docora,
 ) -> None:
     docora.add_links(3, status="synced")
@@ -126,9 +126,10 @@ def test_resync_all_sends_everything_of_an_app_but_leaves_running_links_alone(
     for link in docora.links():
         docora.add_deliveries(link, 2)
     docora.start_job(running.job_id)
-    result = docora.run("resync", "App 1", "--all", "--yes", "--json").ended(0)
+    result = docora.run("resync", "App 1", "--all", "--yes", "--json").ended(6)
     assert result.data["message"] == "Bulk re-sync started"
-    assert result.data["states"] == {"already_running": 1, "queued": 2}
+    assert result.data["states"] == {"not_queued": 1, "queued": 2}
+    assert "a snapshot is running" in result.data["failures"][0]["error_message"]
     assert [docora.deliveries(link) for link in (running, *others)] == [2, 0, 0]
 
 
@@ -187,6 +188,19 @@ def test_cancelled_by_another_terminal_or_the_dashboard(docora: Docora) -> None:
     assert docora.run(*RETRY_ALL).ended(0).data["total"] == 500
 
 
+def test_a_running_operation_of_the_dashboard_is_the_first_of_the_list(docora: Docora) -> None:
+    running, ended = f"bulk_{'a' * 16}", f"bulk_{'b' * 16}"
+    for id_, completed in ((running, 4), (ended, 9)):
+        docora.redis.hset(f"docora:bulk:{id_}", mapping={"total": 9, "completed": completed})
+    own = docora.run("retry", *docora.add_link().ids, "--json").ended(0).data["operation_id"]
+    listed = docora.run("operations", "--json").ended(0).data
+    assert [operation["operation_id"] for operation in listed] == [running, own, ended]
+    [first] = docora.run("operations", "--limit", "1", "--json").ended(0).data
+    assert (first["operation_id"], first["state"]) == (running, "running")
+    docora.run("cancel", "--json").ended(0)
+    assert docora.redis.hget(f"docora:bulk:{running}", "cancelled") == b"true"
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_ends_it_after_the_batch(
     docora: Docora, number: signal.Signals, code: int
@@ -211,6 +225,7 @@ def test_killed_between_push_and_commit_the_same_command_finishes_the_rest(docor
     docora.connection.execute("SELECT pg_advisory_lock(42)")
     process = docora.start(*RETRY_ALL)
     eventually(lambda: docora.sessions("wait_event_type = 'Lock'"), "the second batch")
+    eventually(lambda: docora.statuses().get("pending_snapshot") == 1_000, "the first batch")
     process.kill()
     finish(process)
     eventually(lambda: not docora.sessions("true"), "Postgres to notice")
@@ -239,16 +254,35 @@ def test_an_operation_that_cannot_be_recorded_goes_on_and_says_so(docora: Docora
     assert result.data["states"] == {"queued": 3}
 
 
+@pytest.mark.parametrize(
+    "damage", [{"started_at": "1796641687.95"}, {"states": "{"}, {"failures": '[{"job": "x"}]'}]
+)
+def test_a_record_that_cannot_be_read_costs_only_itself(
+    docora: Docora, damage: dict[str, str]
+) -> None:
+    ids = [
+        docora.run("retry", *docora.add_link().ids, "--json").ended(0).data["operation_id"]
+        for _ in range(2)
+    ]
+    docora.redis.hset(
+        f"docora-ops:operation:{ids[0]}", items=[i for p in damage.items() for i in p]
+    )
+    [listed] = docora.run("operations", "--json").ended(0).data
+    assert listed["operation_id"] == ids[1]
+    docora.run("operations", ids[0], "--json").ended(3, "not_found")
+    docora.run("status", "--json").ended(0)
+
+
 def test_a_server_that_is_lost_ends_it_and_says_how_far_it_came(docora: Docora) -> None:
-    docora.add_links(2_500)
+    docora.add_links(3_500)
     docora.add_trigger(
         "PERFORM pg_terminate_backend(pg_backend_pid())",
-        when=f"old.repository_id = 'repo_{1_500:024x}'",
+        when=f"old.repository_id = 'repo_{2_500:024x}'",
     )
     result = docora.run(*RETRY_ALL).ended(5, "postgres")
     document = json.loads(result.stdout)
-    assert document["completed"] == 1_000
-    assert "stopped after 1,000 of 2,500 links" in document["hint"]
+    assert document["completed"] == 2_000
+    assert "stopped after 2,000 of 3,500 links" in document["hint"]
 
 
 def test_the_wrong_redis_is_refused(docora: Docora) -> None:

@@ -95,6 +95,13 @@ def test_a_server_that_is_away_has_no_numbers(
     assert "s3cr3t" not in result.stdout + result.stderr
 
 
+def test_redis_is_up_even_if_both_queues_are_in_use(docora: Docora) -> None:
+    docora.add_worker()
+    docora.redis.lpush("bull:snapshot-queue:wait", docora.add_link().job_id)
+    text = docora.run("metrics", env={"DOCORA_OPS_BACKEND": "auto"}).ended(4).stdout
+    assert 'docora_up{server="redis"} 1.0' in text
+
+
 def test_the_dashboard_asks_for_metrics_that_exist(full: Docora) -> None:
     found = numbers(full.run("metrics", "--by-app").ended(0))
     asked = [target["expr"] for panel in PANELS for target in panel["targets"]]
