@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from docora_ops.database.connection import Database
-from docora_ops.links import Deliveries, Link, LinkFilter, LinkStatus, ids_of_job
+from docora_ops.links import Deliveries, Link, LinkFilter, ids_of_job
 
 # A delivery record with this hash matches no file, so that each file is sent as an update.
 NO_SHA = "0" * 64
@@ -257,8 +257,3 @@ def any_linked(database: Database, job_ids: Sequence[str]) -> bool:
     parameters = {"apps": [app for app, _ in pairs], "repositories": [repo for _, repo in pairs]}
     [(is_linked,)] = database.rows(sql, parameters)
     return bool(is_linked)
-
-
-def is_result(status: str) -> bool:
-    """Tells whether a status is the result of a snapshot."""
-    return status in {LinkStatus.SYNCED, LinkStatus.FAILED}
