@@ -30,9 +30,9 @@ IDLE_TIMEOUT = 30  # seconds in a transaction: longer than a call to Redis while
 _REPLY_GRACE = 5  # seconds after the statement timeout until a silent server counts as lost
 _ROWS_AT_ONCE = 1000
 _BEGIN = """BEGIN;
-SELECT set_config('statement_timeout', '{statement}s', true),
-    set_config('lock_timeout', '{lock}s', true),
-    set_config('idle_in_transaction_session_timeout', '{idle}s', true)
+SET LOCAL statement_timeout = '{statement}s';
+SET LOCAL lock_timeout = '{lock}s';
+SET LOCAL idle_in_transaction_session_timeout = '{idle}s';
 """
 
 Parameters = Mapping[str, object]
@@ -103,6 +103,7 @@ class Database:
         ).encode()
         self._connection: _Connection | None = None
         self._cursor: psycopg.Cursor[TupleRow] | None = None  # of the open transaction
+        self._has_begun = False  # whether the server knows of the transaction
 
     def close(self) -> None:
         """Closes the connection, which rolls back an open transaction. The next use reconnects."""
@@ -119,30 +120,34 @@ class Database:
     def transaction(self) -> Iterator[psycopg.Cursor[TupleRow]]:
         """Yields a cursor. Commits at the end of the block, or rolls back on an exception.
 
-        Within another transaction, belongs to it.
+        Within another transaction, belongs to it. BEGIN goes with the first statement.
         """
         try:
             if self._cursor is not None:
                 yield self._cursor
                 return
             if self._connection is None or self._connection.closed:
-                # A prepared statement may be unknown in the next session of a pooling proxy.
+                # Binds on the client, so that several statements can go together. A prepared
+                # statement may be unknown in the next session of a pooling proxy.
                 self._connection = _Connection.connect(
-                    **self._parameters, autocommit=True, prepare_threshold=None
+                    **self._parameters,
+                    autocommit=True,
+                    prepare_threshold=None,
+                    cursor_factory=psycopg.ClientCursor,
                 )
                 self._connection.reply_timeout = self._reply_timeout
-            self._cursor = cursor = self._connection.cursor()
+            self._cursor, self._has_begun = self._connection.cursor(), False
+            cursor = self._cursor
             try:
-                cursor.execute(self._begin)
                 yield cursor
+                if self._has_begun:
+                    cursor.execute(b"COMMIT")
             except BaseException:
                 try:
                     cursor.execute(b"ROLLBACK")
                 except psycopg.Error:  # the connection is lost or busy
                     self.close()
                 raise
-            else:
-                cursor.execute(b"COMMIT")
             finally:
                 self._cursor = None
         except psycopg.Error as error:
@@ -155,24 +160,44 @@ class Database:
 
     def rows(self, sql: str, parameters: Parameters | None = None) -> Sequence[TupleRow]:
         """Runs one statement and returns its rows."""
-        with self.transaction() as cursor:
-            return cursor.execute(sql.encode(), parameters or {}).fetchall()
+        with self._run(sql, parameters) as cursor:
+            return cursor.fetchall()
 
     def execute(self, sql: str, parameters: Parameters | None = None) -> int:
         """Runs one statement and returns the number of affected rows."""
-        with self.transaction() as cursor:
-            return cursor.execute(sql.encode(), parameters or {}).rowcount
+        with self._run(sql, parameters) as cursor:
+            return cursor.rowcount
 
     def stream(self, sql: str, parameters: Parameters | None = None) -> Iterator[TupleRow]:
         """Runs one statement and yields its rows. Read all rows before the next statement."""
-        with self.transaction() as cursor:
+        with self._begun() as cursor:
             yield from cursor.stream(sql.encode(), parameters or {}, size=_ROWS_AT_ONCE)
 
     def copy(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
         """Runs `COPY … FROM STDIN` with these rows."""
-        with self.transaction() as cursor, cursor.copy(sql.encode()) as copy:
+        with self._begun() as cursor, cursor.copy(sql.encode()) as copy:
             for row in rows:
                 copy.write_row(row)
+
+    @contextmanager
+    def _run(self, sql: str, parameters: Parameters | None) -> Iterator[psycopg.Cursor[TupleRow]]:
+        """Runs one statement, with BEGIN if it is the first one, with COMMIT if it is alone."""
+        is_alone = self._cursor is None
+        with self.transaction() as cursor:
+            begin = b"" if self._has_begun else self._begin
+            self._has_begun = not is_alone
+            text = begin + sql.encode() + (b"\n;COMMIT" if is_alone else b"")
+            cursor.execute(text, parameters or {})
+            cursor.set_result(-2 if is_alone else -1)
+            yield cursor
+
+    @contextmanager
+    def _begun(self) -> Iterator[psycopg.Cursor[TupleRow]]:
+        with self.transaction() as cursor:
+            if not self._has_begun:
+                self._has_begun = True
+                cursor.execute(self._begin)
+            yield cursor
 
     def _explain(self, error: psycopg.Error) -> PostgresError:
         """Translates an error of the driver to one of ours, with a hint and without secrets."""

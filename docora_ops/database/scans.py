@@ -3,7 +3,7 @@
 Each function is one short transaction, so that nothing depends on the session.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import uuid4
@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 
 from docora_ops.database.connection import Database
 from docora_ops.database.links import COLUMNS, KILLED
-from docora_ops.links import Link, LinkStatus
+from docora_ops.links import Link
 
 LONGEST_PATH = 1024  # characters of a path that the table of delivery records can hold
 LONGEST_INDEXED = 2600  # bytes of a path that an index can hold, together with two ids
@@ -20,7 +20,14 @@ LONGEST_INDEXED = 2600  # bytes of a path that an index can hold, together with 
 # Commits without waiting for the disk: if Postgres crashes and loses the commit, the scan or the
 # delivery is repeated.
 _NO_WAIT = "(SELECT set_config('synchronous_commit', 'off', true)) AS no_wait"
+_IS_KILLED = "%(counts_killed)s AND l.status = 'scanning'"
 _OF_LINK = "l.app_id = %(app_id)s AND l.repository_id = %(repository_id)s"
+
+_SYNCED = """
+    UPDATE app_repositories l SET status = 'synced', last_scanned_at = now(), retry_count = 0,
+        last_error = NULL
+    WHERE l.id = %(id)s::uuid
+"""
 
 
 @dataclass(frozen=True)
@@ -52,25 +59,21 @@ def claim(
     counts_killed: count a failure if the link is `scanning`, since its last worker was killed. The
         link that is returned is `failed` if it has `limit` failures by then.
     """
-    values = {"app_id": app_id, "repository_id": repository_id, "limit": limit, "error": KILLED}
-    # Locks the row before it looks at the status: a change of ours may not be committed yet.
-    lock = f"SELECT l.status FROM app_repositories l, {_NO_WAIT} WHERE {_OF_LINK} FOR UPDATE OF l"
-    begin = f"""
-        UPDATE app_repositories l SET retry_count = l.retry_count + %(killed)s,
-            last_error = CASE %(killed)s WHEN 1 THEN %(error)s ELSE l.last_error END,
-            status = CASE WHEN %(killed)s = 1 AND l.retry_count + 1 >= %(limit)s
-                THEN 'failed' ELSE 'scanning' END
-        FROM apps a, repositories r
+    # After a wait for the row, all but WHERE sees its new state: a change of ours may not have been
+    # committed yet.
+    sql = f"""
+        UPDATE app_repositories l SET
+            status = CASE WHEN {_IS_KILLED} AND l.retry_count + 1 >= %(limit)s
+                THEN 'failed' ELSE 'scanning' END,
+            last_error = CASE WHEN {_IS_KILLED} THEN %(error)s ELSE l.last_error END,
+            retry_count = l.retry_count + CASE WHEN {_IS_KILLED} THEN 1 ELSE 0 END
+        FROM apps a, repositories r, {_NO_WAIT}
         WHERE {_OF_LINK} AND a.app_id = l.app_id AND r.repository_id = l.repository_id
         RETURNING {COLUMNS}, r.consecutive_failures <> 0 OR r.circuit_open_until IS NOT NULL
     """
-    with database.transaction():
-        locked = database.rows(lock, values)
-        if not locked:
-            return None
-        is_killed = counts_killed and locked[0][0] == LinkStatus.SCANNING
-        [(*row, has_failures)] = database.rows(begin, values | {"killed": int(is_killed)})
-    return Link(*row), has_failures
+    values = {"app_id": app_id, "repository_id": repository_id, "error": KILLED}
+    rows = database.rows(sql, values | {"limit": limit, "counts_killed": counts_killed})
+    return (Link(*rows[0][:-1]), rows[0][-1]) if rows else None
 
 
 def give_back(database: Database, app_id: str, repository_id: str) -> None:
@@ -110,13 +113,13 @@ def fail_killed(database: Database, app_id: str, repository_id: str) -> None:
     database.execute(sql, values)
 
 
-def read_deliveries(database: Database, link: Link) -> Iterator[TupleRow]:
-    """Streams path and SHA-256 of each file that the app has, sorted by the bytes of the path."""
+def read_deliveries(database: Database, link: Link) -> Sequence[TupleRow]:
+    """Returns path and SHA-256 of each file that the app has, sorted by the bytes of the path."""
     sql = f"""
         SELECT file_path, file_sha FROM app_delivered_files l WHERE {_OF_LINK}
         ORDER BY file_path COLLATE "C"
     """
-    return database.stream(sql, _ids(link))
+    return database.rows(sql, _ids(link))
 
 
 def record_delivery(database: Database, link: Link, path: str, sha: str | None) -> bool:
@@ -169,56 +172,40 @@ def end_scan(
     commit: its hash and its branch; None if the repository has none.
     files: path, SHA-256 and size of each.
     """
-    sql = """
-        UPDATE app_repositories l SET status = 'synced', last_scanned_at = now(), retry_count = 0,
-            last_error = NULL
-        WHERE l.id = %(id)s::uuid
+    sha, branch = commit or (None, None)
+    values = _ids(link) | {"commit_sha": sha, "branch": branch, "count": len(files)}
+    touch = f"""
+        WITH stored AS (
+            UPDATE repository_snapshots s SET scanned_at = now()
+            WHERE repository_id = %(repository_id)s AND commit_sha = %(commit_sha)s
+                AND branch = %(branch)s AND %(count)s =
+                    (SELECT count(*) FROM snapshot_files f WHERE f.snapshot_id = s.id)
+            RETURNING id
+        )
+        {_SYNCED} AND EXISTS (SELECT FROM stored)
     """
-    with database.transaction():
-        if not database.execute(sql, _ids(link)):
-            return False
-        if commit is not None:
-            _store_snapshot(database, link.repository_id, *commit, files)
-    return True
-
-
-def _store_snapshot(
-    database: Database,
-    repository_id: str,
-    commit_sha: str,
-    branch: str,
-    files: Sequence[tuple[str, str, int]],
-) -> None:
-    values: dict[str, object] = {"repository_id": repository_id, "commit_sha": commit_sha}
-    values["branch"] = branch
+    if commit is not None and database.execute(touch, values):
+        return True
     # A second job of the repository waits here for the first one. The next statement then sees the
     # files that the first one has stored.
-    upsert = """
+    store = """
         INSERT INTO repository_snapshots (id, repository_id, commit_sha, branch, scanned_at)
         VALUES (gen_random_uuid(), %(repository_id)s, %(commit_sha)s, %(branch)s, now())
-        ON CONFLICT (repository_id) DO UPDATE SET scanned_at = excluded.scanned_at
+        ON CONFLICT (repository_id) DO UPDATE SET commit_sha = excluded.commit_sha,
+            branch = excluded.branch, scanned_at = excluded.scanned_at
         RETURNING id
     """
-    [(id_,)] = database.rows(upsert, values)
-    is_stored = """
-        SELECT commit_sha = %(commit_sha)s AND branch = %(branch)s
-            AND (SELECT count(*) FROM snapshot_files WHERE snapshot_id = %(id)s) = %(count)s
-        FROM repository_snapshots WHERE id = %(id)s
-    """
-    values |= {"id": id_, "count": len(files)}
-    [(is_unchanged,)] = database.rows(is_stored, values)
-    if is_unchanged:
-        return
-    database.execute(
-        "UPDATE repository_snapshots SET commit_sha = %(commit_sha)s, branch = %(branch)s"
-        " WHERE id = %(id)s",
-        values,
-    )
-    database.execute("DELETE FROM snapshot_files WHERE snapshot_id = %(id)s", values)
-    database.copy(
-        "COPY snapshot_files (id, snapshot_id, path, sha, size) FROM STDIN",
-        ((uuid4(), id_, path, sha, size) for path, sha, size in files),
-    )
+    with database.transaction():
+        if not database.execute(_SYNCED, values):
+            return False
+        if commit is not None:
+            [(id_,)] = database.rows(store, values)
+            database.execute("DELETE FROM snapshot_files WHERE snapshot_id = %(id)s", {"id": id_})
+            database.copy(
+                "COPY snapshot_files (id, snapshot_id, path, sha, size) FROM STDIN",
+                ((uuid4(), id_, path, sha, size) for path, sha, size in files),
+            )
+    return True
 
 
 def count_git_failure(

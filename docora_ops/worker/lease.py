@@ -5,12 +5,12 @@ another one has taken over. So the job looks at the lease before it sends or wri
 """
 
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
+from uuid import uuid4
 
 from redis import Redis, exceptions
 from redis.lock import Lock
@@ -20,7 +20,6 @@ from docora_ops.worker.log import log
 
 KEY = "docora-ops:lease:{}"
 TTL = 85  # seconds: a little less than the execution's, so that whoever takes over finds it free
-_INTERVAL = 15  # seconds
 EXIT_CODE = 75  # of a process that has lost its lease
 _MARK_TTL = 7 * 86_400  # seconds
 Reply = TypeVar("Reply")
@@ -31,17 +30,14 @@ class Lease:
     """The lease of the link of one job. Methods raise RedisError, unless Redis is only away.
 
     job_id: id of the job.
-    owner: id of its execution, which no other process has.
     give_back: called if the lease is gone: sets the link to pending, without a failure.
     """
 
-    def __init__(
-        self, client: Redis, job_id: str, owner: str, give_back: Callable[[], None]
-    ) -> None:
+    def __init__(self, client: Redis, job_id: str, give_back: Callable[[], None]) -> None:
         self._client = client
         self._key = KEY.format(job_id)
         self._mark = f"{self._key}:given-back"
-        self._owner = owner
+        self._owner = uuid4().hex
         self._give_back = give_back
         self._lock = Lock(client, self._key, timeout=TTL, thread_local=False)
         self.is_held = False
@@ -55,9 +51,13 @@ class Lease:
         be `scanning`.
         """
         with self._guard, redis_errors(self._client):
-            self.is_held = self._lock.acquire(blocking=False, token=self._owner)
-            if self.is_held:
-                self.was_given_back = bool(self._client.delete(self._mark))
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.set(self._key, self._owner, nx=True, ex=TTL)
+            pipeline.get(self._mark)
+            is_free, mark = pipeline.execute()
+            if is_free and mark:
+                self._client.delete(self._mark)
+            self.is_held, self.was_given_back = bool(is_free), bool(is_free and mark)
         return self.is_held
 
     def mark_given_back(self) -> None:
@@ -72,33 +72,15 @@ class Lease:
                 self._leave_unless_ours(self._insist(lambda: self._client.get(self._key)))
 
     def renew(self, beat: Callable[[], None]) -> None:
-        """Renews the lease, then calls `beat`. Ends the process if the lease is not ours."""
+        """If the lease is held, renews it, then calls `beat`. If not ours, ends the process."""
         with self._guard, suppress(exceptions.RedisError):
             if self.is_held:
+                self._lock.local.token = self._owner.encode()
                 try:
                     self._lock.reacquire()
                 except exceptions.LockNotOwnedError:
                     self._leave_unless_ours(self._client.get(self._key))
-            beat()
-
-    @contextmanager
-    def kept(self, beat: Callable[[], None]) -> Iterator[None]:
-        """Renews the lease every 15 s until the `with` block ends; see `renew`."""
-        ended = threading.Event()
-
-        def keep() -> None:
-            # The main thread must get the signals, while it waits.
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            while not ended.wait(_INTERVAL):
-                self.renew(beat)
-
-        thread = threading.Thread(target=keep, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
+                beat()
 
     def release(self) -> None:
         """Gives up the lease before RQ ends the job. Ends the process if the lease is not ours.

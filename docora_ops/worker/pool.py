@@ -3,8 +3,10 @@
 import gc
 import os
 import signal
+import threading
 import time
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any, cast
 
 from redis import RedisError, exceptions
@@ -13,6 +15,7 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.scheduler import RQScheduler
 from rq.suspension import is_suspended
+from rq.utils import now  # noqa: TID251 - as RQ itself does
 from rq.worker import WorkerStatus
 from rq.worker_pool import WorkerData, WorkerPool
 
@@ -22,11 +25,11 @@ from docora_ops.queue.connection import connect, describe
 from docora_ops.settings import Settings
 from docora_ops.text import amount
 from docora_ops.worker.host import await_recovery
-from docora_ops.worker.lease import Lease
 from docora_ops.worker.log import log
 from docora_ops.worker.resources import current_resources, use_settings
 from docora_ops.worker.snapshot_job import count_abandoned
 
+_INTERVAL = 15  # seconds between two heartbeats of an execution
 _EXECUTION_TTL = 90  # seconds that an execution lives after its last heartbeat
 _WORKER_TTL = 17  # seconds; RQ waits 15 s less for a job: 2 s
 _CLEANING_LOCK = "docora-ops:cleaning"
@@ -55,13 +58,13 @@ class SnapshotWorker(SimpleWorker):
         # RQ would run it in a process, which would outlive a killed worker.
         self.due_jobs: Any = RQScheduler([QUEUE_NAME], self.connection, logging_level="WARNING")
         self.promoted_at = self.cleaned_at = float("-inf")
-        self.lease: Lease | None = None
         self.is_burst = False
 
     def work(self, burst: bool = False, *_: object, **__: object) -> bool:
         """Runs jobs until a signal comes; in a burst, until the queue is empty."""
         self.is_burst = burst
         use_settings(current_resources().settings, self.connection)
+        threading.Thread(target=self.keep_alive, daemon=True).start()
         with suppress(RedisError):  # the registration can't be removed; it expires
             return super().work(burst, "WARNING", with_scheduler=False)
         return False
@@ -107,25 +110,43 @@ class SnapshotWorker(SimpleWorker):
             if not self.is_burst and not self.connection.hexists(self.key, "birth"):
                 raise StopRequested  # Redis was emptied: the next process registers itself
 
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        """Tells Redis that the worker lives, once a second: RQ asks for nine times per job."""
+        last = self.last_heartbeat
+        if pipeline is not None or last is None or now() - last > timedelta(seconds=1):
+            super().heartbeat(timeout, pipeline)
+
+    def keep_alive(self) -> None:
+        """Every 15 s, renews the lease of the running job, and keeps its execution alive."""
+
+        def beat() -> None:
+            for execution in [*self.executions.values()]:
+                self.maintain_heartbeats(execution.job, execution)
+
+        # The main thread must get the signals, while it waits.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True:
+            time.sleep(_INTERVAL)
+            if lease := current_resources().lease:
+                lease.renew(beat)
+
     def execute_job(self, job: Job, queue: Queue) -> None:
-        """Runs a job, and keeps it alive; then waits while the host has a fault."""
-        resources, execution = current_resources(), self.prepare_execution(job)
-        self.lease = resources.next_lease(job.id, execution.id)
-        with self.lease.kept(lambda: self.maintain_heartbeats(job, execution)):
-            self.perform_job(job, queue, execution)
-        self.set_state(WorkerStatus.IDLE)
+        """Runs a job; then waits while the host has a fault."""
+        self.perform_job(job, queue, self.prepare_execution(job))
+        resources = current_resources()
         fault, resources.fault = resources.fault, None
-        if fault is not None and self.is_burst:
-            log.warning("ends: %s (%s)", fault.message, fault.hint)
-            raise SystemExit(ExitCode.PROBLEMS)
         if fault is not None:
+            self.set_state(WorkerStatus.IDLE)
+            if self.is_burst:
+                log.warning("ends: %s (%s)", fault.message, fault.hint)
+                raise SystemExit(ExitCode.PROBLEMS)
             await_recovery(fault, resources.settings, self.connection, self.heartbeat)
 
-    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:
+    def handle_execution_ended(self, job: Job, queue: Queue, heartbeat_ttl: int) -> None:  # noqa: ARG002
         """Gives up the lease before RQ writes how the job has ended."""
-        if self.lease:
-            self.lease.release()
-        super().handle_execution_ended(job, queue, heartbeat_ttl)
+        if lease := current_resources().lease:
+            lease.release()
+        job.ended_at = now()
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:
         """Logs an exception, unless the job has logged it."""

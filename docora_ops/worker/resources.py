@@ -1,7 +1,5 @@
 """The settings and connections that all jobs of a process share."""
 
-from uuid import uuid4
-
 from redis import Redis
 
 from docora_ops.database import scans
@@ -22,6 +20,7 @@ class Resources:
     """The settings and connections of a process.
 
     fault: the fault of the host that the last job has met; None if there was none.
+    lease: the lease of the last job.
     """
 
     def __init__(self, settings: Settings, client: Redis) -> None:
@@ -30,25 +29,19 @@ class Resources:
         self.client = client
         self.database = Database(self.settings)
         self.fault: DocoraOpsError | None = None
-        self._lease: Lease | None = None
+        self.lease: Lease | None = None
         self._webhooks: dict[tuple[str, str, str], Webhook] = {}
 
-    def next_lease(self, job_id: str, owner: str) -> Lease:
-        """Makes the lease that the next job is to take. `owner`: id of the job's execution."""
+    def new_lease(self, job_id: str) -> Lease:
+        """Returns the lease for a job, which the job has not acquired yet."""
 
         def give_back() -> None:
             ids, database = ids_of_job(job_id), Database(self.settings)  # another thread may ask
             if ids:
                 scans.give_back(database, *ids)
 
-        self._lease = Lease(self.client, job_id, owner, give_back)
-        return self._lease
-
-    def take_lease(self, job_id: str) -> Lease:
-        """Returns the lease for a job, which nobody has acquired yet."""
-        lease = self._lease or self.next_lease(job_id, uuid4().hex)
-        self._lease = None
-        return lease
+        self.lease = Lease(self.client, job_id, give_back)
+        return self.lease
 
     def webhook(self, *app: *tuple[str, str, str]) -> Webhook:
         """Returns the webhook of an app. Reuses a connection that an earlier job has left open.

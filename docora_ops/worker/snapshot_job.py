@@ -67,8 +67,6 @@ def snapshot(*, app_id: str, repository_id: str, **names: object) -> Retry | Non
             return run.end_without_success(error)
         except JobTimeoutException:  # it may tell the first error, too, with its secrets
             raise SnapshotError("the time of the job was up while it failed") from None
-    finally:
-        run.lease.release()
     return None
 
 
@@ -103,7 +101,7 @@ class _Run:
         self.job, self.ids, self.repository_id = job, (app_id, repository_id), repository_id
         self.resources = current_resources()
         self.settings, self.database = self.resources.settings, self.resources.database
-        self.lease = self.resources.take_lease(job_id_of(app_id, repository_id))
+        self.lease = self.resources.new_lease(job_id_of(app_id, repository_id))
         self.title = f"{app_id} ← {repository_id}"
         if {"app_name", "owner", "name"} <= names.keys():
             self.title = f"{names['app_name']} ← {names['owner']}/{names['name']}"

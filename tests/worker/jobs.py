@@ -22,6 +22,8 @@ def run_job(snapshots: Snapshots, link: TestLink, *, tries: int = 0) -> None:
         with patch.object(snapshot_job, "get_current_job", return_value=job):
             snapshot_job.snapshot(app_id=link.app_id, repository_id=link.repository_id)
     finally:
+        if shared.lease:
+            shared.lease.release()
         shared.close()
 
 

@@ -186,14 +186,14 @@ def test_a_link_whose_row_is_locked_waits_without_a_failure(
     assert state(docora, link) == ("synced", 0)
 
 
-def lease(client: Redis, owner: str, give_back: Callable[[], None] = lambda: None) -> Lease:
-    return Lease(client, "a-b", owner, give_back)
+def lease(client: Redis, give_back: Callable[[], None] = lambda: None) -> Lease:
+    return Lease(client, "a-b", give_back)
 
 
 def test_a_lease_belongs_to_one_and_tells_whether_the_last_try_was_given_back(
     docora: Docora,
 ) -> None:
-    first, second = lease(docora.redis, "1"), lease(docora.redis, "2")
+    first, second = lease(docora.redis), lease(docora.redis)
     assert first.acquire()
     assert not second.acquire()
     second.look()  # whoever has none has nothing to lose
@@ -223,7 +223,7 @@ def test_a_process_that_has_lost_its_lease_ends_at_once(
 
     monkeypatch.setattr("os._exit", leave)
     calls: list[int] = []
-    ours = lease(docora.redis, "ours", lambda: calls.append(1))
+    ours = lease(docora.redis, lambda: calls.append(1))
     assert ours.acquire()
     docora.redis.delete("docora-ops:lease:a-b")
     if owner:
