@@ -1,6 +1,5 @@
-"""The workers: RQ's pool of processes, each of which runs one job at a time in itself."""
+"""RQ's pool of processes, and its worker, which runs one job at a time in its own process."""
 
-import gc
 import os
 import signal
 import threading
@@ -21,13 +20,9 @@ from rq.worker_pool import WorkerData, WorkerPool
 
 from docora_ops.errors import ExitCode, SnapshotError
 from docora_ops.links import QUEUE_NAME
-from docora_ops.queue.connection import connect, describe
-from docora_ops.settings import Settings
-from docora_ops.text import amount
 from docora_ops.worker.host import await_recovery
 from docora_ops.worker.log import log
 from docora_ops.worker.resources import current_resources, use_settings
-from docora_ops.worker.snapshot_job import count_abandoned
 
 _INTERVAL = 15  # seconds between two heartbeats of an execution
 _EXECUTION_TTL = 90  # seconds that an execution lives after its last heartbeat
@@ -35,7 +30,7 @@ _WORKER_TTL = 17  # seconds; RQ waits 15 s less for a job: 2 s
 _CLEANING_LOCK = "docora-ops:cleaning"
 _LONGEST_CLEANING = 10  # seconds
 _CLEANING = 30  # seconds between two looks for the jobs of killed workers
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class SnapshotWorker(SimpleWorker):
@@ -44,10 +39,10 @@ class SnapshotWorker(SimpleWorker):
     max_connection_wait_time = 2.0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        for number in _ENDING:
+        for number in ENDING:
             signal.signal(number, signal.SIG_DFL)  # until RQ sets its own handlers
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the pool passes it on
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         self.parent = os.getppid()
         options |= {"worker_ttl": _WORKER_TTL, "maintenance_interval": 1}
         while True:
@@ -57,7 +52,7 @@ class SnapshotWorker(SimpleWorker):
             time.sleep(1)
         # RQ would run it in a process, which would outlive a killed worker.
         self.due_jobs: Any = RQScheduler([QUEUE_NAME], self.connection, logging_level="WARNING")
-        self.promoted_at = self.cleaned_at = float("-inf")
+        self.cleaned_at = float("-inf")
         self.is_burst = False
 
     def work(self, burst: bool = False, *_: object, **__: object) -> bool:
@@ -72,35 +67,33 @@ class SnapshotWorker(SimpleWorker):
     def subscribe(self) -> None:
         """Listens to no commands: with redis-py 8.2, the end of RQ's thread takes a minute."""
 
-    def unsubscribe(self) -> None:
-        """Does nothing; see `subscribe`."""
-
     def get_heartbeat_ttl(self, job: Job, working_time: float = 0.0) -> int:  # noqa: ARG002
         """Returns the seconds that an execution lives; RQ's own worker would renew none."""
         return _EXECUTION_TTL
 
     def check_for_suspension(self, burst: bool) -> None:
-        """Waits while workers are suspended, with heartbeats, which RQ's own wait lacks."""
-        if burst:
-            super().check_for_suspension(burst)
-        while not burst and is_suspended(self.connection):
+        """Does nothing: `run_maintenance_tasks` looks once a second, also while no job comes."""
+
+    def run_maintenance_tasks(self) -> None:
+        """Queues delayed jobs that are due, and every 30 s the jobs of killed workers.
+
+        Before that, waits while workers are suspended, with heartbeats, which RQ's own wait lacks.
+        """
+        worker = cast("Any", self)
+        worker.last_cleaned_at = now()  # RQ calls this again a second later
+        if os.getppid() != self.parent:
+            raise StopRequested  # the pool was killed
+        while is_suspended(self.connection):
+            if self.is_burst:
+                raise StopRequested
             self.set_state(WorkerStatus.SUSPENDED)
             self.heartbeat()
             time.sleep(1)
-
-    def run_maintenance_tasks(self) -> None:
-        """Queues delayed jobs that are due, and every 30 s the jobs of killed workers."""
-        if os.getppid() != self.parent:
-            raise StopRequested  # the pool was killed
-        moment, worker = time.monotonic(), cast("Any", self)
-        if moment > self.promoted_at + 1:
-            self.promoted_at = moment
-            self.check_for_suspension(self.is_burst)  # RQ looks only between jobs
-            self.due_jobs.acquire_locks()
-            self.due_jobs.enqueue_scheduled_jobs()
-            self.due_jobs.release_locks()
-        if moment > self.cleaned_at + _CLEANING:
-            self.cleaned_at = moment
+        self.due_jobs.acquire_locks()
+        self.due_jobs.enqueue_scheduled_jobs()
+        self.due_jobs.release_locks()
+        if time.monotonic() > self.cleaned_at + _CLEANING:
+            self.cleaned_at = time.monotonic()
             # A worker that was killed while it cleaned leaves RQ's own lock behind, for 15 minutes.
             if self.connection.set(_CLEANING_LOCK, self.name, nx=True, ex=_LONGEST_CLEANING):
                 for queue in worker.queues:
@@ -154,40 +147,21 @@ class SnapshotWorker(SimpleWorker):
             super().handle_exception(job, *exc_info)
 
 
-class _Pool(WorkerPool):
-    """Keeps the processes running. Signals wait while it starts one, which must not get them."""
+class Pool(WorkerPool):
+    """Keeps the processes running."""
 
     exit_code = ExitCode.OK
 
     def check_workers(self, respawn: bool = True) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        """Replaces ended processes. Signals wait meanwhile: a new process must not get them."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         super().check_workers(respawn)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
     def handle_dead_worker(self, worker_data: WorkerData) -> None:
+        """Logs how a process has ended, unless it has ended well."""
         super().handle_dead_worker(worker_data)
         if code := worker_data.process.exitcode:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
             log.warning("a worker process %s", how)
             self.exit_code = ExitCode.PROBLEMS
-
-
-def run_pool(settings: Settings, concurrency: int, *, burst: bool = False) -> ExitCode:
-    """Runs `concurrency` workers until a signal comes; in a burst, until the queue is empty.
-
-    Returns the exit code: 6 if a worker of a burst did not end well. Raises ConfigurationError.
-    """
-    client = connect(settings)
-    use_settings(settings, client)
-    handlers = [count_abandoned]
-    queues = [QUEUE_NAME]
-    pool = _Pool(queues, client, concurrency, SnapshotWorker, exception_handlers=handlers)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGHUP, pool.request_stop)
-    workers = amount(concurrency, "worker")
-    log.info("%s, listening on %s, Redis %s", workers, QUEUE_NAME, describe(client))
-    gc.freeze()  # the processes share what is in memory now
-    gc.set_threshold(700)  # unlike other commands, a worker lives long
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    pool.start(burst, "WARNING")
-    return pool.exit_code if burst else ExitCode.OK

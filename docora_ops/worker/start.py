@@ -1,13 +1,20 @@
 """The way from a command to running workers: checks, then the pool."""
 
+import gc
+import signal
+
 from docora_ops.actions.docora import Docora
 from docora_ops.errors import ExitCode, WrongBackendError
-from docora_ops.links import Backend
+from docora_ops.links import QUEUE_NAME, Backend
 from docora_ops.queue.bullmq import BullmqQueue
+from docora_ops.queue.connection import connect, describe
+from docora_ops.text import amount
 from docora_ops.worker.authorities import use_authorities
 from docora_ops.worker.host import find_fault
-from docora_ops.worker.log import log_to_stderr
-from docora_ops.worker.pool import run_pool
+from docora_ops.worker.log import log, log_to_stderr
+from docora_ops.worker.pool import ENDING, Pool, SnapshotWorker
+from docora_ops.worker.resources import use_settings
+from docora_ops.worker.snapshot_job import count_abandoned
 
 
 def run_workers(docora: Docora, concurrency: int | None, *, burst: bool) -> ExitCode:
@@ -35,4 +42,16 @@ def run_workers(docora: Docora, concurrency: int | None, *, burst: bool) -> Exit
     log_to_stderr()
     use_authorities(settings)
     docora.close()  # each process has connections of its own
-    return run_pool(settings, concurrency or settings.scan_concurrency, burst=burst)
+    client, count = connect(settings), concurrency or settings.scan_concurrency
+    use_settings(settings, client)
+    handlers = [count_abandoned]
+    pool = Pool([QUEUE_NAME], client, count, SnapshotWorker, exception_handlers=handlers)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGHUP, pool.request_stop)
+    workers = amount(count, "worker")
+    log.info("%s, listening on %s, Redis %s", workers, QUEUE_NAME, describe(client))
+    gc.freeze()  # the processes share what is in memory now
+    gc.set_threshold(700)  # unlike other commands, a worker lives long
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    pool.start(burst, "WARNING")
+    return pool.exit_code if burst else ExitCode.OK
