@@ -82,7 +82,9 @@ def may_be_to_blame(error: BaseException | None) -> bool:
     host lacks file descriptors, processes, memory, or space on a writable disk.
     """
     while error is not None:
-        if isinstance(error, HostFaultError | MemoryError) or error_number(error) in _SCARCE:
+        if isinstance(error, HostFaultError | MemoryError):
+            return True
+        if isinstance(error, OSError) and error.errno in _SCARCE:
             return True
         if isinstance(error, DocoraOpsError) and _SCARCE_WORDS.search(error.message):
             return True
@@ -90,11 +92,6 @@ def may_be_to_blame(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def error_number(error: BaseException) -> int | None:
-    """Returns the system's number of an error; None if it has none."""
-    return error.errno if isinstance(error, OSError) else None
 
 
 def words_of(error: OSError) -> str:

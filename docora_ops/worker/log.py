@@ -13,6 +13,12 @@ from docora_ops.text import inert, mask, moment
 log = logging.getLogger("docora_ops.worker")
 
 
+def places_of(error: BaseException) -> str:
+    """Returns where an exception was raised. Its text, which may contain secrets, is not logged."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return "; ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)
+
+
 class _OneLine(logging.Formatter):
     """Formats an event as one line of inert text without secrets."""
 
@@ -22,10 +28,7 @@ class _OneLine(logging.Formatter):
         if isinstance(error, RedisError):  # no bug, so it needs no traceback
             text = f"{text} (Redis {explain(error)[0]})"
         elif error is not None:
-            # The text of an exception may contain secrets, so only its places are logged.
-            places = traceback.extract_tb(error.__traceback__)
-            stack = "; ".join(f"{place.filename}:{place.lineno}" for place in places)
-            text = f"{text} ({type(error).__name__} at {stack})"
+            text = f"{text} ({type(error).__name__} at {places_of(error)})"
         return f"{moment(datetime.fromtimestamp(record.created, UTC))} {inert(mask(text))}"
 
 

@@ -6,7 +6,6 @@ from docora_ops.database import scans
 from docora_ops.database.connection import Database
 from docora_ops.errors import ConfigurationError, DocoraOpsError
 from docora_ops.links import ids_of_job
-from docora_ops.queue.connection import connect
 from docora_ops.settings import Settings
 from docora_ops.worker.lease import Lease
 from docora_ops.worker.webhook import Webhook
@@ -70,10 +69,10 @@ class Resources:
 _resources: Resources | None = None
 
 
-def use_settings(settings: Settings, client: Redis | None = None) -> Resources:
-    """Makes all jobs of this process share these settings and connections. Raises RedisError."""
+def use_settings(settings: Settings, client: Redis) -> Resources:
+    """Makes all jobs of this process share these settings and connections."""
     global _resources  # noqa: PLW0603 - RQ calls a plain function
-    _resources = Resources(settings, client or connect(settings))
+    _resources = Resources(settings, client)
     return _resources
 
 

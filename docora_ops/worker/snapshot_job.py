@@ -1,7 +1,6 @@
 """The snapshot job: brings one link up to date."""
 
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import NamedTuple
@@ -32,7 +31,7 @@ from docora_ops.worker import host
 from docora_ops.worker.clone import LOCK_PAUSE, Clone, Commit, File, Objects, RepositoryLock, scan
 from docora_ops.worker.deliveries import Change, Sender, compare, fits_index, post_sync_failed
 from docora_ops.worker.git import Git
-from docora_ops.worker.log import log
+from docora_ops.worker.log import log, places_of
 from docora_ops.worker.resources import current_resources
 from docora_ops.worker.secrets import Cleaner
 
@@ -296,9 +295,6 @@ class _Run:
             return "the job ran out of memory on this repository"
         if isinstance(error, OSError) and host.may_be_to_blame(error):
             return f"the job could not go on: {host.words_of(error)}"
-        # The text of the exception may contain secrets, so only its places are logged.
-        frames = traceback.extract_tb(error.__traceback__)
-        places = "; ".join(f"{frame.filename}:{frame.lineno}" for frame in frames)
         text = f"a bug in docora-ops: {type(error).__name__}"
-        self.tell(f"{text} at {places}")
+        self.tell(f"{text} at {places_of(error)}")
         return text
