@@ -31,7 +31,10 @@ def test_all_failed_links_are_queued_round_robin_across_apps(docora: Docora) -> 
     assert data["states"] == {"queued": 2_500}
     assert docora.statuses() == {"pending_snapshot": 2_500, "synced": 1}
     links = [link for link in docora.links() if link != other]
-    assert docora.waiting() == in_turns(link.job_id for link in links)
+    turns = in_turns(link.job_id for link in links)
+    first, second = turns[:1_000], turns[1_000:2_000]
+    waiting = docora.waiting()  # two batches run at the same time
+    assert waiting in (turns, [*second, *first, *turns[2_000:]])
     docora.assert_sound()
     progress = docora.redis.hgetall(f"docora:bulk:{data['operation_id']}")
     assert progress == {
