@@ -37,7 +37,7 @@ _MOST_REQUESTED = 64  # objects at once: their ids fit into the buffer of a pipe
 # Files and folders of a commit. A few nested trees, each repeated, can make billions of paths.
 _MOST_PATHS = 1_000_000
 _LONGEST_PATH = 4096  # bytes; Linux can check out no longer path
-_ID_LENGTH = 20  # bytes of an object id in a tree
+_LONGEST_ENTRY = _LONGEST_PATH + len(f"100644 blob {40 * '0'}\t")
 # git creates no such paths, but accepts them from a server.
 _UNSAFE_PATH = re.compile(rb"(^|/)(\.{0,2}|\.git)(/|$)", re.IGNORECASE)
 _SCAN = "docora-ops-scan"
@@ -238,42 +238,8 @@ class Objects:
         if self._running is not None:
             stop(self._running)
 
-    def list_files(self, commit: str) -> list[tuple[str, str]]:
-        """Returns path and object id of the regular files of a commit, in byte order of the paths.
-
-        Logs and leaves out files with unsafe paths. Raises GitError if the commit has too many
-        paths, or a path that is too long; BrokenCloneError.
-        """
-        files = []
-        paths = 0
-        trees = [(b"", f"{commit}^{{tree}}")]
-        while trees:
-            # Depth first, so that the list stays short.
-            batch = trees[-_MOST_REQUESTED:]
-            del trees[-_MOST_REQUESTED:]
-            contents = self.read((object_id for _, object_id in batch), b"tree")
-            for (folder, _), content in zip(batch, contents, strict=True):
-                for mode, name, object_id in _entries(b"".join(content)):
-                    path = folder + name
-                    paths += 1
-                    if paths > _MOST_PATHS or len(path) > _LONGEST_PATH:
-                        raise GitError(
-                            f"the commit {commit} has more than {_MOST_PATHS:,} paths, or one of "
-                            f"more than {_LONGEST_PATH:,} bytes"
-                        )
-                    if mode in {b"40000", b"040000"}:
-                        trees.append((path + b"/", object_id))
-                    elif not mode.startswith(b"100"):  # a link, or another repository
-                        continue
-                    elif _UNSAFE_PATH.search(path):
-                        shown = inert(path.decode(errors="replace"))
-                        log.warning("not sent, its path is not safe: %s", shown)
-                    else:
-                        files.append((path, object_id))
-        return [(path.decode(errors="replace"), object_id) for path, object_id in sorted(files)]
-
-    def read(self, object_ids: Iterable[str], kind: bytes = b"blob") -> Iterator[Iterator[bytes]]:
-        """Yields the content of each object, as an iterator of pieces.
+    def read(self, object_ids: Iterable[str]) -> Iterator[Iterator[bytes]]:
+        """Yields the content of each file, as an iterator of pieces.
 
         Exhaust each iterator before you take the next one.
         """
@@ -287,12 +253,12 @@ class Objects:
                 stdin.write("".join(f"{object_id}\n" for object_id in batch).encode())
                 stdin.flush()
             for object_id in batch:
-                yield self._receive(stdout, object_id, kind)
+                yield self._receive(stdout, object_id)
 
-    def _receive(self, stdout: IO[bytes], object_id: str, kind: bytes) -> Iterator[bytes]:
+    def _receive(self, stdout: IO[bytes], object_id: str) -> Iterator[bytes]:
         broken = BrokenCloneError(f"the clone {self._clone} is broken at object {object_id}")
         fields = stdout.readline().split()
-        if len(fields) != 3 or fields[1] != kind:  # noqa: PLR2004 - id, type, size
+        if len(fields) != 3 or fields[1] != b"blob":  # noqa: PLR2004 - id, type, size
             raise broken
         left = int(fields[2])
         while left:
@@ -305,22 +271,43 @@ class Objects:
             raise broken
 
 
-def _entries(tree: bytes) -> Iterator[tuple[bytes, bytes, str]]:
-    """Yields mode, name and object id of each entry of a tree. Raises BrokenCloneError.
+def list_files(git: Git, clone: Path, commit: str) -> list[tuple[str, str]]:
+    """Returns path and object id of the regular files of a commit, in byte order of the paths.
 
-    tree: git's entries, each as `MODE NAME`, NUL, and the id in binary.
+    Logs and leaves out files with unsafe paths. Raises GitError if the commit has too many paths,
+    or a path that is too long; BrokenCloneError.
     """
-    start = 0
-    while start < len(tree):
-        end = tree.find(b"\0", start) + 1
-        if not end:
-            raise BrokenCloneError("git shows a tree that is cut off")
-        mode, _, name = tree[start : end - 1].partition(b" ")
-        start = end + _ID_LENGTH
-        yield mode, name, tree[end:start].hex()
+    files, paths = [], 0
+    process = git.start(["ls-tree", "-r", "-t", "-z", "--full-tree", commit], clone)
+    assert process.stdout  # noqa: S101 - a pipe
+    try:
+        rest = b""
+        while piece := process.stdout.read(PIECE):
+            *entries, rest = (rest + piece).split(b"\0")
+            paths += len(entries)
+            if paths > _MOST_PATHS or any(len(entry) > _LONGEST_ENTRY for entry in entries):
+                raise GitError(
+                    f"the commit {commit} has more than {_MOST_PATHS:,} paths, or one of more than "
+                    f"{_LONGEST_PATH:,} bytes"
+                )
+            for entry in entries:
+                facts, _, path = entry.partition(b"\t")
+                mode, _, object_id = facts.decode().split()
+                if not mode.startswith("100"):  # a folder, a link, or another repository
+                    continue
+                if _UNSAFE_PATH.search(path):
+                    shown = inert(path.decode(errors="replace"))
+                    log.warning("not sent, its path is not safe: %s", shown)
+                else:
+                    files.append((path, object_id))
+        if process.wait():
+            raise BrokenCloneError(f"the clone {clone} is broken at commit {commit}")
+    finally:
+        stop(process)
+    return [(path.decode(errors="replace"), object_id) for path, object_id in sorted(files)]
 
 
-def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
+def scan(git: Git, clone: Path, commit: str, objects: Objects) -> Sequence[File]:
     """Returns the regular files of the commit, sorted by path. Stores this list in the clone.
 
     If a list of this commit is stored, returns that list. If a list of another commit is stored,
@@ -336,7 +323,7 @@ def scan(clone: Path, commit: str, objects: Objects) -> Sequence[File]:
             if known_commit == commit:
                 return files
             known = {(file.path, file.object_id): file for file in files}
-    entries = objects.list_files(commit)
+    entries = list_files(git, clone, commit)
     contents = objects.read(entry[1] for entry in entries if entry not in known)
     files = [known.get(entry) or _hash(*entry, next(contents)) for entry in entries]
     new = stored.with_suffix(f".{uuid4().hex}")  # another job may store its scan meanwhile

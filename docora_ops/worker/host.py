@@ -37,42 +37,32 @@ _SCARCE_WORDS = re.compile(
     "out of memory|({})(?! [(]publickey)".format("|".join(map(os.strerror, _SCARCE))), re.IGNORECASE
 )
 _LONGEST_PAUSE = 10  # seconds between two looks at a fault
-_OFFSET_TTL = 10  # seconds for which a measured offset is good
-# Seconds from the monotonic clock of this host, which never jumps, to Redis's clock.
-_offset: float | None = None
-_measured_at = 0.0  # by the host's clock, which goes on while the host is suspended
+_CHECK_TTL = 10  # seconds for which a clock that was right counts as right
+_checked_at = 0.0
 
 
-def keep_clock(client: Redis) -> None:
-    """Sets the clock of `timestamp` and `now` to Redis's, unless that was done within 10 s.
+def check_clock(client: Redis) -> None:
+    """Raises HostFaultError if the host's clock differs too much from Redis's; RedisError.
 
-    Raises RedisError, HostFaultError if the host's clock differs too much.
+    Looks at most every 10 s.
     """
-    global _offset, _measured_at  # noqa: PLW0603 - one clock for all that a process writes
-    if not 0 <= time.time() - _measured_at < _OFFSET_TTL:
-        with redis_errors(client):
-            before = time.monotonic()
-            redis_time = server_time(client)
-        _offset = redis_time - (before + time.monotonic()) / 2
-        _measured_at = time.time()
-    ahead = time.time() - timestamp()
+    global _checked_at  # noqa: PLW0603 - one clock for all jobs of a process
+    if 0 <= time.time() - _checked_at < _CHECK_TTL:
+        return
+    with redis_errors(client):
+        ahead = time.time() - server_time(client)
     if abs(ahead) > _LARGEST_CLOCK_DIFFERENCE:
-        _measured_at = 0
         where = "ahead of" if ahead > 0 else "behind"
         raise HostFaultError(
             f"the clock of {os.uname().nodename} is {abs(ahead):.0f} s {where} Redis's",
             hint=f"set both by NTP, so that they agree to {_LARGEST_CLOCK_DIFFERENCE} s",
         )
-
-
-def timestamp() -> float:
-    """Returns Redis's time in seconds since 1970; this host's if Redis was never asked."""
-    return time.time() if _offset is None else time.monotonic() + _offset
+    _checked_at = time.time()
 
 
 def now() -> datetime:
-    """Returns Redis's time."""
-    return datetime.fromtimestamp(timestamp(), UTC)
+    """Returns the time of this host, which `check_clock` has compared with Redis's."""
+    return datetime.now(UTC)
 
 
 def may_be_to_blame(error: BaseException | None) -> bool:
@@ -115,7 +105,7 @@ def find_fault(settings: Settings, client: Redis) -> DocoraOpsError | None:
     """
     database = Database(settings)
     try:
-        keep_clock(client)
+        check_clock(client)
         if not scans.takes_changes(database):
             return PostgresError(
                 f"Postgres database {database.server} takes no changes",

@@ -149,7 +149,7 @@ class _Run:
         of a gateway looks the same to git, and must not delete files at the apps.
         """
         settings, client = self.settings, self.resources.client
-        host.keep_clock(client)  # signatures contain the time
+        host.check_clock(client)  # signatures contain the time
         lock = RepositoryLock(client, link.repository_name)
         protocols, timeout = settings.git_protocols, settings.git_timeout
         git = Git(link.github_url, token, protocols, timeout, lock.renew)
@@ -158,7 +158,7 @@ class _Run:
             with closing(Objects(git, clone.path)) as objects:
                 commit, files = clone.sync(), []
                 if commit is not None:
-                    files = [*scan(clone.path, commit.sha, objects)]
+                    files = [*scan(git, clone.path, commit.sha, objects)]
                 elif scans.had_commit(self.database, self.repository_id):
                     raise GitError(
                         "the repository shows no branch, though it was delivered before: nothing "

@@ -185,7 +185,7 @@ class Webhook:
 
         Raises DeliveryError, which does not name the file, unless the status is 2xx.
         """
-        timestamp, length = str(int(host.timestamp())), 0
+        timestamp, length = str(int(host.now().timestamp())), 0
         signature = hmac.new(self._key, f"{timestamp}.".encode(), "sha256")
         for piece in (body,) if isinstance(body, bytes) else body():
             signature.update(piece)

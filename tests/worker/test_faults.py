@@ -65,13 +65,13 @@ def test_a_wrong_clock_is_no_failure(
 ) -> None:
     link, _ = snapshots.add_link(FILES, retry_count=0)
     monkeypatch.setattr(host, "server_time", lambda _: time.time() + 60)
-    monkeypatch.setattr(host, "_measured_at", 0.0)
+    monkeypatch.setattr(host, "_checked_at", 0.0)
     fault = fault_after(snapshots, link)
     assert fault is not None
     assert "is 60 s behind Redis's" in fault.message
     assert state(docora, link) == ("pending_snapshot", 0)
     monkeypatch.undo()
-    monkeypatch.setattr(host, "_measured_at", 0.0)
+    monkeypatch.setattr(host, "_checked_at", 0.0)
     assert fault_after(snapshots, link) is None
     assert state(docora, link) == ("synced", 0)
 
