@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TextIO, TypeVar
 
 from docora_ops.text import flat, inert, mask, mask_url, moment
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Row = TypeVar("Row")
 
-_NARROWEST = 24  # characters of a folded column
+_NARROWEST = 36  # characters of a folded column
 _GAP = 1  # characters between two columns
 _STYLES = {
     "red": ("failed", "critical", "not_queued", "lost", "given_up"),
@@ -38,7 +38,7 @@ def shown(value: object) -> str:
     if value is None:
         return ""
     if isinstance(value, datetime):
-        return moment(value) or ""
+        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
@@ -52,7 +52,9 @@ def _without_secrets(text: str) -> str:
 
 
 def _piped(value: object) -> str:
-    """Returns a value in full for a pipe. Numbers have no separators."""
+    """Returns a value in full for a pipe: times with milliseconds, numbers without separators."""
+    if isinstance(value, datetime):
+        return moment(value) or ""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else shown(value)
 
 

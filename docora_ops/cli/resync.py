@@ -8,7 +8,7 @@ from docora_ops.cli import options, progress
 from docora_ops.cli.context import Context, context_of
 from docora_ops.cli.output import Part
 from docora_ops.errors import ExitCode, UsageError
-from docora_ops.links import Change, LinkFilter
+from docora_ops.links import Change, Link, LinkFilter
 from docora_ops.text import amount
 
 _KEPT = (
@@ -61,7 +61,7 @@ def resync(
     if not (yes or dry_run):
         link = resolve_link(context.docora.database, app, repo)
         app, repo = link.app_id, link.repository_id
-        _ask(context, [link.id], update=update)
+        _ask(context, [link.id], link, update=update)
     change = Change.resync(LinkFilter(), update=update, closes_circuit=reset_circuit)
     outcome, operation = run_single(
         context.docora, change, app, repo, reason=reason, dry_run=dry_run
@@ -90,11 +90,18 @@ def _resync_all(typer_context: typer.Context, context: Context, app_text: str) -
     )
 
 
-def _ask(context: Context, ids: list[str], *, update: bool, needs_yes: bool = False) -> None:
+def _ask(
+    context: Context,
+    ids: list[str],
+    link: Link | None = None,
+    *,
+    update: bool,
+    needs_yes: bool = False,
+) -> None:
     from docora_ops.actions.lists import count_deliveries
 
-    above: list[Part] = [progress.by_app(context, ids)]
+    above: list[Part] = [] if link else [progress.by_app(context, ids)]
     above += [] if update else [_KEPT]
     files = amount(count_deliveries(context.docora, ids), "delivered file")
-    question = f"send {files} again, {progress.queues_in_words(context, len(ids))}"
+    question = f"send {files} again, {progress.queues_in_words(context, len(ids), link)}"
     progress.ask(context, question, above, needs_yes=needs_yes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.operations import done
 from docora_ops.cli.output import Pairs, Part, piped, render, shown, style_of
-from docora_ops.cli.terminal import interruption, is_interrupted
+from docora_ops.cli.terminal import interruption
 from docora_ops.error_groups import with_reason_first
 from docora_ops.errors import ExitCode, UsageError
 from docora_ops.links import Backend
@@ -46,14 +47,16 @@ def status(
         state, error = read_status(context.docora)
         context.show(state, _screen(state))
         return context.report(error) if error else ExitCode.OK
-    while not is_interrupted():
-        state, error = read_status(context.docora)
-        if sys.stdout.isatty():
-            sys.stdout.write(f"\x1b[H\x1b[J{render(_screen(state))}")
-        else:
-            sys.stdout.write("\n".join([*piped(_screen(state)), "", ""]))
-        sys.stdout.flush()
-        time.sleep(_PERIOD)
+    with suppress(KeyboardInterrupt):
+        while True:
+            state, _ = read_status(context.docora)
+            if sys.stdout.isatty():
+                sys.stdout.write(f"\x1b[H\x1b[J{render(_screen(state))}")
+            else:
+                sys.stdout.write("\n".join([*piped(_screen(state)), "", ""]))
+            sys.stdout.flush()
+            time.sleep(_PERIOD)
+    sys.stdout.write("\n")
     return ExitCode(interruption().exit_code)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedWriter, FileIO, TextIOWrapper
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, TextIO
 
 from docora_ops.errors import CommandInterruptedError, HungUpError, UsageError
@@ -163,7 +164,9 @@ def confirm(terminal: TextIO, question: str, above: str = "") -> None:
     with suppress(OSError, termios.error):  # the terminal was closed
         # Discards keys that were pressed before the question appeared.
         termios.tcflush(terminal.fileno(), termios.TCIFLUSH)
-        terminal.write(f"{above}{inert(question)} [y/N] ")
+        width = os.get_terminal_size(terminal.fileno()).columns
+        question = fill(f"{inert(question)} [y/N]", max(width, 40), break_long_words=False)
+        terminal.write(f"{above}{question} ")
         terminal.flush()
         answer = terminal.buffer.readline()
     if answer.strip().lower() not in {b"y", b"yes"}:

@@ -160,8 +160,9 @@ def test_a_terminal_is_asked_with_the_count_and_both_servers(
     docora.add_links(12, apps=2)
     with TerminalSession(docora, "retry-all-failed") as terminal:
         shown, shown_code = terminal.answer(f"{answer}\r".encode())[::-1]
-    assert "reset 12 links and queue a snapshot job for each?" in shown
-    assert "Redis 127.0.0.1:" in shown
+    words = " ".join(shown.split())
+    assert "reset 12 links and queue a snapshot job for each?" in words
+    assert "Redis 127.0.0.1:" in words
     assert shown_code == code
     assert len(docora.waiting()) == (12 if code == 0 else 0)
 
