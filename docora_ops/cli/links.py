@@ -58,8 +58,8 @@ _GROUPS: dict[str, Sequence[Column[Any]]] = {
     "error": (
         _COUNT,
         _APPS,
-        Column("App names", lambda group: ", ".join(group.app_names), drop=2, folds=True),
-        _SCANNED,
+        Column("App names", lambda group: ", ".join(group.app_names), drop=1, folds=True),
+        replace(_SCANNED, drop=2),  # on call, the cause and the apps matter more
         Column("Error", lambda group: group.error_message or "none", folds=True),
     ),
     "status": (

@@ -121,12 +121,13 @@ class Table(Generic[Row]):
         """Returns the columns that fit, with their widths; empty if no readable table fits."""
         from rich.cells import cell_len
 
-        widths: dict[Column[Row], int] = {}
+        full: dict[Column[Row], int] = {}
         for column in self.columns:
             widest = max((cell_len(shown(column.value(row))) for row in rows), default=0)
             if widest or not rows:  # leaves out columns without any value
-                widths[column] = max(widest, cell_len(column.name))
-        while widths:
+                full[column] = max(widest, cell_len(column.name))
+        while full:
+            widths = dict(full)  # a column that is left out makes room for the others
             missing = sum(widths.values()) + _GAP * (len(widths) - 1) - width
             for column in sorted(widths, key=lambda column: (not column.folds, -widths[column])):
                 if missing > 0 and (column.folds or not any(other.drop for other in widths)):
@@ -138,7 +139,7 @@ class Table(Generic[Row]):
             dropped = max(widths, key=lambda column: column.drop)
             if not dropped.drop:
                 return {}
-            del widths[dropped]
+            del full[dropped]
         return {}
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from tests.support.docora import Docora
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
+from tests.support.terminal import TerminalSession, plain_data
 
 TOKEN = "ghp_0123456789abcdefABCD"
 
@@ -101,6 +102,19 @@ def test_groups_count_links_and_say_whom_to_tell(various: Docora) -> None:
     for field, count in {"status": 4, "repository": 9, "error": 4}.items():
         groups = various.run("links", "--group-by", field, "--json").ended(0).data
         assert (len(groups), sum(group["links"] for group in groups)) == (count, 11), field
+
+
+def test_a_narrow_terminal_shows_as_much_of_an_error_as_fits(docora: Docora) -> None:
+    error = "fatal: unable to access the repository: the host does not answer at all, at all"
+    docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/api"), last_error=error)
+    for command, begin in (
+        (["failed"], f"Acme Search octo/api {5:>5} "),
+        (["failed", "--group-by", "error"], f"{1:>5} {1:>4} Acme Search "),
+    ):
+        with TerminalSession(docora, *command) as terminal:
+            code, screen = terminal.end()
+        line = begin + error
+        assert (code, f"{line[:79]}…" in plain_data(screen.replace("\r", ""))) == (0, True), screen
 
 
 @pytest.mark.parametrize(
