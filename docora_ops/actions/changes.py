@@ -46,7 +46,7 @@ from docora_ops.queue.operations import Operation, OperationState
 from docora_ops.text import moment
 
 BATCH = 1000
-RUNNING = "a snapshot is running: a resync would have no effect on it"
+_RUNNING = "a snapshot is running: a resync would have no effect on it"
 _SKIP_LOCKED = "FOR UPDATE OF l SKIP LOCKED"
 _STATES = {
     JobState.NONE: State.QUEUED,
@@ -194,9 +194,9 @@ def change_link(docora: Docora, change: Change, link: Link, *, dry_run: bool = F
             details={"status": current.status},
         )
     [outcome] = outcomes
-    if outcome.detail == RUNNING:
+    if outcome.state is State.ALREADY_RUNNING and change.action is Action.RESYNC:
         raise SnapshotRunningError(
-            f"{link.link_name}: {RUNNING}",
+            f"{link.link_name}: {_RUNNING}",
             hint="try again when it has ended; docora-ops show says how it is going: "
             f"docora-ops show {link.words}",
         )
@@ -231,7 +231,10 @@ def change_links(
             # While Postgres updates the rows of one batch, Redis takes the jobs of the other.
             options = (dry_run, looked_at)
             second = thread.submit(_change_each, twin, change, ids[BATCH:], *options)
-            return _change_each(docora, change, ids[:BATCH], *options) + second.result()
+            outcomes = _change_each(docora, change, ids[:BATCH], *options) + second.result()
+            if change.action is Action.RESYNC:  # a link that is left alone is not sent again
+                return [_unless_running(outcome) for outcome in outcomes]
+            return outcomes
 
         for pair in batches(ids, 2 * BATCH):
             outcomes = run(pair)
@@ -245,6 +248,12 @@ def change_links(
             yield outcomes + [
                 Outcome(id_, None, State.SKIPPED, why) for id_ in pair if id_ not in seen
             ]
+
+
+def _unless_running(outcome: Outcome) -> Outcome:
+    if outcome.state is not State.ALREADY_RUNNING:
+        return outcome
+    return replace(outcome, state=State.NOT_QUEUED, detail=_RUNNING)
 
 
 def _change_each(
@@ -332,8 +341,6 @@ def _push(
         elif state in {State.QUEUED, State.REPLACED_STALE} and queue.backend is Backend.BULLMQ:
             state = State.RESET
         detail = job.detail
-        if state is State.ALREADY_RUNNING and change.action is Action.RESYNC:
-            state, detail = State.NOT_QUEUED, RUNNING
         if state is State.RESET and link.circuit_is_open and not change.closes_circuit:
             until = moment(link.circuit_open_until)
             detail = f"its circuit is open until {until}, and Docora's scheduler waits for that"

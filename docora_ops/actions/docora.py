@@ -104,7 +104,7 @@ class Docora:
     def require_pair(self) -> None:
         """Raises WrongPairError if the queue seems to belong to another database.
 
-        Looks up to 100 jobs of the queue up in the database. An empty queue can't tell, so it
+        Looks for up to 100 jobs of the queue in the database. An empty queue can't tell, so it
         passes.
         """
         if count := self.unknown_jobs():

@@ -46,9 +46,9 @@ class Check:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks judge. Parts of a server that is away are None.
+    """What the checks judge. Parts of a server that is down are None.
 
-    errors: the servers that are away, by name.
+    errors: the servers that are down, by name.
     unknown_jobs: sampled jobs if the database knows none of them, otherwise 0.
     foreign_keys: the auth keys of apps that ENCRYPTION_KEY does not decrypt, if it decrypts none;
         None if that can't be tried.
@@ -76,9 +76,9 @@ class Facts:
 def examine(
     docora: Docora, max_failed: str | None = None
 ) -> tuple[list[Check], ServerError | None]:
-    """Reads both servers once. Returns all checks, and the error of a server that is away.
+    """Reads both servers once. Returns all checks, and the error of a server that is down.
 
-    max_failed: the most failed links that are not critical, as a number or a percentage.
+    max_failed: how many failed links are tolerated, as a number or a percentage.
     """
     facts = _read(docora, max_failed)
     checks = [check for examine_one in CHECKS for check in examine_one(facts)]
@@ -294,6 +294,8 @@ def _links(facts: Facts) -> Iterator[Check]:
 
 
 def _key(facts: Facts) -> Iterator[Check]:
+    if facts.postgres is None:
+        return
     if facts.foreign_keys:
         text = "ENCRYPTION_KEY decrypts none of the stored auth keys"
         hint = "set it to Docora's own key, also for the workers"

@@ -51,7 +51,7 @@ def find_drift(docora: Docora) -> Drift:
 
 
 def jobless_links(docora: Docora, which: LinkFilter) -> dict[int, str]:
-    """Returns the row ids, by the hash of the job id, of the links that match without a live job.
+    """Returns the row ids, by the hash of the job id, of matching links that have no live job.
 
     Raises PostgresError, RedisError.
     """

@@ -144,6 +144,8 @@ def _no_repository(
     sentence: str, database: Database, apps: Sequence[App], name: str
 ) -> NotFoundError:
     app_ids = [app.app_id for app in apps]
+    if names.has_repository_like(database, app_ids, f"{name}/*"):
+        return NotFoundError(sentence, hint=f"for all of {name}: --repo {quote(f'{name}/*')}")
     near = names.repositories_by_prefix(database, "", _MOST_COMPARED, app_ids)
     typed = name.partition("://")[2].partition("/")[2] or name  # only the path of a URL
     return NotFoundError(sentence, hint=_did_you_mean(typed, near))

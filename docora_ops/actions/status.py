@@ -32,7 +32,7 @@ class FailedApp:
 
 @dataclass(frozen=True)
 class Status:
-    """The state of a Docora. What comes from a server that is away is None or empty.
+    """The state of a Docora. What comes from a server that is down is None or empty.
 
     verdict: one sentence, the worst first; next_command: what to run next, if anything.
     failed_errors: failed links by error, at most 20 errors, most links first.
@@ -63,7 +63,7 @@ class Status:
 
 
 def read_status(docora: Docora, *, apps: int | None = 3) -> tuple[Status, DocoraOpsError | None]:
-    """Reads both servers. Returns their state, and the error of a server that is away.
+    """Reads both servers. Returns their state, and the error of a server that is down.
 
     apps: read at most this many apps with failed links; None for all.
     """

@@ -67,6 +67,7 @@ class Context:
         else:
             for line in piped(parts):
                 sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()  # both streams may lead to one file
             if footer:
                 self.say(footer)
         sys.stdout.flush()
@@ -83,6 +84,8 @@ class Context:
             self.document({"data": page.rows, "pagination": pagination})
             return
         place = f"{amount(page.total, noun)}, page {page.page} of {page.total_pages}"
+        if page.page > page.total_pages:
+            place = f"{amount(page.total, noun)}, and page {page.total_pages} is the last"
         if not page.total:
             place = f"no {noun}s"
         parts = [Table(columns, page.rows)] if page.rows or not sys.stdout.isatty() else []
@@ -99,7 +102,8 @@ class Context:
         """Prints one line on stderr, as inert text."""
         text = shown(text)
         if sys.stderr.isatty():
-            console_of(sys.stderr).print(text, style=style, soft_wrap=True)
+            # A line with a command is not broken, so that the command can be pasted.
+            console_of(sys.stderr).print(text, style=style, soft_wrap="docora-ops " in text)
         else:
             sys.stderr.write(f"{text}\n")
 

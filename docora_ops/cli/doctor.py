@@ -46,7 +46,7 @@ def doctor(
 ) -> ExitCode:
     """Check servers, queue, workers, links and drift.
 
-    Exits with 6 if a check is critical, with 5 if a server is away. Changes nothing. Takes 5 s
+    Exits with 6 if a check is critical, with 5 if a server is down. Changes nothing. Takes 5 s
     longer if links seem to have lost their jobs, to look a second time.
     """
     context = context_of(typer_context)

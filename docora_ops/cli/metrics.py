@@ -26,7 +26,7 @@ def metrics(
 ) -> ExitCode:
     """Print numbers as Prometheus text.
 
-    The text is for node_exporter's textfile collector. If one server is away, prints what the other
+    The text is for node_exporter's textfile collector. If one server is down, prints what the other
     one knows, with docora_up 0 (exit code 5).
     """
     context = context_of(typer_context)

@@ -31,9 +31,9 @@ def operations(
     """List who changed what and why, newest first.
 
     With OPERATION_ID, shows one operation with its failures. Every retry, resync, repair,
-    cancellation and pass of schedule that queued something is kept for 30 days. With --follow, goes
-    on waiting for an operation from any terminal, also after its command was killed, with the exit
-    codes of --wait.
+    cancellation and pass of schedule that queued something is kept for 30 days. With --follow,
+    waits for an operation from any terminal, even after its command was killed, with the exit codes
+    of --wait.
     """
     context = context_of(typer_context)
     from docora_ops.actions.operations import find, recent

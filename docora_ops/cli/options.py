@@ -134,28 +134,30 @@ EnvFile = Annotated[
 ]
 
 
+# Options that select links, and the arguments of `choose_links` that they become.
+SELECTING = {
+    "app": "apps",
+    "exclude_app": "exclude_apps",
+    "repo": "repositories",
+    "status": "statuses",
+    "error": "errors",
+    "exclude_error": "exclude_errors",
+    "circuit": "circuit",
+    "overdue": "overdue",
+}
+
+
 def selection(typer_context: typer.Context) -> dict[str, Any]:
     """Returns the arguments of `choose_links` as the options of a command give them."""
     chosen = typer_context.params
-    return {
-        "apps": chosen.get("app") or (),
-        "exclude_apps": chosen.get("exclude_app") or (),
-        "repositories": chosen.get("repo") or (),
-        "statuses": chosen.get("status") or (),
-        "errors": chosen.get("error") or (),
-        "exclude_errors": chosen.get("exclude_error") or (),
-        "circuit": chosen.get("circuit"),
-        "overdue": chosen.get("overdue", False),
-    }
+    return {name: chosen[option] for option, name in SELECTING.items() if chosen.get(option)}
 
 
 def in_words(typer_context: typer.Context) -> str:
-    """Returns the options that choose links, as typed: `--app Acme --error 502`."""
-    names = ("app", "exclude_app", "repo", "error", "exclude_error", "circuit", "limit")
+    """Returns the options that select links, for the shell: `--app Acme --error 502`."""
     parts = []
-    for name in names:
-        value = typer_context.params.get(name)
-        for item in value if isinstance(value, list | tuple) else [value]:
-            if item is not None:
-                parts += [f"--{name.replace('_', '-')}", str(item)]
+    for option in (*SELECTING, "limit"):
+        value = typer_context.params.get(option)
+        for item in value if isinstance(value, list | tuple) else [value] if value else []:
+            parts += [f"--{option.replace('_', '-')}", *([] if item is True else [str(item)])]
     return shlex.join(parts)

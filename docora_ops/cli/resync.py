@@ -42,13 +42,13 @@ def resync(
 ) -> ExitCode:
     """Send an app all files of a repository again.
 
-    Deletes the delivery records of the link (--update: marks them), resets the link, whatever its
-    status, and queues its snapshot job together. Refused while a snapshot of the link is running.
+    In one transaction, deletes the delivery records of the link (--update: marks them), resets the
+    link, whatever its status, and queues its snapshot job. Refused while a snapshot is running.
     """
     context = context_of(typer_context)
     if (repo is None) != all_links:
         raise UsageError(
-            "resync needs REPO or --all, and not both",
+            "resync needs either REPO or --all",
             hint="--all sends the files of all repositories",
         )
     if repo is not None and limit is not None:

@@ -22,9 +22,9 @@ def retry(
 ) -> ExitCode:
     """Retry one failed link.
 
-    Resets the link and queues its snapshot job together. A waiting job is kept, a running one is
-    left alone, and what an ended job has left is replaced. docora-ops worker does not wait for an
-    open circuit; Docora's own scheduler does, unless --reset-circuit closes it.
+    Resets the link and queues its snapshot job in one transaction. A waiting job is kept, a running
+    one is left alone, and the remains of an ended job are replaced. docora-ops worker does not wait
+    for an open circuit; Docora's own scheduler does, unless --reset-circuit closes it.
     """
     context = context_of(typer_context)
     from docora_ops.actions.changes import run_single
@@ -58,8 +58,8 @@ def retry_all_failed(
 ) -> ExitCode:
     """Retry all failed links as one bulk operation.
 
-    Options select some of them. Links are queued round-robin across apps. Asks first if there is a
-    terminal. Killed anywhere, the same command finishes the rest.
+    Options select some of them. Links are queued in batches of 1,000, round-robin across apps. At a
+    terminal, asks first. If it is killed, run the same command again: it finishes the rest.
     """
     context = context_of(typer_context)
     from docora_ops.actions.changes import select_links

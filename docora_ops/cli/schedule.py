@@ -23,10 +23,10 @@ def schedule(
 ) -> ExitCode:
     """Queue the links that are due, and repair drift.
 
-    Due, as for Docora's scheduler, are pending links, synced links past RESCAN_INTERVAL_MS, and
-    failed links whose repository has no circuit to wait for; none while the circuit is open. Only
-    for Docoras whose jobs RQ workers run. Run it by cron, or with --repeat as a service, which goes
-    on through outages.
+    As in Docora's scheduler, a link is due if it is pending, or synced and past RESCAN_INTERVAL_MS,
+    or failed without a circuit to wait for; while its circuit is open, it is not. Only for Docoras
+    whose jobs RQ workers run. Run it by cron, or with --repeat as a service, which goes on through
+    outages.
     """
     context = context_of(typer_context)
     if dry_run:

@@ -36,7 +36,7 @@ def status(
 ) -> ExitCode:
     """Show links, queue and workers, the verdict first.
 
-    If one server is away, shows what the other one knows (exit code 5).
+    If one server is down, shows what the other one knows (exit code 5).
     """
     context = context_of(typer_context)
     if watch and as_json:
@@ -51,7 +51,9 @@ def status(
         while True:
             state, _ = read_status(context.docora)
             if sys.stdout.isatty():
-                sys.stdout.write(f"\x1b[H\x1b[J{render(_screen(state))}")
+                # Erases line by line: a cleared screen would fill the scrollback of a terminal.
+                screen = render(_screen(state)).replace("\n", "\x1b[K\n")
+                sys.stdout.write(f"\x1b[H{screen}\x1b[J")
             else:
                 sys.stdout.write("\n".join([*piped(_screen(state)), "", ""]))
             sys.stdout.flush()

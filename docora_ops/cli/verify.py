@@ -38,15 +38,16 @@ def verify(
 ) -> ExitCode:
     """Compare what was delivered with the stored commits.
 
-    Compares all links, those of one app, or one link. Exits with 6 if files are missing, outdated
-    or extra, or a link is failed. Uncertain are links whose repository was scanned later for
-    another app: run it again after their next scan. Compares Docora's records, not newer commits or
-    what is on the app's disk.
+    Compares all links, those of one app, or one link. Exits with 6 if a link differs or is failed.
+    Proven: exactly the files of the commit were delivered. Uncertain: the repository was scanned
+    later for another app; run verify again after the link's next scan. No commit: nothing is stored
+    to compare with. At work: pending, or being scanned. Knows Docora's records, not newer commits
+    or what is on the app's disk.
     """
     context = context_of(typer_context)
     from docora_ops.actions.changes import select_links
     from docora_ops.actions.lookup import resolve_app, resolve_link
-    from docora_ops.actions.verify import verify
+    from docora_ops.actions.verify import Verdict, verify
     from docora_ops.links import LinkFilter
 
     database = context.docora.database
@@ -66,4 +67,6 @@ def verify(
     if certain:
         words = arguments(certain[0].app_id, certain[0].repository_id)
         context.say(f"To send all files again: docora-ops resync {words}")
+    if result.verdicts.get(Verdict.FAILED):
+        context.say("To list the failed links: docora-ops failed")
     return ExitCode.PROBLEMS if result.has_problems else ExitCode.OK

@@ -241,5 +241,5 @@ class Database:
                 if text[1:2].islower():  # not an abbreviation, such as SSL
                     text = text[0].lower() + text[1:]
                 problem = f"can't be {how}: {text}"
-                hint = "check that it runs, and user, password, host and sslmode in DATABASE_URL"
+                hint = "check that it is running, and check the URL: user, password, host, sslmode"
         return kind(f"Postgres database {self.server} {problem}", hint=hint)

@@ -19,7 +19,7 @@ class LinkCounts:
     by_status: links by status.
     behind_circuit: failed links whose repository has an open circuit.
     open_circuits: repositories whose circuit is open.
-    oldest_scan_at, newest_scan_at: of synced links; None if there is none.
+    oldest_scan_at: of synced links. newest_scan_at: of all links. None if there is none.
     read_at: the time by the clock of Postgres.
     """
 
@@ -86,7 +86,7 @@ def failed_by_app(database: Database, limit: int | None = None) -> list[tuple[Ap
 def failed_by_error(database: Database) -> Sequence[tuple[str, str, str, int]]:
     """Returns app id, app name, error and number of links, for the most frequent errors.
 
-    The input of `group_errors`. Errors that are the same in several apps come once, with one app.
+    The input of `group_errors`. Equal errors of several apps come once, without an app.
     """
     sql = """
         SELECT '', '', error, links FROM (

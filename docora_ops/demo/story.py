@@ -157,6 +157,7 @@ def _wait(variables: dict[str, str]) -> None:
         for line in FIRST_COMMANDS:
             say(f"docora-ops {line}")
         Event().wait()
+    say("\n# Stopping.")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Docora's own queue, kept by BullMQ 5. Docora's scheduler queues the jobs, not we.
+"""Docora's own queue, kept by BullMQ 5. Docora's scheduler queues the jobs; we do not.
 
 The scheduler queues each pending link within a minute. Docora's worker begins a job with a write to
 the link's row, so the worker waits for our commit.

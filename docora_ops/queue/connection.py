@@ -155,7 +155,10 @@ def explain(error: redis.RedisError) -> tuple[str, str]:
         # Examples: `Error 111 connecting to HOST:PORT. Connection refused.`; `… [SSL] … (_ssl.c:1)`
         reason = re.sub(r"^Error.*? connecting to .*?\. |\[.*?\] | \(_ssl.*?\)", "", line)
         reason = reason[:1].lower() + reason[1:].rstrip(".")
-        return f"can't be reached: {reason}", "check that it runs, REDIS_URL and its TLS options"
+        return (
+            f"can't be reached: {reason}",
+            "check that it is running, and check REDIS_URL and its TLS options",
+        )
     if isinstance(error, exceptions.OutOfMemoryError) or "OOM" in text:
         return "refuses writes: it is out of memory", "free memory or raise maxmemory"
     is_replica = isinstance(error, exceptions.ReadOnlyError | exceptions.MasterDownError)

@@ -42,9 +42,9 @@ _checked_at = 0.0
 
 
 def check_clock(client: Redis) -> None:
-    """Raises HostFaultError if the host's clock differs too much from Redis's; RedisError.
+    """Raises HostFaultError if the host's clock differs too much from Redis's.
 
-    Looks at most every 10 s.
+    Looks at most every 10 s. Raises RedisError.
     """
     global _checked_at  # noqa: PLW0603 - one clock for all jobs of a process
     if 0 <= time.time() - _checked_at < _CHECK_TTL:

@@ -66,7 +66,7 @@ class Lease:
             self._insist(lambda: self._client.set(self._mark, 1, ex=_MARK_TTL))
 
     def look(self) -> None:
-        """Returns if the lease is ours; otherwise, ends the process. Waits while Redis is away."""
+        """Ends the process unless the lease is ours. Waits while Redis is away."""
         with self._guard, redis_errors(self._client):
             if self.is_held:
                 self._leave_unless_ours(self._insist(lambda: self._client.get(self._key)))

@@ -33,7 +33,7 @@ class _OneLine(logging.Formatter):
 
 
 class _Quiet(logging.Filter):
-    """Drops what RQ does in peace, and a complaint that it repeats, such as in an outage."""
+    """Drops RQ's routine messages, and a complaint that it repeats, such as in an outage."""
 
     last = ""
 

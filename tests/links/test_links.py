@@ -1,9 +1,19 @@
 """`links` and `failed`: which links, in which words, and how they are counted."""
 
+import dataclasses
+import inspect
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
+from docora_ops.actions.lookup import choose_links
+from docora_ops.cli.app import app
+from docora_ops.cli.options import SELECTING
+from docora_ops.database.links import MATCHES
+from docora_ops.links import LinkFilter
 from tests.support.docora import Docora
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
 from tests.support.terminal import TerminalSession, plain_data
@@ -12,17 +22,17 @@ TOKEN = "ghp_0123456789abcdefABCD"
 
 
 def test_a_failed_link_has_the_fields_of_the_dashboard_and_no_secret(docora: Docora) -> None:
-    app = docora.add_app("Acme Search")
+    app_id = docora.add_app("Acme Search")
     url = f"https://octo:{TOKEN}@github.com/octo/api?key=hush"
     repository = docora.add_repository(url=url, circuit_open_for=timedelta(hours=1))
     error = f"fatal: unable to access 'https://{TOKEN}@github.com/octo/api'"
-    docora.link(app, repository, retry_count=3, last_error=error, scanned=timedelta(days=1))
+    docora.link(app_id, repository, retry_count=3, last_error=error, scanned=timedelta(days=1))
     docora.add_link("synced")
     result, table = docora.run("failed", "--json").ended(0), docora.run("failed").ended(0)
     assert result.json["pagination"] == {"page": 1, "limit": 20, "total": 1, "total_pages": 1}
     [row] = result.data
     of_the_dashboard = {
-        "app_id": app,
+        "app_id": app_id,
         "app_name": "Acme Search",
         "repository_id": repository,
         "repository_name": "octo/api",
@@ -108,7 +118,7 @@ def test_a_narrow_terminal_shows_as_much_of_an_error_as_fits(docora: Docora) -> 
     error = "fatal: unable to access the repository: the host does not answer at all, at all"
     docora.link(docora.add_app("Acme Search"), docora.add_repository("octo/api"), last_error=error)
     for command, begin in (
-        (["failed"], f"Acme Search octo/api {5:>5} "),
+        (["failed"], f"Acme Search octo/api   {5:>5} "),
         (["failed", "--group-by", "error"], f"{1:>5} {1:>4} Acme Search "),
     ):
         with TerminalSession(docora, *command) as terminal:
@@ -139,3 +149,33 @@ def test_the_text_of_a_group_chooses_its_links(
     assert (group["error_message"], group["links"], group["apps"]) == (shown, 2, 2)
     chosen = docora.run("failed", "--error", shown, "--json").ended(0).data
     assert sorted(row["error_message"][:5] for row in chosen) == sorted(e[:5] for e in errors)
+
+
+def test_every_option_of_a_list_selects_links_or_is_known_not_to() -> None:
+    group: Any = typer.main.get_command(app)
+    others = {"group_by", "limit", "page", "as_json", "env_file", "reset_circuit"}
+    others |= {"wait", "timeout", "dry_run", "yes", "reason"}
+    for name in ("links", "failed", "retry-all-failed"):
+        known = {parameter.name for parameter in group.commands[name].params}
+        assert known - SELECTING.keys() <= others, name
+    assert set(SELECTING.values()) <= inspect.signature(choose_links).parameters.keys()
+    for field in dataclasses.fields(LinkFilter):
+        assert f"%({field.name})s" in MATCHES, field.name
+
+
+def test_an_owner_is_told_how_to_select_all_of_its_repositories(docora: Docora) -> None:
+    docora.link(docora.add_app(), docora.add_repository("octo/api"))
+    docora.run("failed", "--repo", "octo").ended(3, says="--repo 'octo/*'")
+
+
+def test_the_footer_comes_last_if_both_streams_lead_to_one_file(
+    docora: Docora, tmp_path: Path
+) -> None:
+    docora.add_links(3)
+    file = tmp_path / "log"
+    with file.open("w") as both:
+        docora.run("failed", "--page", "9", stdout=both, stderr=both)
+        docora.run("failed", stdout=both, stderr=both)
+    lines = file.read_text().splitlines()
+    assert "3 failed links, and page 1 is the last" in lines[1]
+    assert "3 failed links, page 1 of 1" in lines[-1]
