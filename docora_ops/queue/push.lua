@@ -50,6 +50,28 @@ local function is_delayed(id)
   return false
 end
 
+local members
+-- Returns the executions of the job that are in the registry, live or not.
+local function members_of(id)
+  if not members then
+    members = {}
+    for _, member in ipairs(redis.call('ZRANGE', config.wip, 0, -1)) do
+      local job_id = string.match(member, '^(.-):') or member
+      members[job_id] = members[job_id] or {}
+      table.insert(members[job_id], member)
+    end
+  end
+  return members[id] or {}
+end
+
+-- A worker that cleans up after killed ones first reads what they have left, and queues all of it a
+-- moment later: a job that was pushed in between would be queued twice.
+local is_cleaning = redis.call('EXISTS', config.cleaning) == 1
+local function is_being_cleaned(id, status)
+  return is_cleaning and (#members_of(id) > 0
+    or status ~= 'queued' and redis.call('LPOS', config.intermediate, id))
+end
+
 -- Returns the state, or `queued` if the list must still be searched for the id.
 local function judge(id)
   local status, enqueued_at = unpack(
@@ -58,6 +80,8 @@ local function judge(id)
     return 'running'
   elseif is_delayed(id) then
     return 'waiting'
+  elseif is_being_cleaned(id, status) then
+    return 'running'
   elseif status == 'queued' then
     local is_missing = config.looked_at and (enqueued_at or '') < config.looked_at
     return is_missing and 'stale' or 'queued'
@@ -112,25 +136,12 @@ if not is_push then
   return states
 end
 
--- Killed workers leave entries behind: while a new job with this id runs, RQ would mistake such an
--- entry for one of the new job, and queue the job again.
-local members
-local function members_of(id)
-  if not members then
-    members = {}
-    for _, member in ipairs(redis.call('ZRANGE', config.wip, 0, -1)) do
-      local job_id = string.match(member, '^(.-):') or member
-      members[job_id] = members[job_id] or {}
-      table.insert(members[job_id], member)
-    end
-  end
-  return members[id] or {}
-end
-
 local function remove(id)
   for _, registry in ipairs(registries) do
     redis.call('ZREM', registry, id)
   end
+  -- Killed workers leave entries behind: while a new job with this id runs, RQ would mistake such an
+  -- entry for one of the new job, and queue the job again.
   if not wip_is_empty then
     for _, member in ipairs(members_of(id)) do
       redis.call('ZREM', config.wip, member)

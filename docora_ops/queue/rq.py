@@ -44,6 +44,7 @@ WIP = StartedJobRegistry.key_template.format(QUEUE_NAME)  # JOB_ID:EXECUTION_ID 
 SCHEDULED = ScheduledJobRegistry.key_template.format(QUEUE_NAME)
 FAILED = FailedJobRegistry.key_template.format(QUEUE_NAME)
 FINISHED = FinishedJobRegistry.key_template.format(QUEUE_NAME)
+CLEANING = "docora-ops:cleaning"  # exists while a worker cleans up after killed ones
 _WAITING = [
     SCHEDULED,
     DeferredJobRegistry.key_template.format(QUEUE_NAME),
@@ -56,6 +57,7 @@ _KEYS: dict[str, object] = {
     "list": LIST,
     "intermediate": INTERMEDIATE,
     "wip": WIP,
+    "cleaning": CLEANING,
     "waiting_registries": _WAITING,
     "registries": [
         *_WAITING,

@@ -20,6 +20,7 @@ from rq.worker_pool import WorkerData, WorkerPool
 
 from docora_ops.errors import ExitCode, SnapshotError
 from docora_ops.links import QUEUE_NAME
+from docora_ops.queue.rq import CLEANING
 from docora_ops.worker.host import await_recovery
 from docora_ops.worker.log import log
 from docora_ops.worker.resources import current_resources, use_settings
@@ -27,7 +28,6 @@ from docora_ops.worker.resources import current_resources, use_settings
 _INTERVAL = 15  # seconds between two heartbeats of an execution
 _EXECUTION_TTL = 90  # seconds that an execution lives after its last heartbeat
 _WORKER_TTL = 17  # seconds; RQ waits 15 s less for a job: 2 s
-_CLEANING_LOCK = "docora-ops:cleaning"
 _LONGEST_CLEANING = 10  # seconds
 _CLEANING = 30  # seconds between two looks for the jobs of killed workers
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -95,11 +95,11 @@ class SnapshotWorker(SimpleWorker):
         if time.monotonic() > self.cleaned_at + _CLEANING:
             self.cleaned_at = time.monotonic()
             # A worker that was killed while it cleaned leaves RQ's own lock behind, for 15 minutes.
-            if self.connection.set(_CLEANING_LOCK, self.name, nx=True, ex=_LONGEST_CLEANING):
+            if self.connection.set(CLEANING, self.name, nx=True, ex=_LONGEST_CLEANING):
                 for queue in worker.queues:
                     queue.release_maintenance_lock()
                 worker.clean_registries()
-                self.connection.delete(_CLEANING_LOCK)
+                self.connection.delete(CLEANING)
             if not self.is_burst and not self.connection.hexists(self.key, "birth"):
                 raise StopRequested  # Redis was emptied: the next process registers itself
 

@@ -10,6 +10,7 @@ import pytest
 from tests.support.docora import Docora
 from tests.support.proxy import eventually
 from tests.support.receiver import Request
+from tests.support.running_commands import await_locks, row_locks
 from tests.support.snapshots import FILES, Files, Snapshots
 from tests.support.worker_processes import (
     await_status,
@@ -130,6 +131,24 @@ def test_a_worker_killed_while_it_cleaned_does_not_keep_others_from_cleaning(
     docora.redis.set(docora.queue.registry_cleaning_key, 1, ex=899)
     assert snapshots.work().code == 0
     assert "wip" not in docora.registries(link.job_id)
+
+
+def test_a_job_that_a_worker_is_about_to_queue_again_is_not_queued_a_second_time(
+    snapshots: Snapshots,
+) -> None:
+    docora, link = snapshots.docora, snapshots.add_queued(FILES)[0]
+    with held_worker(snapshots) as (_, worker):
+        worker.kill()
+    expire(docora)
+    other = docora.add_link("scanning")  # RQ comes to its job later, and has no further try for it
+    docora.start_job(other.job_id, is_abandoned=True)
+    with running(snapshots) as worker:
+        with row_locks(docora, other):
+            await_locks(docora)
+            docora.run("repair", *link.ids, env={"DOCORA_OPS_DRIFT_GRACE": "0"}).ended(0)
+            assert docora.waiting() == []
+        await_status(docora, link, "synced")
+        worker.stop()
 
 
 @pytest.mark.parametrize("still_at_work", [True, False])
