@@ -14,8 +14,10 @@ from uuid import uuid4
 
 from redis import Redis, exceptions
 from redis.lock import Lock
+from rq.intermediate_queue import IntermediateQueue
 
 from docora_ops.queue.connection import explain, redis_errors, text_of
+from docora_ops.queue.rq import LIST
 from docora_ops.worker.log import log
 
 KEY = "docora-ops:lease:{}"
@@ -37,6 +39,7 @@ class Lease:
         self._client = client
         self._key = KEY.format(job_id)
         self._mark = f"{self._key}:given-back"
+        self._first_seen = IntermediateQueue(LIST, client).get_first_seen_key(job_id)
         self._owner = uuid4().hex
         self._give_back = give_back
         self._lock = Lock(client, self._key, timeout=TTL, thread_local=False)
@@ -54,7 +57,10 @@ class Lease:
             pipeline = self._client.pipeline(transaction=False)
             pipeline.set(self._key, self._owner, nx=True, ex=TTL)
             pipeline.get(self._mark)
-            is_free, mark = pipeline.execute()
+            # RQ keeps it for a day: when the job is taken next, it would count as stuck, and be
+            # queued a second time.
+            pipeline.delete(self._first_seen)
+            is_free, mark, _ = pipeline.execute()
             if is_free and mark:
                 self._client.delete(self._mark)
             self.is_held, self.was_given_back = bool(is_free), bool(is_free and mark)

@@ -133,6 +133,17 @@ def test_a_worker_killed_while_it_cleaned_does_not_keep_others_from_cleaning(
     assert "wip" not in docora.registries(link.job_id)
 
 
+def test_a_job_that_was_once_seen_just_taken_does_not_count_as_stuck_the_next_time(
+    snapshots: Snapshots,
+) -> None:
+    docora, link = snapshots.docora, snapshots.add_queued(FILES)[0]
+    just_taken = docora.queue.intermediate_queue
+    docora.redis.set(just_taken.get_first_seen_key(link.job_id), 0)
+    assert just_taken.should_be_cleaned_up(link.job_id)
+    snapshots.work().ended(0)
+    assert not just_taken.should_be_cleaned_up(link.job_id)
+
+
 def test_a_job_that_a_worker_is_about_to_queue_again_is_not_queued_a_second_time(
     snapshots: Snapshots,
 ) -> None:
