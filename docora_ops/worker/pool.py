@@ -50,8 +50,11 @@ class SnapshotWorker(SimpleWorker):
                 super().__init__(*arguments, **options)
                 break
             time.sleep(1)
-        # RQ would run it in a process, which would outlive a killed worker.
-        self.due_jobs: Any = RQScheduler([QUEUE_NAME], self.connection, logging_level="WARNING")
+        # RQ would run it in a process, which would outlive a killed worker. Its lock lives for 60 s
+        # more than the interval: 10 s, in case that this worker is killed while it has the lock.
+        self.due_jobs: Any = RQScheduler(
+            [QUEUE_NAME], self.connection, interval=-50, logging_level="WARNING"
+        )
         self.cleaned_at = float("-inf")
         self.is_burst = False
 
