@@ -15,6 +15,7 @@ from tests.support.docora import QUEUE
 CHOICE = random.Random(int(sys.argv[1]))
 DATABASE = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)
 REDIS = redis.Redis.from_url(os.environ["REDIS_URL"])
+PAUSES = (0.1, *[0] * 30)  # seconds, before and after the verdict
 LINK = "WHERE app_id = %s AND repository_id = %s"
 
 
@@ -26,7 +27,7 @@ def snapshot(*, app_id: str, repository_id: str, **_: object) -> None:
         DATABASE.execute(f"UPDATE app_repositories SET status = 'scanning' {LINK}".encode(), link)
     if REDIS.incr(f"test:running:{app_id}-{repository_id}") != 1:
         REDIS.incr("test:twice")
-    time.sleep(CHOICE.random() / 500)
+    time.sleep(CHOICE.choice(PAUSES))
     verdict = CHOICE.choice(["synced", "failed"])
     REDIS.decr(f"test:running:{app_id}-{repository_id}")
     DATABASE.execute(
@@ -34,6 +35,7 @@ def snapshot(*, app_id: str, repository_id: str, **_: object) -> None:
         (verdict, *link),
     )
     REDIS.incr("test:done")
+    time.sleep(CHOICE.choice(PAUSES))
 
 
 if __name__ == "__main__":

@@ -193,18 +193,26 @@ class Docora(Rows):
             return {_job_id(member) for members in pipeline.execute() for member in members}
 
     def doubled_jobs(self) -> list[str]:
-        return sorted(job_id for job_id, times in Counter(self.waiting()).items() if times > 1)
+        """Those that wait twice, or run and wait."""
+        with self.redis.pipeline() as pipeline:
+            pipeline.lrange(self.queue.key, 0, -1)
+            pipeline.zrange(WIP, 0, -1)
+            waiting, running = pipeline.execute()
+        times = Counter(map(_job_id, [*waiting, *running]))
+        return sorted(job_id for job_id in times if times[job_id] > 1)
 
     def assert_sound(self) -> None:
-        """No pending link is without a live job, and no job waits twice."""
-        rows = self.connection.execute(
-            "SELECT app_id || '-' || repository_id AS job_id FROM app_repositories"
-            " WHERE status = 'pending_snapshot'"
-        )
-        pending, live = [row["job_id"] for row in rows], self.live_jobs()
-        assert [id_ for id_ in pending if id_ not in live] == []
-        assert [id_ for id_ in pending if not self.redis.exists(Job.key_for(id_))] == []
-        assert self.doubled_jobs() == []
+        """No pending link is without a live job, also while workers run; no job is doubled."""
+        before, live = self._pending(), self.live_jobs()
+        jobs = {id_ for id_ in before & live if self.redis.exists(Job.key_for(id_))}
+        lost = (before - jobs) & self._pending()
+        assert not lost, sorted(lost)[:9]
+        assert not self.doubled_jobs(), self.doubled_jobs()
+
+    def _pending(self) -> set[str]:
+        job_id = "app_id || '-' || repository_id AS job_id"
+        query = f"SELECT {job_id} FROM app_repositories WHERE status = 'pending_snapshot'"
+        return {row["job_id"] for row in self.connection.execute(query.encode())}
 
     def environment(self, **changes: str | None) -> dict[str, str]:
         kept = ("PATH", "HOME", "LANG", "TMPDIR", "COVERAGE_PROCESS_CONFIG")
