@@ -11,6 +11,7 @@ import typer
 from docora_ops.cli import options
 from docora_ops.cli.context import context_of
 from docora_ops.cli.output import Column, Pairs, Part, Table, style_of
+from docora_ops.links import JobState
 from docora_ops.text import mask
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def _screen(details: LinkDetails) -> Pairs:
         ("Job", job.state, style_of(job.state)),
         ("Job id", job.job_id),
         ("Job queued at", job.created_at),
+        ("Job started at", job.started_at if job.state is JobState.RUNNING else None),
         ("Job due at", waits),
         ("Worker", job.worker),
         ("Next step", details.next_step, "bold"),

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from rq import Queue, Retry
 from rq.defaults import RQ_KEY_PREFIX
-from rq.executions import ExecutionRegistry
+from rq.executions import WORKER_EXECUTIONS_KEY_TEMPLATE, ExecutionRegistry
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.registry import (
@@ -146,7 +146,7 @@ class RqQueue(LinkQueue):
             pipeline.exists(_EXECUTION + member)
         alive = pipeline.execute()
         pairs = zip(members, alive, strict=True)
-        return [member.partition(":")[0] for member, is_alive in pairs if is_alive]
+        return [_job_id(member) for member, is_alive in pairs if is_alive]
 
     def counts(self) -> QueueCounts:
         with redis_errors(self.client):
@@ -176,20 +176,22 @@ class RqQueue(LinkQueue):
             keys = sorted(text_of(key) for key in self.client.smembers(_WORKERS))
             pipeline = self.client.pipeline(transaction=False)
             for key in keys:
-                pipeline.hmget(key, "birth", "death", "hostname", "current_job", "last_heartbeat")
+                pipeline.hmget(key, "birth", "death", "hostname", "last_heartbeat")
+            for key in keys:
+                pipeline.smembers(WORKER_EXECUTIONS_KEY_TEMPLATE.format(_worker_name(key)))
             rows = replies(pipeline)
             time = server_time(self.client) if keys else 0
         workers = []
-        for key, row in zip(keys, rows, strict=True):
-            birth, death, host, job_id, heartbeat = row or [None] * 5
+        for key, row, running in zip(keys, rows[: len(keys)], rows[len(keys) :], strict=True):
+            birth, death, host, heartbeat = row or [None] * 4
             if not birth or death:  # its key has expired, or it has ended
                 continue
             seen_at = _moment(heartbeat)
             workers.append(
                 Worker(
-                    name=key.rpartition(":")[2],
+                    name=_worker_name(key),
                     host=text_of(host) or None,
-                    job_id=text_of(job_id) or None,
+                    job_id=min(map(_job_id, running or ()), default=None),
                     seen_seconds=max(0, int(time - seen_at.timestamp())) if seen_at else None,
                 )
             )
@@ -229,6 +231,15 @@ class RqQueue(LinkQueue):
             due_at=moment_of(due),
             worker=text_of(worker) or None,
         )
+
+
+def _worker_name(key: str) -> str:
+    return key.rpartition(":")[2]
+
+
+def _job_id(composite_key: bytes | str) -> str:
+    """Returns the first part of JOB_ID:EXECUTION_ID."""
+    return text_of(composite_key).partition(":")[0]
 
 
 def _moment(value: Any) -> datetime | None:

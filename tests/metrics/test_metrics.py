@@ -36,13 +36,12 @@ def full(docora: Docora) -> Docora:
     docora.link(second, docora.add_repository(), "scanning")
     docora.add_link("synced", scanned=timedelta(days=1))
     docora.queue_job(docora.add_link("pending_snapshot"))
-    docora.start_job("running")
+    docora.start_job("running", "secret-host-2")
     docora.schedule_job("later")
     docora.leave_job("broken", JobStatus.FAILED)
     docora.leave_job("finished", JobStatus.FINISHED)
     docora.add_worker("secret-host-1")
     docora.add_worker("secret-host-2")
-    docora.redis.hset("rq:worker:secret-host-2", "current_job", "running")
     docora.redis.set("docora-ops:schedule", 1_764_380_000)
     return docora
 

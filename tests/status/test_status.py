@@ -166,10 +166,8 @@ def test_the_screen_fits_a_terminal_of_80_by_24_and_is_redrawn(docora: Docora) -
         error = f"a long error {chr(97 + number)} " * 20
         docora.link(app, docora.add_repository(), last_error=error)
     for number in range(4):
-        docora.start_job(f"app_{number:024x}-repo_{number:024x}")
+        docora.start_job(f"app_{number:024x}-repo_{number:024x}", f"worker-{number}")
         docora.add_worker(f"worker-{number}")
-        job = f"app_{number:024x}-repo_{number:024x}"
-        docora.redis.hset(f"rq:worker:worker-{number}", "current_job", job)
         docora.run("retry", *docora.add_link().ids).ended(0)
     with TerminalSession(docora, "status", "--watch") as session:
         session.read_until(re.compile(rb"\x1b\[H(?s:.*)\x1b\[H(?s:.*)Operations"))
@@ -181,6 +179,7 @@ def test_the_screen_fits_a_terminal_of_80_by_24_and_is_redrawn(docora: Docora) -
     assert len(lines) <= 23, screen  # the cursor stands on the 24th
     assert max(map(len, lines)) <= 80
     assert "8 of " in lines[0]
+    assert f"worker-0: app_{0:024x}-repo_{0:024x}" in screen
 
 
 def test_watch_prints_no_second_document(docora: Docora) -> None:

@@ -144,11 +144,13 @@ class Docora(Rows):
         job: Job = self.queue.enqueue_at(when, "other.producer", job_id=job_id)
         return job
 
-    def start_job(self, job_id: str, *, is_abandoned: bool = False) -> None:
+    def start_job(
+        self, job_id: str, worker: str = "worker-1", *, is_abandoned: bool = False
+    ) -> None:
         """A job that a worker has begun; that of a killed one has expired."""
         job = self.leave_job(job_id, JobStatus.STARTED)
         with self.redis.pipeline() as pipeline:
-            execution = Execution.create(job, 90, pipeline, worker_name="worker-1")
+            execution = Execution.create(job, 90, pipeline, worker_name=worker)
             pipeline.execute()
         if is_abandoned:
             self.redis.zadd(WIP, {execution.composite_key: now().timestamp() - 10})

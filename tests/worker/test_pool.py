@@ -47,6 +47,23 @@ def test_sigterm_lets_the_job_finish_and_ends_within_2_s_after_it(snapshots: Sna
     snapshots.docora.assert_sound()
 
 
+def test_status_and_show_tell_which_job_a_worker_runs_since_when(snapshots: Snapshots) -> None:
+    def jobs() -> list[str | None]:
+        return [worker["job_id"] for worker in docora.run("status", "--json").data["workers"]]
+
+    docora = snapshots.docora
+    link, _ = snapshots.add_queued(FILES)
+    with held_worker(snapshots) as (gate, worker):
+        assert jobs() == [link.job_id]
+        assert "\nJob started at\t20" in docora.run("show", *link.ids).stdout
+        gate.release()
+        await_status(docora, link, "synced")
+        await_waiting_worker(docora)
+        assert jobs() == [None]
+        assert "Job started at" not in docora.run("show", *link.ids).stdout
+        worker.stop()
+
+
 @pytest.mark.slow
 def test_sigterm_ends_an_idle_worker_twenty_times_in_a_row(snapshots: Snapshots) -> None:
     for _ in range(20):
