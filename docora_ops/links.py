@@ -10,6 +10,8 @@ from typing import Self, TypeVar
 
 Item = TypeVar("Item")
 QUEUE_NAME = "snapshot-queue"
+# If REDIS_URL is only in an env file, rq would silently resume the workers of localhost's Redis.
+RESUME_RQ = 'rq resume --url "$REDIS_URL"'
 _JOB_ID = re.compile(r"([A-Za-z0-9_]+)-([A-Za-z0-9_]+)")  # RQ allows no other characters
 
 

@@ -12,7 +12,7 @@ from docora_ops.actions.status import OLD_PASS
 from docora_ops.database import status as sql
 from docora_ops.database.status import LinkCounts, ServerFacts
 from docora_ops.errors import DocoraOpsError, PostgresError, RefusedError, ServerError
-from docora_ops.links import Backend, LinkStatus
+from docora_ops.links import RESUME_RQ, Backend, LinkStatus
 from docora_ops.queue import operations as record
 from docora_ops.queue.backend import QueueCounts, Worker, other_backend_in_use
 from docora_ops.queue.connection import RedisFacts, read_redis_facts
@@ -226,7 +226,7 @@ def _workers(facts: Facts) -> Iterator[Check]:
             hint = "docora-ops worker"
         yield Check("Workers", CheckStatus.CRITICAL, "no worker is running", hint)
     elif facts.queue.is_suspended:
-        hint = "rq resume" if facts.backend is Backend.RQ else "resume the queue with BullMQ"
+        hint = RESUME_RQ if facts.backend is Backend.RQ else "resume the queue with BullMQ"
         yield Check("Workers", CheckStatus.WARNING, "the workers are suspended", hint)
     else:
         yield _ok("Workers", f"{len(facts.workers)} running")

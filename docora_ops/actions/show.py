@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from docora_ops.actions.docora import Docora
 from docora_ops.database import lists as sql
 from docora_ops.database.lists import DeliveredFile, StoredCommit
-from docora_ops.links import Backend, JobState, Link, LinkStatus
+from docora_ops.links import RESUME_RQ, Backend, JobState, Link, LinkStatus
 from docora_ops.queue.backend import QueuedJob
 
 
@@ -43,6 +43,9 @@ def _next_step(docora: Docora, link: Link, job: QueuedJob) -> str:
     if job.state is JobState.WAITING and not docora.queue.workers():
         start = "start Docora's worker" if is_bullmq else "docora-ops worker"
         return f"its job waits, but no worker is running: {start}"
+    if job.state is JobState.WAITING and docora.queue.is_suspended():
+        resume = "" if is_bullmq else f": {RESUME_RQ}"
+        return f"its job waits, but the workers are suspended{resume}"
     if job.state.is_live:
         return f"nothing: its job is {job.state}"
     # Docora's scheduler waits for the circuit; ours queues the job at once.

@@ -9,7 +9,7 @@ from docora_ops.database import status as sql
 from docora_ops.database.status import LinkCounts
 from docora_ops.error_groups import group_errors
 from docora_ops.errors import DocoraOpsError, RefusedError, ServerError
-from docora_ops.links import App, Backend, LinkStatus
+from docora_ops.links import RESUME_RQ, App, Backend, LinkStatus
 from docora_ops.queue import operations as record
 from docora_ops.queue.backend import QueueCounts, Worker
 from docora_ops.queue.operations import Operation
@@ -123,7 +123,7 @@ def _judge(status: Status, old_pass: float) -> tuple[str, str | None]:
     failed = links.of(LinkStatus.FAILED)
     also = f", and {amount(failed, 'link')} failed" if failed else ""
     if queue.is_suspended:
-        resume = "rq resume" if status.backend is Backend.RQ else None
+        resume = RESUME_RQ if status.backend is Backend.RQ else None
         return f"nothing is scanned: the workers are suspended{also}", resume
     if not workers and links.total:
         start = "docora-ops worker" if status.backend is Backend.RQ else None

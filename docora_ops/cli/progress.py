@@ -30,7 +30,7 @@ from docora_ops.cli.terminal import (
     terminal_to_ask,
 )
 from docora_ops.errors import ExitCode, ServerError, UsageError
-from docora_ops.links import Backend, Change, Link, Outcome, State
+from docora_ops.links import RESUME_RQ, Backend, Change, Link, Outcome, State
 from docora_ops.text import amount, duration
 
 if TYPE_CHECKING:
@@ -327,8 +327,8 @@ def _follow(context: Context, events: Generator[Wait]) -> tuple[Wait, ExitCode]:
 def _why_not(context: Context, wait: Wait) -> str:
     is_rq = context.docora.queue.backend is Backend.RQ
     if wait.is_suspended:
-        how = " (rq suspend): the jobs wait until rq resume" if is_rq else ": the jobs wait"
-        return f"The workers are suspended{how}."
+        how = f" until {RESUME_RQ}" if is_rq else ""
+        return f"The workers are suspended: the jobs wait{how}."
     if not wait.has_workers:
         start = "docora-ops worker" if is_rq else "Docora's own, RUN_MODE=all or worker"
         return f"No worker is running: the jobs wait until one starts ({start})."

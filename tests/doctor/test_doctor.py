@@ -74,7 +74,7 @@ def _old_queue(docora: Docora) -> None:
         ),
         (
             lambda docora: docora.redis.set("rq:suspended", 1),
-            *("Workers", "warning", "suspended", "rq resume"),
+            *("Workers", "warning", "suspended", 'rq resume --url "$REDIS_URL"'),
         ),
         (_old_queue, "Queue", "warning", "1 job waiting, the oldest for", "more workers"),
         (

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import pytest
+from rq.suspension import suspend
 
 from tests.support.docora import Docora
 from tests.support.rows import AUTH_KEY, GITHUB_TOKEN
@@ -14,6 +15,7 @@ from tests.support.terminal import TerminalSession
     [
         ("failed", None, "docora-ops retry"),
         ("failed", "waiting", "nothing: its job is waiting"),
+        ("failed", "held", 'the workers are suspended: rq resume --url "$REDIS_URL"'),
         ("failed", "abandoned", "no worker is running: docora-ops worker"),
         ("pending_snapshot", None, "docora-ops repair"),
         ("scanning", "running", "nothing: its job is running"),
@@ -22,9 +24,11 @@ from tests.support.terminal import TerminalSession
 )
 def test_it_says_what_to_do_next(docora: Docora, status: str, job: str | None, step: str) -> None:
     link = docora.add_link(status)
-    if job == "waiting":
+    if job in {"waiting", "held"}:
         docora.add_worker()
         docora.enqueue(link.job_id)
+        if job == "held":
+            suspend(docora.redis)
     elif job == "abandoned":
         docora.enqueue(link.job_id)
     elif job:
@@ -32,7 +36,7 @@ def test_it_says_what_to_do_next(docora: Docora, status: str, job: str | None, s
     before = docora.dump()
     data = docora.run("show", *link.ids, "--json").ended(0).data
     assert docora.dump() == before
-    state = {None: "none", "abandoned": "waiting"}.get(job, job)
+    state = {None: "none", "abandoned": "waiting", "held": "waiting"}.get(job, job)
     assert (data["job"]["state"], step in data["next_step"]) == (state, True), data
 
 
