@@ -248,7 +248,7 @@ def _queue(facts: Facts) -> Iterator[Check]:
 def _schedule(facts: Facts) -> Iterator[Check]:
     if facts.backend is not Backend.RQ or facts.links is None or not facts.links.total:
         return
-    hint = "run docora-ops schedule each minute, or with --repeat as a service"
+    hint = "docora-ops schedule each minute, or with --repeat as a service"
     if facts.last_pass_at is None:
         text = "no pass of schedule is known of the last week"
         yield Check("Schedule", CheckStatus.WARNING, text, hint)

@@ -15,8 +15,8 @@ from docora_ops.text import amount
 _COLUMNS: Sequence[Column[Any]] = (
     Column("Check", lambda check: check.name),
     Column("Status", lambda check: check.status, lambda check: style_of(check.status)),
-    Column("Found", lambda check: check.detail, folds=True),
-    Column("What to do", lambda check: check.hint, folds=True),
+    Column("Found", lambda check: check.detail, folds=True, wraps=True),
+    Column("What to do", lambda check: check.hint, folds=True, wraps=True),
 )
 
 

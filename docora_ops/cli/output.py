@@ -64,6 +64,7 @@ class Column(Generic[Row]):
 
     drop: a narrow terminal leaves out the column with the highest number first; 0: never.
     folds: long texts, which a narrow terminal truncates.
+    wraps: a folded text goes on in the next line instead.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Column(Generic[Row]):
     is_number: bool = False
     drop: int = 0
     folds: bool = False
+    wraps: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ class Table(Generic[Row]):
             table = RichTable.grid(padding=(0, _GAP, 0, 0))
             for column, size in widths.items():
                 side: Any = "right" if column.is_number else "left"
-                table.add_column(justify=side, width=size, no_wrap=True, overflow="ellipsis")
+                wraps = column.wraps
+                overflow: Any = "fold" if wraps else "ellipsis"
+                table.add_column(justify=side, width=size, no_wrap=not wraps, overflow=overflow)
             table.add_row(*(Text(column.name, style="bold") for column in widths))
             for row in rows:
                 table.add_row(*(_cell(column, row) for column in widths))

@@ -9,6 +9,7 @@ import pytest
 from tests.support.docora import Docora
 from tests.support.proxy import refused_port
 from tests.support.rows import TestLink
+from tests.support.terminal import TerminalSession
 
 ONE_LOOK: dict[str, str | None] = {"DOCORA_OPS_DRIFT_GRACE": "0"}
 MINUTE = timedelta(minutes=1)
@@ -152,3 +153,11 @@ def test_a_database_of_another_program_is_named(docora: Docora) -> None:
     finally:
         docora.connection.execute("ALTER TABLE elsewhere RENAME TO snapshot_files")
     assert (check["status"], check["detail"]) == ("critical", "missing: snapshot_files")
+
+
+def test_a_narrow_terminal_shows_each_hint_in_full(well: Docora) -> None:
+    _wrong_pair(well)
+    with TerminalSession(well, "doctor") as terminal:
+        code, screen = terminal.end()
+    assert (code, "…" in screen) == (6, False), screen
+    assert all(word in screen for word in ["two", "Docoras:", "check", "both"]), screen
