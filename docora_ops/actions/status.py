@@ -134,6 +134,12 @@ def _judge(status: Status, old_pass: float) -> tuple[str, str | None]:
         if passed is None or passed > old_pass:
             since = "" if passed is None else f" for {duration(passed)}"
             return f"nothing is queued: no pass of schedule{since}{also}", "docora-ops schedule"
+    at_work = links.total - links.of(LinkStatus.SYNCED) - failed
+    has_jobs = queue.waiting + queue.active + queue.delayed
+    # Beside BullMQ, a link may wait for Docora's scheduler.
+    if at_work and not has_jobs and status.backend is Backend.RQ:
+        text = f"the queue is empty, though {amount(at_work, 'link')} should have jobs{also}"
+        return text, "docora-ops doctor"
     if failed:
         cause = ""
         if len(status.failed_errors) == 1:
@@ -155,7 +161,6 @@ def _judge(status: Status, old_pass: float) -> tuple[str, str | None]:
         return text, "docora-ops links --circuit open"
     if not links.total:
         return "there are no links", None
-    at_work = links.total - links.of(LinkStatus.SYNCED)
     if at_work:
         return f"all is well: {at_work:,} of {amount(links.total, 'link')} at work", None
     return f"all is well: {amount(links.total, 'link')} in sync", None

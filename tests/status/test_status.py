@@ -48,6 +48,12 @@ def _overdue(docora: Docora) -> None:
     _passed(docora)
 
 
+def _emptied(docora: Docora) -> None:
+    _failed(docora)
+    docora.add_link("pending_snapshot")
+    docora.add_link("scanning")
+
+
 def _behind(docora: Docora) -> None:
     docora.add_worker()
     docora.queue_job(link := docora.add_link("pending_snapshot"))
@@ -72,9 +78,14 @@ def _well(docora: Docora) -> None:
     ("prepare", "verdict", "command"),
     [
         (_no_worker, "no worker is running, and 2 links failed", "docora-ops worker"),
-        (_suspended, "the workers are suspended, and 2 links failed", "rq resume"),
+        (
+            _suspended,
+            "the workers are suspended, and 2 links failed",
+            'rq resume --url "$REDIS_URL"',
+        ),
         (_unscheduled, "nothing is queued: no pass of schedule", "docora-ops schedule"),
         (_failed, "2 of 3 links failed: HTTP 502", "docora-ops failed --group-by error"),
+        (_emptied, "2 links should have jobs, and 2 links failed", "docora-ops doctor"),
         (_behind, "the workers are behind: the oldest job has waited", "docora-ops worker"),
         (_overdue, "1 link not scanned for too long", "docora-ops links --overdue"),
         (_circuit, "git fails for 1 repository", "docora-ops links --circuit open"),
