@@ -138,6 +138,7 @@ def test_without_one_server_the_other_is_checked(
     found = checks(well, code=5, **{variable: url.format(refused_port())})
     assert found[name]["status"] == "critical"
     assert found[others]["status"] == "ok"
+    assert ("Encryption key" in found) == (name == "Redis"), "nothing to do about the key"
     assert "s3cr3t" not in str(found)
 
 
