@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from typing import TypeVar
 from uuid import uuid4
 
@@ -48,22 +49,29 @@ class Lease:
         self.was_given_back = False
 
     def acquire(self) -> bool:
-        """Takes the lease. Returns False if another process has it.
+        """Takes the lease. Returns False if another process has it. Waits while Redis is away.
 
         Sets `was_given_back`: the last process has counted no failure, although the link may still
         be `scanning`.
         """
-        with self._guard, redis_errors(self._client):
+
+        def acquire() -> tuple[bool, bool]:
+            # Redis may have taken the command, and its reply was lost: then the lease is ours, too.
             pipeline = self._client.pipeline(transaction=False)
             pipeline.set(self._key, self._owner, nx=True, ex=TTL)
+            pipeline.get(self._key)
             pipeline.get(self._mark)
             # RQ keeps it for a day: when the job is taken next, it would count as stuck, and be
             # queued a second time.
             pipeline.delete(self._first_seen)
-            is_free, mark, _ = pipeline.execute()
-            if is_free and mark:
-                self._client.delete(self._mark)
-            self.is_held, self.was_given_back = bool(is_free), bool(is_free and mark)
+            _, owner, mark, _ = pipeline.execute()
+            return text_of(owner) == self._owner, bool(mark)
+
+        with self._guard, redis_errors(self._client):
+            self.is_held, is_marked = self._insist(acquire)
+            self.was_given_back = self.is_held and is_marked
+            if self.was_given_back:
+                self._insist(lambda: self._client.delete(self._mark))
         return self.is_held
 
     def mark_given_back(self) -> None:
@@ -93,13 +101,17 @@ class Lease:
 
         Waits while Redis is away, because RQ would not.
         """
+        tries = count()
 
         def release() -> None:
+            is_first = next(tries) == 0
             self._lock.local.token = self._owner.encode()  # dropped by a release that failed
             with suppress(exceptions.LockNotOwnedError):
                 self._lock.release()
                 return
-            self._leave_unless_ours(self._client.get(self._key))
+            owner = self._client.get(self._key)
+            if owner or is_first:  # otherwise, the reply to the first try was lost
+                self._leave_unless_ours(owner)
 
         with self._guard, redis_errors(self._client):
             if self.is_held:

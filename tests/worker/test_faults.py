@@ -5,11 +5,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGKILL
+from typing import Any
 
 import psycopg
 import pytest
 from pydantic import SecretStr
-from redis import Redis
+from redis import Redis, TimeoutError  # noqa: A004
+from redis.client import Pipeline
+from redis.lock import Lock
 
 from docora_ops.errors import DocoraOpsError, SnapshotError
 from docora_ops.worker import host, resources
@@ -211,6 +214,32 @@ def test_a_lease_belongs_to_one_and_tells_whether_the_last_try_was_given_back(
     first.renew(lambda: beats.append(1))
     assert beats == [1]
     assert docora.redis.ttl("docora-ops:lease:a-b") > 80
+
+
+def test_a_lease_is_taken_and_given_up_although_the_reply_of_redis_was_lost(
+    docora: Docora, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_reply(command: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        replies = iter([TimeoutError])
+
+        def run(client: Any) -> Any:
+            reply = command(client)
+            for error in replies:
+                raise error
+            return reply
+
+        return run
+
+    monkeypatch.setattr(Pipeline, "execute", lose_reply(Pipeline.execute))
+    monkeypatch.setattr(Lock, "release", lose_reply(Lock.release))
+    calls: list[int] = []
+    ours, other = lease(docora.redis, lambda: calls.append(1)), lease(docora.redis)
+    assert ours.acquire()
+    assert not other.acquire()
+    ours.look()
+    ours.release()
+    assert calls == []
+    assert other.acquire()
 
 
 @pytest.mark.parametrize(("owner", "given_back"), [("other", 0), (None, 1)])
