@@ -18,6 +18,7 @@ from docora_ops.errors import (
     BrokenCloneError,
     DocoraOpsError,
     GitError,
+    LinkError,
     LinkLockedError,
     RedisError,
     RepositoryBusyError,
@@ -227,6 +228,8 @@ class _Run:
             if fault is None:
                 self.fail(error, message)
                 return None
+        except LinkError as trouble:  # of this link's rows: other jobs must not wait for it
+            return self.give_back(self.cleaner.clean(trouble.message), LOCK_PAUSE)
         except ServerError as trouble:
             fault = trouble
         self.resources.fault = fault

@@ -177,6 +177,21 @@ def test_jobs_and_kills_behind_a_pgbouncer_that_pools_transactions(
     assert snapshots.received().files == upstream.contents()
 
 
+def test_a_row_that_cannot_be_written_holds_up_no_other_job(
+    snapshots: Snapshots, docora: Docora
+) -> None:
+    bad, good = snapshots.add_links(["Bad", "Good"]).values()
+    snapshots.queue(bad)
+    snapshots.queue(good)
+    docora.add_trigger("RAISE EXCEPTION 'poison'", when=f"old.app_id = '{bad.app_id}'")
+    with running(snapshots) as worker:
+        await_status(docora, good, "synced")
+        worker.stop()
+    assert "refuses: poison" in worker.log
+    assert "takes no job" not in worker.log
+    docora.assert_sound()
+
+
 def test_a_link_whose_row_is_locked_waits_without_a_failure(
     snapshots: Snapshots, docora: Docora
 ) -> None:
