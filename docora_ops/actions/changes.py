@@ -19,6 +19,7 @@ from docora_ops.actions.docora import Docora
 from docora_ops.actions.lookup import resolve_link
 from docora_ops.database import links as rows
 from docora_ops.errors import (
+    DocoraOpsError,
     LinkError,
     NotFailedError,
     NotFoundError,
@@ -227,22 +228,34 @@ def change_links(
     missing: list[str] = []
     with docora.twin() as twin, ThreadPoolExecutor(1) as thread:
 
-        def run(ids: Sequence[str]) -> list[Outcome]:
-            # While Postgres updates the rows of one batch, Redis takes the jobs of the other.
+        def run(ids: Sequence[str]) -> tuple[list[Outcome], DocoraOpsError | None]:
+            # While Postgres updates the rows of one batch, Redis takes the jobs of the other. What
+            # one has done counts even if the other fails.
+            first, second, failure = list[Outcome](), list[Outcome](), None
             options = (dry_run, looked_at)
-            second = thread.submit(_change_each, twin, change, ids[BATCH:], *options)
-            outcomes = _change_each(docora, change, ids[:BATCH], *options) + second.result()
-            if change.action is Action.RESYNC:  # a link that is left alone is not sent again
-                return [_unless_running(outcome) for outcome in outcomes]
-            return outcomes
+            other = thread.submit(_change_each, twin, change, ids[BATCH:], second, *options)
+            try:
+                _change_each(docora, change, ids[:BATCH], first, *options)
+            except DocoraOpsError as error:
+                failure = error
+            try:
+                other.result()
+            except DocoraOpsError as error:
+                failure = failure or error
+            return first + second, failure
 
         for pair in batches(ids, 2 * BATCH):
-            outcomes = run(pair)
+            outcomes, failure = run(pair)
             seen = {outcome.id for outcome in outcomes}
             missing += [id_ for id_ in pair if id_ not in seen]
             yield outcomes
+            if failure:
+                raise failure
         for pair in batches(missing, 2 * BATCH):
-            outcomes = run(pair)
+            outcomes, failure = run(pair)
+            if failure:
+                yield outcomes
+                raise failure
             seen = {outcome.id for outcome in outcomes}
             why = "its status has changed, or another transaction has locked it"
             yield outcomes + [
@@ -257,21 +270,30 @@ def _unless_running(outcome: Outcome) -> Outcome:
 
 
 def _change_each(
-    docora: Docora, change: Change, ids: Sequence[str], dry_run: bool, looked_at: datetime | None
-) -> list[Outcome]:
-    """Changes a batch; link by link if Postgres refuses the batch because of one of them."""
+    docora: Docora,
+    change: Change,
+    ids: Sequence[str],
+    outcomes: list[Outcome],
+    dry_run: bool,
+    looked_at: datetime | None,
+) -> None:
+    """Changes a batch; link by link if Postgres refuses the batch because of one of them.
+
+    outcomes: the outcomes are added here, so that an error leaves those before it.
+    """
     if not ids:
-        return []
+        return
     try:
-        return change_batch(docora, change, ids, dry_run=dry_run, looked_at=looked_at)
+        changed = change_batch(docora, change, ids, dry_run=dry_run, looked_at=looked_at)
+        if change.action is Action.RESYNC:  # a link that is left alone is not sent again
+            changed = [_unless_running(outcome) for outcome in changed]
+        outcomes += changed
     except LinkError as error:
         if len(ids) == 1:
-            return [Outcome(ids[0], None, State.NOT_QUEUED, error.message)]
-    return [
-        outcome
-        for id_ in ids
-        for outcome in _change_each(docora, change, [id_], dry_run, looked_at)
-    ]
+            outcomes.append(Outcome(ids[0], None, State.NOT_QUEUED, error.message))
+            return
+        for id_ in ids:
+            _change_each(docora, change, [id_], outcomes, dry_run, looked_at)
 
 
 def change_batch(

@@ -230,7 +230,7 @@ def _run_bulk(
                         break
         except ServerError as error:
             if operation is not None:
-                error.details = {**error.details, **_document(operation)}
+                error.details = {**error.details, **_document(operation.stopped())}
                 error.hint = f"{_stopped(operation)}; {error.hint}"
             raise
     if held_back:

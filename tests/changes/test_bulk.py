@@ -285,8 +285,15 @@ def test_a_server_that_is_lost_ends_it_and_says_how_far_it_came(docora: Docora) 
     )
     result = docora.run(*RETRY_ALL).ended(5, "postgres")
     document = json.loads(result.stdout)
-    assert document["completed"] == 2_000
-    assert "stopped after 2,000 of 3,500 links" in document["hint"]
+    # The batch beside the lost one counts, too.
+    assert document["completed"] == 2_500
+    assert "stopped after 2,500 of 3,500 links" in document["hint"]
+    assert docora.statuses() == {"pending_snapshot": 2_500, "failed": 1_000}
+    id_ = document["operation_id"]
+    assert docora.redis.llen(f"docora-ops:operation:{id_}:links") == 2_500
+    recorded = docora.run("operations", id_, "--json").ended(0).data
+    assert (recorded["completed"], recorded["state"]) == (2_500, "cancelled")
+    assert document["state"] == "cancelled"
 
 
 def test_the_wrong_redis_is_refused(docora: Docora) -> None:
