@@ -9,6 +9,7 @@ whoever is killed, and whenever, a link that was touched is never pending withou
 - a worker that takes the job before the commit waits for the lock of the row.
 """
 
+import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -47,6 +48,8 @@ from docora_ops.queue.operations import Operation, OperationState
 from docora_ops.text import moment
 
 BATCH = 1000
+_SLOW = 0.5  # seconds: less than any lock timeout or statement timeout
+_MOST_SLOW = 3
 _RUNNING = "a snapshot is running: a resync would have no effect on it"
 _SKIP_LOCKED = "FOR UPDATE OF l SKIP LOCKED"
 _STATES = {
@@ -292,8 +295,15 @@ def _change_each(
         if len(ids) == 1:
             outcomes.append(Outcome(ids[0], None, State.NOT_QUEUED, error.message))
             return
-        for id_ in ids:
+        slow = 0  # links in a row that were refused only after a time limit
+        for number, id_ in enumerate(ids):
+            begun = time.monotonic()
             _change_each(docora, change, [id_], outcomes, dry_run, looked_at)
+            refused = [one for one in outcomes[-1:] if (one.id, one.link) == (id_, None)]
+            slow = slow + 1 if refused and time.monotonic() - begun > _SLOW else 0
+            if slow == _MOST_SLOW:  # not for their own sake: the others would wait as long
+                outcomes += [replace(refused[0], id=other) for other in ids[number + 1 :]]
+                return
 
 
 def change_batch(

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import time
 from datetime import timedelta
 
+import psycopg
 import pytest
 from rq.job import JobStatus
 
@@ -119,6 +121,20 @@ def test_poison_costs_only_itself(docora: Docora) -> None:
     assert any("poison" in error for error in errors)
     assert all(docora.was_reset(link) for link in good)
     assert (docora.status(damaged), docora.status(refused)) == ("failed", "failed")
+
+
+def test_a_locked_table_is_not_waited_for_link_by_link(docora: Docora) -> None:
+    docora.add_links(100)
+    limit = {"DOCORA_OPS_STATEMENT_TIMEOUT": "1"}  # the timeout of locks is shorter
+    with psycopg.connect(docora.database_url) as other:
+        other.execute("LOCK TABLE app_repositories IN SHARE MODE")
+        begun = time.monotonic()
+        data = docora.run(*RETRY_ALL, env=limit).ended(6).data
+        assert time.monotonic() - begun < 30
+    assert (data["completed"], data["states"]) == (100, {"not_queued": 100})
+    assert "has locked" in data["failures"][99]["error_message"]
+    docora.run(*RETRY_ALL).ended(0)
+    docora.assert_sound()
 
 
 def test_resync_all_sends_everything_of_an_app_but_reports_running_links(
