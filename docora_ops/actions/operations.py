@@ -1,5 +1,6 @@
 """Lists, shows, follows and cancels operations."""
 
+import time
 from collections.abc import Generator
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ from docora_ops.actions.waiting import Wait, wait_for
 from docora_ops.errors import AmbiguousError, NotFoundError, OperationFinishedError
 from docora_ops.queue import operations as record
 from docora_ops.queue.operations import Operation, OperationState
+
+_PAUSE = 0.5  # seconds between two looks at an operation whose links so far have their results
 
 
 def recent(docora: Docora, limit: int) -> list[Operation]:
@@ -38,17 +41,31 @@ def find(docora: Docora, operation_id: str) -> Operation:
 def follow(docora: Docora, operation_id: str, timeout: float | None) -> Generator[Wait]:
     """Yields how far the snapshots of an operation's links are, until each has its result.
 
+    While the operation is running, also waits for its further links, which count as unfinished.
+
     Raises NotFoundError if the operation or the list of its links is unknown; RedisError,
     PostgresError.
     """
-    operation = find(docora, operation_id)
-    ids = record.read_links(docora.redis, operation_id)
-    if not ids and operation.succeeded:
-        raise NotFoundError(
-            f"the links of operation {operation_id!r} are not known",
-            hint="they are kept for 7 days, and only of operations of docora-ops",
-        )
-    yield from wait_for(docora, ids, timeout)
+    begun = time.monotonic()
+    while True:
+        operation = find(docora, operation_id)
+        ids = record.read_links(docora.redis, operation_id)
+        if not ids and (operation.succeeded or operation.started_at is None):
+            raise NotFoundError(
+                f"the links of operation {operation_id!r} are not known",
+                hint="they are kept for 7 days, and only of operations of docora-ops",
+            )
+        is_running = operation.state is OperationState.RUNNING
+        to_come = operation.total - operation.completed if is_running else 0
+        left = None if timeout is None else begun + timeout - time.monotonic()
+        for wait in wait_for(docora, ids, left):
+            seconds = time.monotonic() - begun
+            is_late = timeout is not None and seconds >= timeout
+            total = replace(wait, total=wait.total + to_come, seconds=round(seconds, 1))
+            yield replace(total, timed_out=is_late and total.unfinished > 0)
+        if is_late or not is_running:
+            return
+        time.sleep(_PAUSE)
 
 
 def cancel(docora: Docora, operation_id: str | None, reason: str | None = None) -> Operation:

@@ -4,6 +4,9 @@ import signal
 
 import pytest
 
+from docora_ops.actions.changes import new_operation
+from docora_ops.links import Outcome, State
+from docora_ops.queue import operations as record
 from tests.support.docora import Docora, Process, finish
 from tests.support.proxy import eventually
 from tests.support.rows import TestLink
@@ -117,6 +120,26 @@ def test_follow_goes_on_after_the_first_process_was_killed(docora: Docora) -> No
     document = finish(follow).ended(7).data
     assert document["operation_id"] == operation["operation_id"]
     assert (document["wait"]["synced"], document["wait"]["failed"]) == (1, 1)
+
+
+def test_follow_waits_for_the_links_that_a_running_operation_has_yet_to_queue(
+    docora: Docora,
+) -> None:
+    with docora.actions() as actions:
+        links = [docora.add_link("synced"), docora.add_link("failed")]
+        ids = [str(docora.row(link)["id"]) for link in links]
+        operation = new_operation(actions, "retry", "all", total=2)
+        record.save(docora.redis, operation)  # its first batch has not ended
+        id_ = operation.operation_id
+        docora.run("operations", id_, "--follow", "--timeout", "1", "--json").ended(8)
+        first, second = (Outcome(id_, None, State.QUEUED) for id_ in ids)
+        record.save(docora.redis, operation.after([first]), ids[:1])
+        late = docora.run("operations", id_, "--follow", "--timeout", "1", "--json").ended(8)
+        assert (late.data["wait"]["total"], late.data["wait"]["synced"]) == (2, 1)
+        follow = docora.start("operations", id_, "--follow", "--json")
+        record.save(docora.redis, operation.after([first, second]), ids[1:])
+        wait = finish(follow).ended(7).data["wait"]
+    assert (wait["total"], wait["synced"], wait["failed"]) == (2, 1, 1)
 
 
 def test_follow_of_a_single_retry_ends_with_8_after_its_timeout(docora: Docora) -> None:
