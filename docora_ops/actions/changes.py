@@ -231,45 +231,33 @@ def change_links(
     missing: list[str] = []
     with docora.twin() as twin, ThreadPoolExecutor(1) as thread:
 
-        def run(ids: Sequence[str]) -> tuple[list[Outcome], DocoraOpsError | None]:
-            # While Postgres updates the rows of one batch, Redis takes the jobs of the other. What
-            # one has done counts even if the other fails.
-            first, second, failure = list[Outcome](), list[Outcome](), None
-            options = (dry_run, looked_at)
-            other = thread.submit(_change_each, twin, change, ids[BATCH:], second, *options)
-            try:
-                _change_each(docora, change, ids[:BATCH], first, *options)
-            except DocoraOpsError as error:
-                failure = error
-            try:
-                other.result()
-            except DocoraOpsError as error:
-                failure = failure or error
-            return first + second, failure
+        def run(ids: Sequence[str]) -> Iterator[tuple[Sequence[str], list[Outcome]]]:
+            for pair in batches(ids, 2 * BATCH):
+                # While Postgres updates the rows of one batch, Redis takes the jobs of the other.
+                # What one has done counts even if the other fails.
+                first, second, failure = list[Outcome](), list[Outcome](), None
+                options = (dry_run, looked_at)
+                other = thread.submit(_change_each, twin, change, pair[BATCH:], second, *options)
+                try:
+                    _change_each(docora, change, pair[:BATCH], first, *options)
+                except DocoraOpsError as error:
+                    failure = error
+                try:
+                    other.result()
+                except DocoraOpsError as error:
+                    failure = failure or error
+                outcomes = first + second
+                seen = {outcome.id for outcome in outcomes}
+                yield [id_ for id_ in pair if id_ not in seen and not failure], outcomes
+                if failure:
+                    raise failure
 
-        for pair in batches(ids, 2 * BATCH):
-            outcomes, failure = run(pair)
-            seen = {outcome.id for outcome in outcomes}
-            missing += [id_ for id_ in pair if id_ not in seen]
+        for unchanged, outcomes in run(ids):
+            missing += unchanged
             yield outcomes
-            if failure:
-                raise failure
-        for pair in batches(missing, 2 * BATCH):
-            outcomes, failure = run(pair)
-            if failure:
-                yield outcomes
-                raise failure
-            seen = {outcome.id for outcome in outcomes}
-            why = "its status has changed, or another transaction has locked it"
-            yield outcomes + [
-                Outcome(id_, None, State.SKIPPED, why) for id_ in pair if id_ not in seen
-            ]
-
-
-def _unless_running(outcome: Outcome) -> Outcome:
-    if outcome.state is not State.ALREADY_RUNNING:
-        return outcome
-    return replace(outcome, state=State.NOT_QUEUED, detail=_RUNNING)
+        why = "its status has changed, or another transaction has locked it"
+        for unchanged, outcomes in run(missing):
+            yield outcomes + [Outcome(id_, None, State.SKIPPED, why) for id_ in unchanged]
 
 
 def _change_each(
@@ -284,25 +272,37 @@ def _change_each(
 
     outcomes: the outcomes are added here, so that an error leaves those before it.
     """
+
+    def run(ids: Sequence[str]) -> None:
+        for outcome in change_batch(docora, change, ids, dry_run=dry_run, looked_at=looked_at):
+            is_left_alone = outcome.state is State.ALREADY_RUNNING
+            if is_left_alone and change.action is Action.RESYNC:  # it is not sent again
+                outcomes.append(replace(outcome, state=State.NOT_QUEUED, detail=_RUNNING))
+            else:
+                outcomes.append(outcome)
+
     if not ids:
         return
     try:
-        changed = change_batch(docora, change, ids, dry_run=dry_run, looked_at=looked_at)
-        if change.action is Action.RESYNC:  # a link that is left alone is not sent again
-            changed = [_unless_running(outcome) for outcome in changed]
-        outcomes += changed
+        run(ids)
     except LinkError as error:
         if len(ids) == 1:
             outcomes.append(Outcome(ids[0], None, State.NOT_QUEUED, error.message))
             return
-        slow = 0  # links in a row that were refused only after a time limit
-        for number, id_ in enumerate(ids):
-            begun = time.monotonic()
-            _change_each(docora, change, [id_], outcomes, dry_run, looked_at)
-            refused = [one for one in outcomes[-1:] if (one.id, one.link) == (id_, None)]
-            slow = slow + 1 if refused and time.monotonic() - begun > _SLOW else 0
-            if slow == _MOST_SLOW:  # not for their own sake: the others would wait as long
-                outcomes += [replace(refused[0], id=other) for other in ids[number + 1 :]]
+    else:
+        return
+    slow = 0  # links in a row that were refused only after a time limit
+    for number, id_ in enumerate(ids):
+        begun = time.monotonic()
+        try:
+            run([id_])
+            slow = 0
+        except LinkError as error:
+            slow = slow + 1 if time.monotonic() - begun > _SLOW else 0
+            # Not for their own sake: all others would wait as long.
+            refused = ids[number:] if slow == _MOST_SLOW else [id_]
+            outcomes += [Outcome(id_, None, State.NOT_QUEUED, error.message) for id_ in refused]
+            if slow == _MOST_SLOW:
                 return
 
 

@@ -46,7 +46,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the checks judge. Parts of a server that is down are None.
+    """What the checks judge. Fields about a server that is down are None.
 
     errors: the servers that are down, by name.
     unknown_jobs: sampled jobs if the database knows none of them, otherwise 0.

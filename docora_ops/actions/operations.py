@@ -21,9 +21,9 @@ def recent(docora: Docora, limit: int) -> list[Operation]:
     at the end. Raises RedisError.
     """
     known = record.read_recent(docora.redis, limit)
-    running, ended = list[Operation](), list[Operation]()
-    for operation in record.read_of_dashboard(docora.redis):
-        (running if operation.state is OperationState.RUNNING else ended).append(operation)
+    others = record.read_of_dashboard(docora.redis)
+    running = [operation for operation in others if operation.state is OperationState.RUNNING]
+    ended = [operation for operation in others if operation.state is not OperationState.RUNNING]
     return (running + known + ended)[:limit]
 
 

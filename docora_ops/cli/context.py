@@ -67,10 +67,9 @@ class Context:
         else:
             for line in piped(parts):
                 sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()  # both streams may lead to one file
-            if footer:
-                self.say(footer)
-        sys.stdout.flush()
+        sys.stdout.flush()  # both streams may lead to one file
+        if footer and not self.as_json and not sys.stdout.isatty():
+            self.say(footer)
 
     def show_page(self, page: Page[Any], columns: Sequence[Column[Any]], noun: str) -> None:
         """Prints one page of a long list, and a line with the total number of rows and the page."""

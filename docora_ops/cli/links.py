@@ -112,7 +112,7 @@ def failed(
     _list(typer_context, is_failed=True)
 
 
-# Typer passes the options to `choose_links` by its context, so that each is named only once more.
+# The options of both commands are read from the context: see `options.SELECTING`.
 def _list(typer_context: typer.Context, *, is_failed: bool = False) -> None:
     context = context_of(typer_context)
     from docora_ops.actions.lists import GroupBy, Page, group_links, list_links

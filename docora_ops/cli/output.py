@@ -106,9 +106,8 @@ class Table(Generic[Row]):
             table = RichTable.grid(padding=(0, _GAP, 0, 0))
             for column, size in widths.items():
                 side: Any = "right" if column.is_number else "left"
-                wraps = column.wraps
-                overflow: Any = "fold" if wraps else "ellipsis"
-                table.add_column(justify=side, width=size, no_wrap=not wraps, overflow=overflow)
+                rest: Any = "fold" if column.wraps else "ellipsis"
+                table.add_column(justify=side, width=size, no_wrap=not column.wraps, overflow=rest)
             table.add_row(*(Text(column.name, style="bold") for column in widths))
             for row in rows:
                 table.add_row(*(_cell(column, row) for column in widths))
@@ -131,7 +130,7 @@ class Table(Generic[Row]):
             if widest or not rows:  # leaves out columns without any value
                 full[column] = max(widest, cell_len(column.name))
         while full:
-            widths = dict(full)  # a column that is left out makes room for the others
+            widths = dict(full)  # once a column is dropped, the others may be wider
             missing = sum(widths.values()) + _GAP * (len(widths) - 1) - width
             for column in sorted(widths, key=lambda column: (not column.folds, -widths[column])):
                 if missing > 0 and (column.folds or not any(other.drop for other in widths)):

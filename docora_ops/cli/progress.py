@@ -130,7 +130,7 @@ def show_single(
         ("Operation", operation.operation_id if operation else None),
     ]
     parts: list[Part] = [Pairs([row for row in rows if row[1]])]
-    context.show(data, parts + (_wait_parts(waited) if waited else []))
+    context.show(data, parts + (["", *_wait_parts(waited)] if waited else []))
     done = "dry run, nothing was changed" if dry_run else message
     context.say(f"{context.docora.servers}: {done}.")
     if operation and not wait and sys.stderr.isatty() and outcome.state.is_put_to_work:
@@ -254,7 +254,7 @@ def _run_bulk(
     if operation.failures:
         parts += ["", Table(FAILURES, operation.failures, _SHOWN)]
     data = {"message": message, **_document(operation), "dry_run": False, "wait": waited}
-    context.show(data, parts + (_wait_parts(waited) if waited else []))
+    context.show(data, parts + (["", *_wait_parts(waited)] if waited else []))
     if operation.completed < operation.total:
         context.warn(f"{_stopped(operation)}.")
     elif operation.total and not wait and sys.stderr.isatty():
@@ -283,7 +283,7 @@ def gravest(*codes: ExitCode) -> ExitCode:
 def show_wait(context: Context, events: Generator[Wait], data: dict[str, object]) -> ExitCode:
     """Waits with a bar, then shows the results, in JSON together with `data`."""
     waited, code = _follow(context, events)
-    context.show(data | {"wait": waited}, _wait_parts(waited)[1:])
+    context.show(data | {"wait": waited}, _wait_parts(waited))
     return code
 
 
@@ -347,7 +347,7 @@ def _counted(wait: Wait) -> str:
 
 
 def _wait_parts(wait: Wait) -> list[Part]:
-    parts: list[Part] = ["", f"{_counted(wait)}, after {duration(wait.seconds)}"]
+    parts: list[Part] = [f"{_counted(wait)}, after {duration(wait.seconds)}"]
     if wait.failures:
         parts += ["", Table(FAILURES, wait.failures, _SHOWN)]
     return parts

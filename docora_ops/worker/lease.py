@@ -69,6 +69,7 @@ class Lease:
 
         with self._guard, redis_errors(self._client):
             self.is_held, is_marked = self._insist(acquire)
+            self._lock.local.token = self._owner.encode()
             self.was_given_back = self.is_held and is_marked
             if self.was_given_back:
                 self._insist(lambda: self._client.delete(self._mark))
@@ -89,7 +90,6 @@ class Lease:
         """If the lease is held, renews it, then calls `beat`. If not ours, ends the process."""
         with self._guard, suppress(exceptions.RedisError):
             if self.is_held:
-                self._lock.local.token = self._owner.encode()
                 try:
                     self._lock.reacquire()
                 except exceptions.LockNotOwnedError:
